@@ -1,0 +1,26 @@
+"""Fill the centre of an image: `--config=configs/inpaint.py`.
+
+The variants are rows of IBMD's Table 7, with the teachers of I2SB and DBIM: ImageNet at 256 x 256,
+to be given as `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings:
+jax_bridges/papers.py.
+"""
+
+from jax_bridges import papers
+from jax_bridges.choices import look_up
+from jax_bridges.config import base_config
+
+VARIANTS = {
+    "imagenet256_i2sb": papers.i2sb_inpaint,
+    "imagenet256_ddbm": papers.dbim_inpaint,
+}
+
+
+def get_config(variant: str = ""):
+    """Variants: "" (32x32 pieces of the Earth, minutes on a laptop) and those of VARIANTS."""
+    config = base_config()
+    config.task = "inpaint"
+    config.data.rotate = True  # views from above
+    if variant:
+        look_up("variant of configs/inpaint.py", VARIANTS, variant)(config)
+        config.task = f"inpaint_{variant}"
+    return config

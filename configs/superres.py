@@ -1,0 +1,30 @@
+"""Enlarge an image 4 times: `--config=configs/superres.py`.
+
+The variants imagenet256_* are rows of IBMD's Table 7, with I2SB's teacher: ImageNet at 256 x 256,
+to be given as `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings:
+jax_bridges/papers.py.
+"""
+
+from functools import partial
+
+from jax_bridges import papers
+from jax_bridges.choices import look_up
+from jax_bridges.config import base_config
+
+VARIANTS = {
+    "pool": lambda config: config.corruption.update(kind="pool"),
+    "imagenet256_bicubic": partial(papers.i2sb_superres, kind="bicubic"),
+    "imagenet256_pool": partial(papers.i2sb_superres, kind="pool"),
+}
+
+
+def get_config(variant: str = ""):
+    """Variants: "" (bicubic, 32x32 pieces of the Earth, minutes on a laptop), VARIANTS."""
+    config = base_config()
+    config.task = "superres"
+    config.data.rotate = True  # views from above
+    config.corruption = {"name": "superres", "kind": "bicubic", "factor": 4}
+    if variant:
+        look_up("variant of configs/superres.py", VARIANTS, variant)(config)
+        config.task = f"superres_{variant}"
+    return config

@@ -1,0 +1,371 @@
+"""How fast it runs here, and what a run would cost elsewhere.
+
+    python -m jax_bridges.benchmark                               # the small network, a minute
+    python -m jax_bridges.benchmark --network=i2sb256 --dtype=bfloat16 --batch=8 --peak-tflops=989
+    python -m jax_bridges.benchmark --config=configs/jpeg.py --config.network.blocks=2
+    python -m jax_bridges.benchmark --plan --config=configs/inpaint.py:imagenet256_i2sb \
+        --devices=8 --fsdp=8 --compile
+
+Measured are the functions that a run uses, compiled, warm, on random weights and images: medians of
+several repeats. TFLOP/s count the operations of the mathematics (stages/abstract_plan.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import config_flags
+
+from jax_bridges import papers
+from jax_bridges.choices import look_up
+from jax_bridges.config import base_config, validate
+from jax_bridges.models import DTYPES
+from jax_bridges.report.files import write_atomic
+from jax_bridges.stages.abstract_plan import (
+    abstract_batch,
+    abstract_run,
+    call_flops,
+    describe_plan,
+    make_plan,
+    step_flops,
+)
+from jax_bridges.stages.distill import distill
+from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
+from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.train import train
+from jax_bridges.training.parallel import MODES, Parallel
+
+# A network and the task it belongs to, as a change of the base configuration.
+NETWORKS = {
+    "unet": lambda config: None,
+    "i2sb256": papers.i2sb_inpaint,
+    "dbim_inpaint256": papers.dbim_inpaint,
+    "ddbm_diode256": partial(papers.ddbm_diode, calls=2, updates=500),
+    "ddbm_e2h64": partial(papers.ddbm_handbags, calls=2, updates=300),
+}
+
+
+# -- what is measured ----------------------------------------------------------------------------
+def measure_forward(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
+    """One network call on `evaluate.batch` images that lie on the device."""
+    del nfe
+    system, batch = run.system, run.config.evaluate.batch
+    sharding = NamedSharding(run.parallel.mesh, PartitionSpec(("data", "fsdp")))
+    x = jnp.zeros((batch, *system.size, system.channels))
+    inputs = jax.device_put((x, jnp.ones(batch), jnp.zeros(batch, jnp.int32)), sharding)
+
+    def call(params, x, t, label):
+        return system.teacher.apply({"params": params}, x, t, x, None, label)
+
+    start = time.perf_counter()
+    compiled = jax.jit(call).lower(params, *inputs).compile()
+    took = time.perf_counter() - start
+    seconds = median_seconds(lambda: compiled(params, *inputs), repeats)
+    yield {"what": "forward", "images": batch, "calls": batch, "seconds": seconds, "compile": took}
+
+
+def measure_train(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
+    """One step of the teacher."""
+    del params, nfe
+    yield measure_step(run, train(run), repeats)
+
+
+def measure_distill(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
+    """One step of IBMD: `bridge_updates` of the bridge net and one of the generator."""
+    del nfe
+    yield measure_step(run, distill(run, params), repeats)
+
+
+def measure_step(run: Run, stage: Stage, repeats: int) -> dict:
+    """One step of a stage, its batch on the device already."""
+    state = run.parallel.init(stage.make_state, run.key(0), stage.frozen)
+    batch = run.parallel.put(random_batch(run, stage.batch_shape), stage.batch_axis)
+    start = time.perf_counter()
+    compiled = stage.step.lower(state, stage.frozen, batch, run.key(1)).compile()
+    took = time.perf_counter() - start
+
+    def step():
+        nonlocal state  # its buffers are donated
+        state, metrics = compiled(state, stage.frozen, batch, run.key(1))
+        return metrics
+
+    seconds = median_seconds(step, repeats)
+    # In calls, so that the rate comes from the same formula as that of a forward pass.
+    calls = step_flops(run.config, stage.name, 1.0)
+    row = {"what": stage.name, "images": stage.images, "calls": calls}
+    return {**row, "seconds": seconds, "compile": took}
+
+
+def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
+    """Restored images, host to host: the teacher with `nfe` calls and the student with its own."""
+    batch = run.config.evaluate.batch
+    images = random_batch(run, (batch,))
+    system, few = run.system, run.config.distill.student_steps
+    student = run.parallel.init(lambda key: system.init(key, system.student), run.key(2))
+    makers = {
+        f"teacher x {nfe}": (partial(teacher_sampler, run, nfe), params, nfe),
+        f"student x {few}": (partial(student_sampler, run, few), student, few),
+    }
+    for what, (make, weights, calls) in makers.items():
+        sample = make()
+        start = time.perf_counter()
+        sample(weights, images, run.key(3))
+        took = time.perf_counter() - start
+        seconds = median_seconds(partial(sample, weights, images, run.key(3)), repeats)
+        row = {"what": what, "images": batch, "calls": batch * calls}
+        yield {**row, "seconds": seconds, "compile": took - seconds}
+
+
+MEASURES = {
+    "forward": measure_forward,
+    "train": measure_train,
+    "distill": measure_distill,
+    "sample": measure_sample,
+}
+
+
+def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
+    """Rows of a configuration for `names` of MEASURES, each when it is done.
+
+    Yields:
+      what, images a run of it, network calls (a backward pass counts as calls), seconds (median),
+      compile (seconds), images_per_second, tflops (a second, all devices), network, dtype, size.
+    """
+    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
+    validate(config, parallel.devices)
+    run = abstract_run(config, parallel)
+    system = run.system
+    flops = call_flops(system)
+    params = parallel.init(lambda key: system.init(key, system.teacher), run.key(0))
+    about = {"network": config.network.name, "dtype": config.network.dtype, "size": system.size}
+    for name in names:
+        for row in MEASURES[name](run, params, nfe, repeats):
+            row["images_per_second"] = row["images"] / row["seconds"]
+            row["tflops"] = row["calls"] * flops / row["seconds"] / 1e12
+            yield {**about, **row}
+
+
+def random_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """A host batch of noise as images."""
+    draw = np.random.default_rng(0)
+
+    def fill(name: str, leaf) -> np.ndarray:
+        if name in ("x0", "xT"):
+            return draw.integers(0, 256, leaf.shape, np.uint8)
+        return np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape) % 1000
+
+    return {k: fill(k, leaf) for k, leaf in abstract_batch(run, batch_shape).items()}
+
+
+def median_seconds(call: Callable, repeats: int) -> float:
+    """Median time of `call()` until its result is there, after one that is not counted."""
+    jax.block_until_ready(call())
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
+
+
+def matmul_tflops(dtype: str) -> float:
+    """TFLOP/s of square matrix products on one device, as JAX does them by default: a reference."""
+    n, chain = (1024, 4) if jax.devices()[0].platform == "cpu" else (8192, 16)
+    a = jax.random.normal(jax.random.key(0), (n, n), look_up("dtype", DTYPES, dtype)) / n**0.5
+
+    @jax.jit
+    def product(a):
+        return jax.lax.fori_loop(0, chain, lambda _, x: x @ a, a)
+
+    return 2 * n**3 * chain / median_seconds(lambda: product(a), 5) / 1e12
+
+
+# -- what comes out ------------------------------------------------------------------------------
+COLUMNS = {
+    "network": lambda row: row["name"],
+    "dtype": lambda row: row["dtype"],
+    "what": lambda row: row["what"],
+    "images": lambda row: str(row["images"]),
+    "ms": lambda row: f"{1e3 * row['seconds']:.4g}",
+    "images/s": lambda row: f"{row['images_per_second']:.4g}",
+    "TFLOP/s": lambda row: f"{row['tflops']:.3g}",
+    "of matmul": lambda row: f"{100 * row['tflops'] / row['matmul_tflops']:.0f} %",
+    "of peak": lambda row: f"{100 * row['tflops'] / row['peak_tflops']:.0f} %",
+    "compile s": lambda row: f"{row['compile']:.0f}",
+}
+
+
+def format_rows(rows: list[dict]) -> str:
+    """The rows as a Markdown table, aligned; without the share of a peak that is not given."""
+    columns = {k: v for k, v in COLUMNS.items() if k != "of peak" or rows[0].get("peak_tflops")}
+    table = [list(columns)] + [[show(row) for show in columns.values()] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
+    texts = 3  # columns of words, aligned to the left
+    pads = [str.ljust] * texts + [str.rjust] * (len(columns) - texts)
+    lines = [
+        [pad(cell, w) for pad, cell, w in zip(pads, line, widths, strict=True)] for line in table
+    ]
+    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+def machine() -> dict:
+    """Where, when and with what it was measured."""
+    device = jax.devices()[0]
+    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
+    return {
+        "device": device.device_kind,
+        "devices": jax.device_count(),
+        "platform": device.platform,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "versions": {name: importlib.metadata.version(name) for name in packages}
+        | {"python": platform.python_version()},
+        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join(["python", "-m", "jax_bridges.benchmark", *sys.argv[1:]]),
+    }
+
+
+# -- command line --------------------------------------------------------------------------------
+def arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The options, and what is left: --config and --config.KEY=VALUE."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_bridges.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="--config=FILE[:VARIANT] [--config.KEY=VALUE ...]: a configuration, not --network.",
+    )
+    add = parser.add_argument
+    add("--network", default="unet", help=f"one or several of {', '.join(NETWORKS)}, with commas")
+    add(
+        "--dtype",
+        default="",
+        help=f"of {', '.join(DTYPES)}, with commas; the network's own if empty",
+    )
+    add("--what", default=",".join(MEASURES), help="what to measure, with commas (all)")
+    add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
+    add("--size", type=int, default=0, help="pixels; 0: the network's own")
+    add("--nfe", type=int, default=10, help="calls of the teacher's sampler (10)")
+    add("--repeats", type=int, default=5, help="the median of so many is reported (5)")
+    add("--peak-tflops", type=float, default=0.0, help="what one device can do, if it is known")
+    add("--json", default="benchmark.json", help="file of the results (benchmark.json)")
+    add("--plan", action="store_true", help="measure nothing: costs of --config from shapes alone")
+    add(
+        "--compile", action="store_true", help="with --plan: compile the steps for their memory too"
+    )
+    add("--devices", type=int, default=0, help="with --plan: pretend so many; 0: those there")
+    add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
+    add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
+    return parser.parse_known_args()
+
+
+def read_config(rest: list[str]):
+    """The configuration that `--config` and `--config.KEY=VALUE` in `rest` name, or None.
+
+    Raises:
+      ValueError: another argument, or a file, variant, key or value that is not there.
+    """
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    try:
+        stray = values(["benchmark", *rest])[1:]  # keys are taken from sys.argv, by config_flags
+        if stray:
+            raise ValueError(f"Unexpected argument {stray[0]}.")
+        if holder.value is not None:
+            _ = holder.value.task  # what went wrong with the file is raised at first use
+    except (flags.Error, AttributeError, OSError) as error:
+        # A configuration's own error comes wrapped in its traceback: the last line says it.
+        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+    return holder.value
+
+
+def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, object]]:
+    """(name, configuration) of everything to be measured, with the options applied."""
+    names = [given.task] if given is not None else options.network.split(",")
+    for name in names:
+        for dtype in options.dtype.split(","):
+            config = base_config() if given is None else given.copy_and_resolve_references()
+            if given is None:
+                look_up("network", NETWORKS, name)(config)
+            with config.unlocked():
+                config.network.dtype = dtype or config.network.dtype
+                look_up("dtype", DTYPES, config.network.dtype)
+                config.data.size = options.size or config.data.size
+                batch = options.batch or (4 if np.max(config.data.size) >= 256 else 32)
+                if given is None or options.batch:
+                    config.evaluate.batch = config.train.batch = config.distill.batch = batch
+                    config.train.microbatches = config.distill.microbatches = 1
+                config.parallel.fsdp = options.fsdp or config.parallel.fsdp
+                config.parallel.mode = options.mode or config.parallel.mode
+            yield name, config
+
+
+def benchmark(options: argparse.Namespace, given) -> None:
+    """Measures, prints the table and writes the file after every row."""
+    measures = options.what.split(",")
+    for what in measures:
+        look_up("measure", MEASURES, what)
+    matmul: dict[str, float] = {}
+    rows: list[dict] = []
+    about = machine()
+    print(f"{about['devices']} x {about['device']}, jax {about['versions']['jax']}", flush=True)
+    for name, config in configurations(options, given):
+        dtype = config.network.dtype
+        matmul[dtype] = matmul.get(dtype) or matmul_tflops(dtype) * about["devices"]
+        for row in measure(config, measures, options.nfe, options.repeats):
+            peak = options.peak_tflops * about["devices"]
+            row |= {"name": name, "matmul_tflops": matmul[dtype], "peak_tflops": peak}
+            rows.append(row)
+            print(f"{name} {dtype} {row['what']}: {1e3 * row['seconds']:.4g} ms", flush=True)
+            text = json.dumps({"measured": about, "rows": rows}, indent=1)
+            write_atomic(options.json, f"{text}\n".encode())
+    products = ", ".join(f"{rate:.3g} TFLOP/s in {dtype}" for dtype, rate in matmul.items())
+    print(f"\n{format_rows(rows)}\n\nmatrix products: {products}\n{options.json}", flush=True)
+
+
+def plan(options: argparse.Namespace, given) -> None:
+    """Prints what the configuration costs."""
+    if given is None:
+        raise ValueError("--plan needs --config, e.g. configs/inpaint.py:imagenet256_i2sb.")
+    if options.devices:
+        jax.config.update("jax_platforms", "cpu")
+        jax.config.update("jax_num_cpu_devices", options.devices)
+    ((_, config),) = configurations(options, given)
+    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
+    validate(config, parallel.devices)
+    made = make_plan(config, parallel, options.compile, partial(print, flush=True))
+    print(describe_plan(config, parallel, made), flush=True)
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    options, rest = arguments()
+    try:
+        (plan if options.plan else benchmark)(options, read_config(rest))
+    except (ValueError, FileNotFoundError) as error:
+        if os.environ.get("JAX_BRIDGES_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""Gaussian bridges. `BRIDGES` maps a name to a constructor; add one in a file and a line here."""
+
+from __future__ import annotations
+
+from jax_bridges.bridges.base import Bridge, Coefficients, Posterior, expand
+from jax_bridges.bridges.closed_form import VE, VP, Brownian
+from jax_bridges.bridges.i2sb import I2SB, I2SBinDDBM, symmetric_betas
+from jax_bridges.choices import choose
+
+BRIDGES = {
+    "i2sb": I2SB.create,
+    "i2sb_ddbm": I2SBinDDBM.create,
+    "brownian": Brownian,
+    "ve": VE,
+    "vp": VP,
+}
+
+
+def make_bridge(name: str, **settings) -> Bridge:
+    """Builds a bridge by name; raises ValueError for an unknown name or setting, listing the known."""
+    return choose("bridge", BRIDGES, name, settings)
+
+
+__all__ = [
+    "BRIDGES",
+    "Bridge",
+    "Brownian",
+    "Coefficients",
+    "I2SB",
+    "I2SBinDDBM",
+    "Posterior",
+    "VE",
+    "VP",
+    "expand",
+    "make_bridge",
+    "symmetric_betas",
+]

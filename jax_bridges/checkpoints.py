@@ -1,0 +1,170 @@
+"""Checkpoints of a stage: orbax, with params, ema, opt, data position and meta as separate items.
+
+Orbax writes into a temporary folder and renames it, so that a run killed at any moment leaves only
+whole checkpoints behind.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jax_bridges.training.state import Player, State
+from jax_bridges.typing import PyTree
+
+FORMAT = 1  # raised when the layout of the items changes
+
+
+class Checkpoints:
+    """The checkpoints of one stage, `WORKDIR/checkpoints/STAGE/STEP`."""
+
+    def __init__(self, folder: str | Path, keep: int = 2, read_only: bool = False):
+        """Opens or creates the folder; `keep` of the newest checkpoints stay.
+
+        `read_only` creates and deletes nothing; a folder that is not there has no checkpoints.
+        """
+        self.folder = Path(folder).absolute()
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+    def latest(self) -> int | None:
+        """Step of the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def save(self, state: State, meta: dict[str, Any]) -> None:
+        """Saves a state in the background; `meta` is kept as JSON beside it."""
+        step = int(state.step)
+        if step == self.latest():
+            return
+        players = state.players
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave({name: p.params for name, p in players.items()}),
+                ema=ocp.args.StandardSave({name: p.ema for name, p in players.items()}),
+                opt=ocp.args.StandardSave({name: p.opt for name, p in players.items()}),
+                data=ocp.args.JsonSave({"next_step": step}),
+                meta=ocp.args.JsonSave({**meta, "format": FORMAT, "step": step}),
+            ),
+        )
+
+    def save_weights(self, ema: dict[str, PyTree], meta: dict[str, Any], step: int = 0) -> None:
+        """Saves averages alone, `{player: tree}`: an imported teacher. Waits for the disk."""
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                ema=ocp.args.StandardSave(ema),
+                meta=ocp.args.JsonSave({**meta, "format": FORMAT, "step": step}),
+            ),
+        )
+        self.wait()
+
+    def wait(self) -> None:
+        """Returns when everything saved is on disk."""
+        self._manager.wait_until_finished()
+
+    def restore(self, like: State, step: int | None = None) -> State:
+        """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings)."""
+        step = self._step(step)
+
+        def item(field: str) -> ocp.args.StandardRestore:
+            return ocp.args.StandardRestore({n: getattr(p, field) for n, p in like.players.items()})
+
+        read = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=item("params"), ema=item("ema"), opt=item("opt"), data=ocp.args.JsonRestore()
+            ),
+        )
+        players = {
+            name: Player(params=read.params[name], ema=read.ema[name], opt=read.opt[name])
+            for name in like.players
+        }
+        count = jax.device_put(jax.numpy.int32(read.data["next_step"]), like.step.sharding)
+        return State(step=count, players=players)
+
+    def restore_ema(self, like: dict[str, PyTree], step: int | None = None) -> dict[str, PyTree]:
+        """Only the averages, `{player: tree}`, of the players in `like`: what sampling needs.
+
+        Args:
+          like: shapes; leaves with a sharding are born where they belong, others are numpy arrays.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: it does not hold these players with these names and shapes, or is damaged.
+        """
+        step = self._step(step)
+
+        def how(leaf: jax.ShapeDtypeStruct) -> ocp.RestoreArgs:
+            if leaf.sharding is None:
+                return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+            # strict: an array of another shape is refused, not padded or cut.
+            return ocp.ArrayRestoreArgs(
+                sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype, strict=True
+            )
+
+        # A manager of its own, as one that has saved cannot restore a part of what it saved.
+        with ocp.CheckpointManager(
+            self.folder, options=ocp.CheckpointManagerOptions(read_only=True)
+        ) as manager:
+            item = ocp.args.PyTreeRestore(like, jax.tree.map(how, like), partial_restore=True)
+            try:
+                ema = manager.restore(step, args=ocp.args.Composite(ema=item)).ema
+            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                raise ValueError(
+                    f"The averages of step {step} in {self.folder} cannot be read as "
+                    f"{', '.join(like)} of this network: the checkpoint is damaged or of another "
+                    f"network ({' '.join(str(error).split())[:200]})."
+                ) from error
+        for (path, leaf), want in zip(
+            jax.tree.leaves_with_path(ema), jax.tree.leaves(like), strict=True
+        ):
+            if leaf.shape != want.shape:
+                raise ValueError(
+                    f"The averages of step {step} in {self.folder} are of another network: "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} has shape "
+                    f"{leaf.shape}, not {want.shape}."
+                )
+        return ema
+
+    def meta(self, step: int | None = None) -> dict[str, Any]:
+        """What was saved as `meta`; "config" in it says what the weights are for.
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: a later version of the library wrote it.
+        """
+        step = self._step(step)
+        meta = self._manager.restore(
+            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+        ).meta
+        if meta["format"] > FORMAT:
+            raise ValueError(
+                f"{self.folder} was written in checkpoint format {meta['format']}, this version "
+                f"reads up to {FORMAT}: update jax_bridges."
+            )
+        return meta
+
+    def _step(self, step: int | None) -> int:
+        step = self.latest() if step is None else step
+        if step is None:
+            raise FileNotFoundError(
+                f"There is no checkpoint in {self.folder}: train this stage first."
+            )
+        return step
+
+    def close(self) -> None:
+        """Waits for pending saves and releases threads."""
+        self._manager.close()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()

@@ -1,0 +1,94 @@
+"""What every corruption shares: its result, its base class, known pixels and checks."""
+
+import dataclasses
+from typing import ClassVar, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Corrupted(NamedTuple):
+    """xT [B, H, W, C] and mask [B, H, W, 1], 1 where pixels are missing; None without a hole."""
+
+    xT: chex.Array
+    mask: chex.Array | None = None
+
+
+class Corruption:
+    """x_0 -> x_T. Subclasses are `@corruption` dataclasses: frozen, hashable and leafless pytrees.
+
+    An instance may therefore be closed over, passed to a jitted function as it is, or be a static
+    argument. `linear` says that `forward`, `transpose` and `pinv` exist (A, A^T and A^+ on
+    [B, H, W, C] images); `paired` that x_T comes with the data and cannot be computed.
+    """
+
+    linear: ClassVar[bool] = False
+    paired: ClassVar[bool] = False
+
+    def __call__(self, x0, keys) -> Corrupted:
+        """Corrupts x0 [B, H, W, C] in [-1, 1] with keys [B], one typed PRNG key per example.
+
+        Draws are numbered as in `jax_bridges.keys`: 0 is noise, 1 a choice. Whoever uses the same
+        keys for something else folds a number of its own into them first.
+        """
+        raise NotImplementedError
+
+    def hole_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
+        """The hole (y0, x0, y1, x1), ends excluded, where it is one fixed rectangle; else None."""
+        return None
+
+
+def corruption(cls):
+    """Class decorator: a frozen dataclass (keyword fields) that jax treats as static."""
+    return jax.tree_util.register_static(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
+
+
+def keep_known(x0_hat, xT, mask):
+    """x0_hat [B, H, W, C] in the hole and xT elsewhere; x0_hat itself where mask is None.
+
+    I2SB sec. 4 and DBIM put the pixels that are known back after every network call.
+    """
+    if mask is None:
+        return x0_hat
+    chex.assert_equal_shape([x0_hat, xT])
+    return jnp.where(mask > 0, x0_hat, xT)
+
+
+def check_batch(x0, keys):
+    """Refuses anything but images [B, H, W, C] with one typed key per example [B].
+
+    A function that replays saved noise (see `jax_bridges.keys.Keys`) passes too.
+    """
+    chex.assert_rank(x0, 4)
+    if callable(keys):
+        return
+    if not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"keys must be typed PRNG keys, one per example, but have dtype {keys.dtype}: "
+            "make them with jax.random.split(jax.random.key(seed), batch_size)."
+        )
+    if keys.shape != x0.shape[:1]:
+        raise ValueError(
+            f"keys must have shape {x0.shape[:1]}, one per example, but have shape {keys.shape}."
+        )
+
+
+def separable(left, x, right):
+    """left [h, H] @ x [B, H, W, C] @ right [w, W]^T for every image and channel: [B, h, w, C].
+
+    Full precision, as a TPU or a GPU would otherwise round the inputs to about three digits.
+    """
+    left, right = (jnp.asarray(np.asarray(m), x.dtype) for m in (left, right))
+    exact = jax.lax.Precision.HIGHEST
+    x = jnp.einsum("hH,bHwc->bhwc", left, x, precision=exact)
+    return jnp.einsum("wW,bhWc->bhwc", right, x, precision=exact)
+
+
+def one_of(owner: str, field: str, value, known) -> None:
+    """ValueError unless value is one of known."""
+    if value not in known:
+        raise ValueError(
+            f"{owner}: {field}={value!r} is unknown; it is one of {', '.join(map(repr, known))}."
+        )

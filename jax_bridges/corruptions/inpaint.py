@@ -1,0 +1,128 @@
+"""Inpainting: a centred box or irregular strokes are cut out of the image.
+
+What x_T holds in the hole (`fill`) is the teacher's choice, not the task's: I2SB teachers were
+trained with fresh N(0, I) noise there, DDBM and DBIM teachers with zeros; white is only how I2SB
+draws the hole in pictures (see `FILL_OF_TEACHER`).
+"""
+
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_bridges import keys as random
+from jax_bridges.corruptions.base import Corrupted, Corruption, check_batch, corruption, one_of
+from jax_bridges.corruptions.masks import Area, mask_bank
+
+FILLS = ("noise", "zero", "white")
+FILL_OF_TEACHER = {"i2sb": "noise", "ddbm": "zero", "dbim": "zero"}
+
+
+def fill_hole(x0, mask, keys, fill: str = "noise"):
+    """x_T [B, H, W, C]: x0 outside the hole; noise, 0 or 1 (white) where mask [B, H, W, 1] is 1.
+
+    "noise" is I2SB's x_1 = (1 - m) x_0 + m N(0, I), draw 0 of keys [B]; "zero" is DBIM's.
+    """
+    if fill == "noise":
+        hole = random.normal(keys, 0, x0)
+    else:
+        hole = jnp.asarray({"zero": 0, "white": 1}[fill], x0.dtype)
+    return jnp.where(mask > 0, hole, x0)
+
+
+@corruption
+class InpaintCenter(Corruption):
+    """Removes the centred box whose sides are `size` times the image's; keeps the rest.
+
+    With the papers' size 1/2 the hole is rows and columns h/4 to 3h/4 (I2SB, DBIM). As a linear
+    operator it blackens (zeroes) the hole, so A = A^T = A^+.
+    """
+
+    size: float = 0.5
+    fill: str = "noise"
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self):
+        one_of("inpaint_center", "fill", self.fill, FILLS)
+        if not 0 < self.size <= 1:
+            raise ValueError(f"inpaint_center: size must be in (0, 1], but is {self.size}.")
+
+    def hole_box(self, height, width):
+        """The hole (y0, x0, y1, x1), ends excluded; at least one pixel.
+
+        Raises: ValueError when the image is too small for a hole of this size.
+        """
+        # The tiny term keeps e.g. 0.2 * 10 = 1.9999... from being floored to 1.
+        y0, x0 = (int(n * (1 - self.size) / 2 + 1e-6) for n in (height, width))
+        return y0, x0, height - y0, width - x0
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """[1, H, W, 1] float32, 1 in the hole."""
+        y0, x0, y1, x1 = self.hole_box(height, width)
+        mask = np.zeros((1, height, width, 1), np.float32)
+        mask[:, y0:y1, x0:x1] = 1
+        return mask
+
+    def __call__(self, x0, keys):
+        check_batch(x0, keys)
+        mask = jnp.asarray(self.mask(*x0.shape[1:3]), x0.dtype)
+        mask = jnp.broadcast_to(mask, (*x0.shape[:3], 1))
+        return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
+
+    def forward(self, x):
+        return fill_hole(x, self.mask(*x.shape[1:3]), None, "zero")
+
+    transpose = pinv = forward
+
+
+@corruption
+class InpaintFreeform(Corruption):
+    """Removes irregular strokes that cover `area` percent of the image, e.g. (10, 20) or (20, 30).
+
+    Each example takes one mask of a bank at random. The bank is made once on the host, packed at
+    8 pixels a byte (8 KiB a mask at 256 x 256), and unpacked inside the graph:
+    - without `path`: `count` generated masks of any image size, fixed by `seed`
+      (`masks.freeform_masks`);
+    - with `path`: the masks of Palette's imagenet_freeform_masks.npz, which I2SB and IBMD use;
+      the image must then be of the masks' size, 256 x 256. The band's 10000 masks are 82 MB of
+      constants in every graph that uses them.
+    I2SB's evaluation gives mask i to image i of its list: pass the images' numbers as `index`.
+    """
+
+    area: Area = (10, 20)
+    fill: str = "noise"
+    count: int = 1000
+    seed: int = 0
+    path: str | None = None
+
+    def __post_init__(self):
+        one_of("inpaint_freeform", "fill", self.fill, FILLS)
+        object.__setattr__(self, "area", tuple(self.area))
+        low, high = self.area
+        if not 0 <= low < high <= 100:
+            raise ValueError(
+                f"inpaint_freeform: area must be percents 0 <= low < high <= 100, not {self.area}."
+            )
+        if self.count < 1:
+            raise ValueError(f"inpaint_freeform: count must be at least 1, but is {self.count}.")
+
+    def masks(self, index, height: int, width: int):
+        """Masks [B, H, W, 1] float32 number index [B] of the bank, modulo its length."""
+        bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
+        bits = jnp.unpackbits(jnp.asarray(bank)[index % len(bank)], axis=1, count=height * width)
+        return bits.reshape(-1, height, width, 1).astype(jnp.float32)
+
+    def __call__(self, x0, keys, index=None):
+        check_batch(x0, keys)
+        height, width = x0.shape[1:3]
+        if index is None:
+            bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
+            index = random.randint(keys, 1, len(bank))
+        mask = self.masks(index, height, width).astype(x0.dtype)
+        return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
+
+    def forward(self, x, mask):
+        """Zeroes the hole; unlike other operators this one (= A^T = A^+) needs its mask."""
+        return fill_hole(x, mask, None, "zero")
+
+    transpose = pinv = forward

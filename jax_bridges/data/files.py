@@ -1,0 +1,269 @@
+"""`folder` and `pairs`: images in folders, checked at the start, never skipped in silence.
+
+The order of the examples and their split depend on each name alone (a hash of the path below the
+folder, without suffix): adding or removing files moves no other file from one split to the other,
+and the first n examples are spread over all subfolders.
+
+What happens to bad files (`data.on_bad_file`):
+
+- "refuse": the first thing that happens is an error that lists them.
+- "skip": they are left out at the start, with a warning that counts and lists them.
+
+Up to `FULL_CHECK` files are decoded once to find out (in threads, a few seconds); beyond that only
+headers are read. A file that turns bad later, or whose damage no header shows, is met while the
+run goes on: "refuse" raises, "skip" warns once and puts the next good example in its place, so that
+an example is still a function of its number and the files, and a run can still be repeated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from jax_bridges.data.images import SUFFIXES, BadImage, check_header, read_images
+
+FULL_CHECK = 10_000
+LISTED = 10  # names an error or a warning shows
+TRAIN_FOLDERS, TEST_FOLDERS = ("train",), ("test", "val", "validation")
+
+
+class SkippingSource:
+    """A source over items that may turn out bad while the run goes on (see the module).
+
+    A subclass has `describe(i)`, the name for messages, and `_read(i)`, which returns the images
+    of `keys` or raises BadImage.
+    """
+
+    def __init__(self, name: str, length: int, keys: tuple[str, ...], on_bad_file: str):
+        self.name, self.keys, self.on_bad_file = name, keys, on_bad_file
+        self._length = length
+        self._warned: set[int] = set()
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        n = len(self)
+        if not -n <= i < n:
+            raise IndexError(f"{self.name} has {n} examples, there is no number {i}")
+        for k in range(i % n, i % n + n):
+            try:
+                return dict(zip(self.keys, self._read(k % n), strict=True))
+            except BadImage as bad:
+                text = f"{self.name}: bad image {self.describe(k % n)}: {bad}."
+                if self.on_bad_file == "refuse":
+                    raise ValueError(
+                        f"{text} Mend or remove it, or set data.on_bad_file='skip'."
+                    ) from bad
+                self._warn_once(k % n, f"{text} The next one is used in its place.")
+        raise ValueError(f"{self.name}: all of the {n} images are bad.")
+
+    def _warn_once(self, k: int, text: str) -> None:
+        with self._lock:
+            known = k in self._warned
+            self._warned.add(k)
+        if not known:
+            warnings.warn(text, stacklevel=3)
+
+    def describe(self, i: int) -> str:
+        """The name of example i, as messages give it."""
+        raise NotImplementedError
+
+    def _read(self, i: int) -> list[np.ndarray]:
+        raise NotImplementedError
+
+
+class FileSource(SkippingSource):
+    """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i."""
+
+    def __init__(self, c: SimpleNamespace, folder: Path, files: dict[str, tuple[Path, ...]]):
+        """Checks the files (see the module), leaves bad ones out, and cuts to `c.max_images`."""
+        name = f"{c.name}-{c.split} ({folder})"
+        self._settings = (c.size, c.max_upscale)
+        names = [*files]
+        if c.max_images:
+            names = _good(name, names, files, check_header, c)[: c.max_images]
+        check = read_images if len(names) <= FULL_CHECK else check_header
+        names = _good(name, names, files, check, c)
+        if not names:
+            raise ValueError(f"{name}: no usable image is left; see data.path, data.test_fraction.")
+        keys = ("x0", "xT")[: len(files[names[0]])]
+        super().__init__(name, len(names), keys, c.on_bad_file)
+        self.names = names
+        self.paths = [files[name] for name in names]
+
+    def describe(self, i: int) -> str:
+        """The file's name."""
+        return self.names[i]
+
+    def _read(self, i: int) -> list[np.ndarray]:
+        return read_images(self.paths[i], *self._settings)
+
+
+def open_folder(c: SimpleNamespace) -> FileSource:
+    """Images of any kind below `c.path`: {"x0"}.
+
+    Subfolders train/ and test/ (or val/, validation/), where present, are the splits; otherwise
+    `c.test_fraction` of the images is for test. See `images.to_rgb` for what becomes of odd modes.
+
+    Raises:
+      FileNotFoundError: no such folder, or no images in it.
+      ValueError: bad files under "refuse"; a split without images.
+    """
+    root = _root("path", c.path)
+    base, own = _split_folder(root, c.split)
+    files = {str(path.relative_to(base)): (path,) for path in _images(base)}
+    return FileSource(c, base, _of_split(c, files, own))
+
+
+def open_pairs(c: SimpleNamespace) -> FileSource:
+    """Two folders of matching images: {"x0"} from `c.path`, {"xT"} from `c.path_xT`.
+
+    Files match by their path below the folder without suffix ("a/7.png" and "a/7.jpg"). Sizes are
+    free, also within a pair: the same part of both frames is cut out and resized. Splits as in
+    `open_folder`, with train/ and test/ in both folders or in neither.
+
+    Raises:
+      FileNotFoundError: no such folder, or no images in it.
+      ValueError: no pair at all; names without partner or bad files under "refuse"; two files
+        with the same name but for the suffix.
+    """
+    bases, own = [], []
+    for key in ("path", "path_xT"):
+        base, is_own = _split_folder(_root(key, getattr(c, key)), c.split)
+        bases.append(base)
+        own.append(is_own)
+    if own[0] != own[1]:
+        raise ValueError(f"Only one of {c.path} and {c.path_xT} has train/ and test/ subfolders.")
+    clean, corrupt = (_by_stem(base) for base in bases)
+    lonely = [sorted(clean.keys() - corrupt.keys()), sorted(corrupt.keys() - clean.keys())]
+    common = sorted(clean.keys() & corrupt.keys())
+    if any(lonely):
+        sides = zip(lonely, bases, reversed(bases), strict=True)
+        text = f"{len(common)} pairs match by name; " + "; ".join(
+            f"{len(names)} of {here} without partner in {there}: {_list(names)}"
+            for names, here, there in sides
+            if names
+        )
+        if not common or c.on_bad_file == "refuse":
+            raise ValueError(
+                f"{text}. Files match by path without suffix; remove or rename these"
+                + (", or set data.on_bad_file='skip'." if common else ".")
+            )
+        warnings.warn(f"{text}. These are skipped.", stacklevel=2)
+    files = {name: (clean[name], corrupt[name]) for name in common}
+    return FileSource(c, bases[0], _of_split(c, files, own[0]))
+
+
+def _root(key: str, path: str) -> Path:
+    if not path:
+        raise ValueError(f"data.{key} is empty: set it to the folder of images.")
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise FileNotFoundError(f"data.{key} = {path} is not a folder.")
+    return root
+
+
+def _split_folder(root: Path, split: str) -> tuple[Path, bool]:
+    """The folder to look in, and whether it holds this split alone."""
+    train, test = (
+        next((root / name for name in names if (root / name).is_dir()), None)
+        for names in (TRAIN_FOLDERS, TEST_FOLDERS)
+    )
+    if train is None and test is None:
+        return root, False
+    chosen = train if split == "train" else test
+    if chosen is None:
+        there, lacks = (train, "test") if train else (test, "train")
+        raise ValueError(
+            f"{root} has {there.name}/ but no {lacks}/: add that subfolder, or move the images up "
+            "so that data.test_fraction splits them."
+        )
+    return chosen, True
+
+
+def _images(base: Path) -> list[Path]:
+    """All image files below a folder, by suffix; what else lies there is named in a warning."""
+    found, other = [], []
+    for parent, folders, names in os.walk(base, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if not name.startswith("."):
+                is_image = os.path.splitext(name)[1].lower() in SUFFIXES
+                (found if is_image else other).append(Path(parent, name))
+    if not found:
+        raise FileNotFoundError(
+            f"No images below {base} (looked for {' '.join(sorted(SUFFIXES))})."
+        )
+    if other:
+        names = sorted(str(path.relative_to(base)) for path in other)
+        warnings.warn(
+            f"{base}: {len(other)} files have no image suffix: {_list(names)}.", stacklevel=3
+        )
+    return found
+
+
+def _by_stem(base: Path) -> dict[str, Path]:
+    stems: dict[str, Path] = {}
+    for path in _images(base):
+        stem = _stem(str(path.relative_to(base)))
+        if stem in stems:
+            raise ValueError(f"{stems[stem]} and {path.name} have the same name: which is it?")
+        stems[stem] = path
+    return stems
+
+
+def _stem(name: str) -> str:
+    return Path(os.path.splitext(name)[0]).as_posix()
+
+
+def _of_split(c: SimpleNamespace, files: dict, own_folder: bool) -> dict:
+    """The files of the split, in the order of the hash of their names."""
+
+    def number(name: str) -> int:
+        return int.from_bytes(
+            hashlib.blake2b(_stem(name).encode("utf-8", "surrogateescape")).digest()
+        )
+
+    bound = int(c.test_fraction * 2**32)
+    chosen = []
+    for name in files:
+        hashed = number(name)
+        is_test = hashed % 2**32 < bound  # the low bits split, the high bits sort
+        if own_folder or is_test == (c.split == "test"):
+            chosen.append((hashed, name))
+    return {name: files[name] for _, name in sorted(chosen)}
+
+
+def _good(name: str, names: list[str], files: dict, check, c: SimpleNamespace) -> list[str]:
+    """The names whose files pass `check`; the others are listed in an error or a warning."""
+
+    def reason(key: str) -> str | None:
+        try:
+            check(files[key], c.size, c.max_upscale)
+        except BadImage as bad:
+            return str(bad)
+        return None
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        reasons = dict(zip(names, pool.map(reason, names), strict=True))
+    bad = [f"{key}: {why}" for key, why in sorted(reasons.items()) if why]
+    if bad:
+        text = f"{name}: {len(bad)} of {len(names)} are bad: {_list(bad, '; ')}."
+        if c.on_bad_file == "refuse":
+            raise ValueError(f"{text} Mend or remove them, or set data.on_bad_file='skip'.")
+        warnings.warn(f"{text} They are skipped.", stacklevel=4)
+    return [key for key in names if reasons[key] is None]
+
+
+def _list(names: list[str], between: str = ", ") -> str:
+    more = len(names) - LISTED
+    return between.join(names[:LISTED]) + (f"{between}and {more} more" if more > 0 else "")

@@ -1,0 +1,119 @@
+"""`tfds:NAME`: any image dataset that TensorFlow Datasets has prepared, read without TensorFlow.
+
+Sets in array_record (or parquet) format can be read at random, which is what `tfds.data_source`
+does (by `builder.as_data_source`, as here). The images are decoded here, by the rules of
+`images.py`, not by TFDS, whose result depends on whether OpenCV is installed. Preparing a set does
+need TensorFlow, once, on any machine:
+
+    pip install 'jax_bridges[tfds]'
+    python
+    >>> import tensorflow_datasets as t
+    >>> t.builder("NAME", data_dir="DIR", file_format="array_record").download_and_prepare()
+
+(The command `tfds build` would do the same, but wants Apache Beam too.)
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from jax_bridges.data.files import SkippingSource
+from jax_bridges.data.images import BadImage, read_images
+from jax_bridges.data.source import permutation
+
+TEST_SPLITS = ("test", "validation")
+ORDER_SEED = 0
+
+
+class TfdsSource(SkippingSource):
+    """Examples `order[i]` of one split of a prepared set."""
+
+    def __init__(self, c: SimpleNamespace, split: str, records, order: np.ndarray):
+        keys = {"x0": c.image_key} | ({"xT": c.xT_key} if c.xT_key else {})
+        super().__init__(f"{c.name}-{c.split}", len(order), tuple(keys), c.on_bad_file)
+        self.order = order
+        self._split, self._records = split, records
+        self._features = tuple(keys.values())
+        self._settings = (c.size, c.max_upscale)
+
+    def describe(self, i: int) -> str:
+        return f"{self._split}[{self.order[i]}]"
+
+    def _read(self, i: int) -> list[np.ndarray]:
+        try:
+            record = self._records[int(self.order[i])]
+        except Exception as error:  # whatever the reader of the records raises
+            raise BadImage(f"cannot be read ({error})") from error
+        return read_images(tuple(record[feature] for feature in self._features), *self._settings)
+
+
+def open_tfds(c: SimpleNamespace) -> TfdsSource:
+    """Images of the feature `c.image_key`: {"x0"}, and of `c.xT_key`, if given: {"xT"}.
+
+    The splits are those of the set: train, and test or else validation; a set without these
+    gives `c.test_fraction` of its train split, in a fixed random order.
+
+    Raises:
+      ModuleNotFoundError: tensorflow-datasets is not installed.
+      FileNotFoundError: the set is unknown or not prepared; the text says how to prepare it.
+      ValueError: prepared in a format that has no random access, no train split, no such image
+        feature.
+    """
+    try:
+        import tensorflow_datasets
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"'{c.name}' needs {error.name}: pip install tensorflow-datasets importlib_resources"
+        ) from error
+    name = c.name.partition(":")[2]
+    if not name:
+        raise ValueError("Name the set of TFDS, as in data.name='tfds:cifar10'.")
+    where = c.path or "the default folder of TFDS"
+    folder = f"data_dir={c.path!r}, " if c.path else ""
+    how = (
+        "once, with TensorFlow (pip install 'jax_bridges[tfds]'): python -c \"import "
+        f"tensorflow_datasets as t; t.builder({name!r}, {folder}file_format='array_record')"
+        '.download_and_prepare()"'
+    )
+    try:
+        builder = tensorflow_datasets.builder(name, data_dir=c.path or None)
+        prepared = builder.is_prepared()
+    except tensorflow_datasets.core.DatasetNotFoundError:
+        prepared = False
+    if not prepared:
+        raise FileNotFoundError(f"'{name}' is not prepared in {where}; prepare it {how}")
+
+    features, splits = builder.info.features, builder.info.splits
+    wanted = [key for key in (c.image_key, c.xT_key) if key]
+    images = [k for k, f in features.items() if isinstance(f, tensorflow_datasets.features.Image)]
+    for key in wanted:
+        if key not in images:
+            raise ValueError(
+                f"'{name}' has no image feature '{key}': set data.image_key and data.xT_key to "
+                f"some of: {', '.join(sorted(images)) or 'none here'}."
+            )
+    test = next((split for split in TEST_SPLITS if split in splits), None)
+    split = test if c.split == "test" and test else "train"
+    if split not in splits:
+        raise ValueError(f"'{name}' has no split '{split}', only {', '.join(splits)}.")
+    try:
+        records = builder.as_data_source(
+            split=split,
+            decoders={key: tensorflow_datasets.decode.SkipDecoding() for key in images},
+        )
+    except NotImplementedError as error:
+        raise ValueError(
+            f"'{name}' in {where} is in a format without random access; prepare it again, in "
+            f"another data_dir, {how}"
+        ) from error
+    order = permutation(len(records), ORDER_SEED)
+    if test is None:  # cut the train split
+        count = max(1, round(len(order) * c.test_fraction))
+        order = order[:count] if c.split == "test" else order[count:]
+    if c.max_images:
+        order = order[: c.max_images]
+    if len(order) == 0:
+        raise ValueError(f"'{name}' has no {c.split} examples; see data.test_fraction.")
+    return TfdsSource(c, split, records, order)

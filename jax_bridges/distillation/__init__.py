@@ -1,0 +1,12 @@
+"""Distillers: pure losses of each player. `ROLL_OUTS` names how a multi-step student is trained."""
+
+from __future__ import annotations
+
+from jax_bridges.distillation.ibmd import (
+    bridge_net_loss,
+    generator_loss,
+    roll_out_chain,
+    roll_out_random,
+)
+
+__all__ = ["bridge_net_loss", "generator_loss", "roll_out_chain", "roll_out_random"]

@@ -1,0 +1,110 @@
+"""Inverse Bridge Matching Distillation (arXiv 2502.01362): the losses of its two players.
+
+Theorem 3.2 and 3.4 (unconditional, conditional teacher), as Algorithm 1 trains them:
+
+    min_theta  E lambda(t) |x0*(x_t, t, x_T) - x_0|^2  -  min_phi  E lambda(t) |x0_phi(x_t, t, x_T) - x_0|^2
+    x_0 = G_theta(x_T, z),   x_t ~ q(x_t | x_0, x_T)
+
+x0* is the frozen teacher, phi the bridge net, theta the generator. Only corrupted images are used.
+The inner minimum is the posterior variance of x_0 given x_t: its minus sign rewards diversity.
+"""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.keys import fold, normal
+from jax_bridges.losses import bridge_matching, squared_error
+from jax_bridges.typing import Array, Denoiser, Generator
+
+# The bridge net's loss is plain bridge matching on the generated coupling (Alg. 1, line 7).
+bridge_net_loss = bridge_matching
+
+
+def generator_loss(
+    teacher: Denoiser,
+    bridge_net: Denoiser,
+    bridge: Bridge,
+    x0: Array,
+    xT: Array,
+    t: Array,
+    noise: Array,
+    weight: Array,
+    *,
+    normalize: bool = False,
+    mask: Array | None = None,
+) -> Array:
+    """`lambda (|x0* - x_0|^2 - |x0_phi - x_0|^2)` at one x_t (Alg. 1, line 12), `[B]`.
+
+    Differentiate it for what x0 depends on: the gradient flows through x0 itself and, by
+    `x_t = a x_T + b x_0 + c noise`, through the inputs of the teacher and of the bridge net.
+
+    Args:
+      teacher, bridge_net: frozen here.
+      x0: `[B, H, W, C]` the generator's answer; xT, noise: the same shape.
+      t, weight: `[B]`.
+      normalize: divides each example by its detached mean `|x0* - x_0|` (the normaliser of SiD and of
+        RSD), which keeps examples and times of very different error in balance.
+      mask: `[B, H, W, 1]` of pixels that count, or None.
+    """
+    chex.assert_equal_shape([x0, xT, noise])
+    xt = bridge.sample(x0, xT, t, noise)
+    by_teacher = teacher(xt, t, xT)
+    if normalize:
+        distance = jnp.abs(by_teacher - x0)
+        mean = jnp.mean(distance, axis=tuple(range(1, distance.ndim)))
+        weight = weight / jax.lax.stop_gradient(mean + 1e-6)
+    by_bridge_net = bridge_net(xt, t, xT)
+    return squared_error(by_teacher, x0, weight, mask) - squared_error(
+        by_bridge_net, x0, weight, mask
+    )
+
+
+def roll_out_chain(
+    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, *, through: bool
+) -> Array:
+    """x_0 by the student's whole inference chain, as with I2SB teachers (IBMD app. B.1), `[B, H, W, C]`.
+
+    The same draws as `sample_few_step`, unrolled: N is small, and calls that need no gradient get none.
+
+    Args:
+      times: `[N]` descending, T first.
+      keys: `[B]`.
+      through: lets the gradient flow through all N calls; otherwise through the last alone.
+    """
+    x, x0 = xT, xT
+    for k in range(times.shape[0]):
+        if k:
+            x0 = x0 if through else jax.lax.stop_gradient(x0)
+            x = bridge.step(x0, x, times[k - 1], times[k], normal(keys, 2 * k - 1, x))
+        x0 = generate(x, times[k], xT, normal(keys, 2 * k, x))
+    return x0
+
+
+def roll_out_random(
+    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, which: Array
+) -> Array:
+    """x_0 by one call at a random one of the student's times, as with DDBM teachers (IBMD app. B.2).
+
+    The input at `t_n < T` is `x_tn ~ q(x_tn | G(x_T, T), x_T)`, without gradient; at T it is x_T itself.
+
+    Args:
+      times: `[N]` descending, T first.
+      keys: `[B]`.
+      which: `[B]` int in 0 .. N - 1, the time of each example.
+
+    Returns:
+      `[B, H, W, C]`.
+    """
+    chex.assert_equal_shape_prefix([xT, which], 1)
+    z = normal(fold(keys, 0), 0, xT)
+    if times.shape[0] == 1:
+        return generate(xT, times[0], xT, z)
+    first = jax.lax.stop_gradient(generate(xT, times[0], xT, normal(fold(keys, 1), 0, xT)))
+    t = times[which]
+    at_T = (which == 0).reshape((-1,) + (1,) * (xT.ndim - 1))
+    xt = jnp.where(at_T, xT, bridge.sample(first, xT, t, normal(fold(keys, 2), 0, xT)))
+    return generate(xt, t, xT, z)

@@ -1,0 +1,162 @@
+"""Train a bridge, distil it, evaluate both: `python -m jax_bridges.main --config=configs/inpaint.py`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from jax_bridges.config import differences, validate
+from jax_bridges.data import make_source
+from jax_bridges.report.files import write_atomic
+from jax_bridges.report.html import build_report
+from jax_bridges.stages.distill import NAME as DISTILL
+from jax_bridges.stages.distill import distill
+from jax_bridges.stages.evaluate import Picture, evaluate
+from jax_bridges.stages.plan import describe, try_stage
+from jax_bridges.stages.run import Diverged, MetricsLog, Run, Stopped, StopSignal, train_stage
+from jax_bridges.stages.train import NAME as TRAIN
+from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.system import System
+
+REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Configuration file, e.g. configs/inpaint.py."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder the run leaves behind; runs/TASK by default."
+)
+
+
+def run(config, workdir: str | os.PathLike) -> Path:
+    """Everything from a configuration to report.html; goes on where an earlier start stopped.
+
+    Args:
+      config: a complete configuration (jax_bridges/config.py).
+      workdir: folder for config.json, metrics.jsonl, checkpoints/, samples/, results.json, report.html.
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      ValueError: a configuration that cannot run, or one that differs from the folder's.
+      Stopped, Diverged: see stages/run.py.
+    """
+    # -- check -------------------------------------------------------------------------------------
+    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
+    validate(config, parallel.devices)
+    workdir = Path(workdir)
+    resolved = json.loads(config.to_json_best_effort())
+    check_workdir(workdir, resolved)
+    check_teacher(resolved)
+
+    # -- data, system --------------------------------------------------------------------------------
+    train_data, test_data = (make_source(config.data, split) for split in ("train", "test"))
+    system = System.create(config)
+    write_atomic(workdir / "config.json", (json.dumps(resolved, indent=1) + "\n").encode())
+    stop = StopSignal()
+    stop.listen()
+    log = MetricsLog(workdir)
+    this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
+
+    # -- plan ------------------------------------------------------------------------------------------
+    planned = []
+    if config.teacher.checkpoint:
+        teacher = load_teacher(this, config.teacher.checkpoint)
+    else:
+        teacher_stage = train(this)
+        if (this.checkpoints(TRAIN).latest() or 0) < config.train.steps:
+            planned.append((teacher_stage, *try_stage(this, teacher_stage)))
+        shapes = jax.eval_shape(lambda k: system.init(k, system.teacher), this.key(0))
+        # For the plan; laid out like the teacher that will take its place in the compiled step.
+        teacher = parallel.init(
+            lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
+        )
+    student_stage = distill(this, teacher)
+    if (this.checkpoints(DISTILL).latest() or 0) < config.distill.steps:
+        planned.append((student_stage, *try_stage(this, student_stage)))
+    print(describe(this, planned), flush=True)
+
+    # -- teacher ---------------------------------------------------------------------------------------
+    picture = Picture(this)
+    if not config.teacher.checkpoint:
+        state = train_stage(
+            this, teacher_stage, lambda state, step: picture.teacher(TRAIN, state, step)
+        )
+        teacher = state.players["teacher"].ema
+        del state
+
+    # -- student -----------------------------------------------------------------------------------------
+    student_stage.frozen = teacher
+    state = train_stage(
+        this, student_stage, lambda state, step: picture.student(DISTILL, teacher, state, step)
+    )
+    student = state.players["generator"].ema
+    del state
+
+    # -- evaluation and report -----------------------------------------------------------------------------
+    evaluate(this, teacher, student)
+    log.close()
+    report = build_report(workdir)
+    print(f"report: {report}", flush=True)
+    return report
+
+
+def check_workdir(workdir: Path, resolved: dict) -> None:
+    """Refuses a folder whose run had another configuration, naming the keys that differ."""
+    path = workdir / "config.json"
+    if not path.exists():
+        if workdir.exists() and any(workdir.iterdir()):
+            raise ValueError(
+                f"{workdir} is not empty and holds no config.json: give a new folder with --workdir."
+            )
+        return
+    changed = differences(json.loads(path.read_text()), resolved)
+    if changed:
+        raise ValueError(
+            f"{workdir} holds a run with another configuration; go on with that one, or give another "
+            "--workdir. These keys differ:\n  " + "\n  ".join(changed)
+        )
+
+
+def main(argv: list[str]) -> None:
+    """Entry point: flags, a compilation cache, exit codes."""
+    if len(argv) > 1:
+        raise app.UsageError(
+            f"Unexpected argument {argv[1]}: settings are given as --config.KEY=VALUE."
+        )
+    config = _CONFIG.value
+    if config is None:
+        raise app.UsageError(
+            "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
+        )
+    logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jax_bridges"))
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    try:
+        run(config, _WORKDIR.value or f"runs/{config.task}")
+    except Stopped as stopped:
+        print(f"{stopped}; the same command goes on from there", flush=True)
+        sys.exit(REQUEUE)
+    except (ValueError, OSError, Diverged) as error:
+        if os.environ.get("JAX_BRIDGES_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def entry() -> None:
+    """Console script."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    entry()

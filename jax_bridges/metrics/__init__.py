@@ -1,0 +1,47 @@
+"""How good restored images are: against their targets one by one, and as a set.
+
+    out, ref = lite0_outputs(restored), lite0_outputs(targets)  # features [N, 1280] and logits
+    fd_lite0(out.features, ref.features)
+
+FD-Lite0 is the Fréchet distance on EfficientNet-Lite0's features: it ranks the rows of one report
+and is not an FID, nor comparable with one. `hole_crop` limits any of them to the hole.
+"""
+
+from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
+from jax_bridges.metrics.image import hole_crop, psnr, ssim, to_uint8
+from jax_bridges.metrics.lite0 import Lite0, Lite0Output, lite0_input, lite0_outputs, lite0_params
+
+
+def fd_lite0(features_a, features_b) -> float:
+    """FD-Lite0 of two equally large sets of `lite0_outputs` features [N, 1280]."""
+    return frechet_distance(Moments.of(features_a), Moments.of(features_b))
+
+
+def top1(logits, labels):
+    """Share of examples, in [0, 1], whose largest logit [N, K] is that of the label [N]."""
+    return float((logits.argmax(-1) == labels).mean())
+
+
+# Names as in results.json. Of images and targets [B, H, W, C], one value an example:
+PAIR_METRICS = {"psnr": psnr, "ssim": ssim}
+# Of two sets of features, one value:
+SET_METRICS = {"fd_lite0": fd_lite0}
+
+__all__ = [
+    "PAIR_METRICS",
+    "SET_METRICS",
+    "Lite0",
+    "Lite0Output",
+    "Moments",
+    "fd_lite0",
+    "frechet_distance",
+    "hole_crop",
+    "kernel_distance",
+    "lite0_input",
+    "lite0_outputs",
+    "lite0_params",
+    "psnr",
+    "ssim",
+    "to_uint8",
+    "top1",
+]

@@ -1,0 +1,139 @@
+"""Distances between two sets of features: Fréchet (Gaussian) and kernel (MMD), in float64 numpy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy import linalg
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Count, mean [D] and covariance of a set of features, the latter as a factor: `root` [R, D]
+    with root^T root = sum of (x - mean)(x - mean)^T.
+
+    The factor is what the Fréchet distance needs, and stays exact where the covariance is singular
+    (fewer features than dimensions). It has a row a feature until it is reduced to at most D.
+    """
+
+    count: int
+    mean: np.ndarray
+    root: np.ndarray
+
+    @classmethod
+    def of(cls, features) -> Moments:
+        """Of features [N, D], N >= 1. Raises ValueError for another shape or values not finite."""
+        x = np.asarray(features, np.float64)
+        if x.ndim != 2 or not len(x):
+            raise ValueError(f"Features must be [N, D] with N at least 1, not {x.shape}.")
+        if not np.isfinite(x).all():
+            raise ValueError("Features hold NaN or infinity: look at the images they come from.")
+        mean = x.mean(0)
+        return cls(len(x), mean, _reduced(x - mean, 2))
+
+    @classmethod
+    def from_covariance(cls, count: int, mean, covariance) -> Moments:
+        """From published statistics: mean [D] and sample covariance [D, D] (divided by N - 1)."""
+        values, vectors = linalg.eigh(np.asarray(covariance, np.float64))
+        # What is below rounding is zero: its root would not be.
+        values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0
+        root = vectors * np.sqrt(values * (count - 1))
+        return cls(count, np.asarray(mean, np.float64), root.T)
+
+    def merge(self, other: Moments) -> Moments:
+        """Of both sets together: `total = total.merge(Moments.of(batch))` streams over batches.
+
+        Chan, Golub and LeVeque 1979: scatters add, plus n m / (n + m) times the outer square of
+        the difference of means, which is one more row of the factor.
+        """
+        count = self.count + other.count
+        shift = other.mean - self.mean
+        row = shift * np.sqrt(self.count * other.count / count)
+        root = np.concatenate([self.root, other.root, row[None]])
+        return Moments(count, self.mean + shift * (other.count / count), _reduced(root, 2))
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """[D, D], divided by N - 1."""
+        return self.root.T @ self.root / (self.count - 1)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """To an .npz file, whole or not at all."""
+        path = Path(path)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez(file, count=self.count, mean=self.mean, root=self.root)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> Moments:
+        """From `save`'s file. Raises FileNotFoundError, or ValueError for another kind of file."""
+        try:
+            with np.load(path) as saved:
+                return cls(int(saved["count"]), saved["mean"], saved["root"])
+        except FileNotFoundError:
+            raise FileNotFoundError(f"{path}: no such file of feature moments.") from None
+        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+            raise ValueError(f"{path}: not a file of feature moments ({error}).") from None
+
+
+def _reduced(root: np.ndarray, slack: int) -> np.ndarray:
+    """A factor of the same scatter with at most D rows, once it has more than slack * D."""
+    if len(root) <= slack * root.shape[1]:
+        return root
+    return linalg.qr(root, mode="r", check_finite=False)[0][: root.shape[1]]
+
+
+def frechet_distance(a: Moments, b: Moments, allow_unequal: bool = False) -> float:
+    """Squared Fréchet distance of the Gaussians with these moments (Dowson and Landau 1982, eq. 4):
+
+        |m_a - m_b|^2 + tr C_a + tr C_b - 2 tr (C_a C_b)^(1/2)
+
+    With C = R^T R the last trace is the nuclear norm of R_a R_b^T, so no matrix root is taken and
+    singular covariances lose nothing. Estimates fall with the number of samples, so figures of
+    different counts do not compare.
+
+    Raises ValueError for other dimensions, for fewer than 2 samples, and for unequal counts unless
+    `allow_unequal`.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"Features of {len(a.mean)} and {len(b.mean)} dimensions do not compare.")
+    if min(a.count, b.count) < 2:
+        raise ValueError(
+            f"A Fréchet distance needs 2 samples or more, not {a.count} and {b.count}."
+        )
+    if a.count != b.count and not allow_unequal:
+        raise ValueError(
+            f"Sets of {a.count} and {b.count} samples have a different bias: use as many of each, "
+            "or pass allow_unequal=True."
+        )
+    # Scaled so that root^T root is the covariance itself.
+    root_a, root_b = (_reduced(m.root, 1) / np.sqrt(m.count - 1) for m in (a, b))
+    cross = linalg.svdvals(root_a @ root_b.T, overwrite_a=True, check_finite=False).sum()
+    spread = np.square(root_a).sum() + np.square(root_b).sum() - 2 * cross
+    return float(np.square(a.mean - b.mean).sum() + max(spread, 0.0))
+
+
+def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):
+    """KID, (mean, standard deviation over subsets), of features [N, D] and [M, D].
+
+    The unbiased squared MMD of the kernel (x.y / D + 1)^3 on random subsets (Binkowski et al. 2018,
+    arXiv 1801.01401, section 4): unlike a Fréchet distance, its expectation does not depend on the
+    number of samples, which makes it the figure to trust for a few hundred images.
+
+    Raises ValueError when a set is smaller than `subset` or `subset` is below 2.
+    """
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    if not 2 <= subset <= min(len(a), len(b)):
+        raise ValueError(f"KID's subsets of {subset} need 2 to {min(len(a), len(b))} samples.")
+    random = np.random.default_rng(seed)
+    values = []
+    for _ in range(subsets):
+        x, y = (s[random.choice(len(s), subset, replace=False)] for s in (a, b))
+        xx, yy, xy = ((u @ v.T / a.shape[1] + 1) ** 3 for u, v in ((x, x), (y, y), (x, y)))
+        within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (subset * (subset - 1))
+        values.append(within - 2 * xy.mean())
+    return float(np.mean(values)), float(np.std(values))

@@ -1,0 +1,23 @@
+"""Networks. `MODELS` maps a name to a flax module; add one in a file and a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from jax_bridges.choices import choose, look_up
+from jax_bridges.models.adm import ADM
+from jax_bridges.models.unet import UNet
+
+MODELS = {"unet": UNet, "adm": ADM}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def make_network(name: str, *, dtype: str = "float32", **settings) -> Any:
+    """Builds a network by name; `dtype` is that of the computation, "float32" or "bfloat16"."""
+    frozen = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
+    return choose("network", MODELS, name, {**frozen, "dtype": look_up("dtype", DTYPES, dtype)})
+
+
+__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network"]

@@ -1,0 +1,77 @@
+"""Small layers that the networks share: norm, time embedding, pixel (un)shuffle."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jax_bridges.typing import Array
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation with float32 statistics and an optional per-example scale and shift.
+
+    The normalisation is folded into one multiply-add a pixel, `x * s + o` with s and o `[B, 1, 1, C]`,
+    which the compiler fuses with the activation that follows: on a CPU that halves its cost.
+
+    Attributes:
+      groups: number of groups; must divide the channels.
+      epsilon: added to the variance.
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+        """`GN(x) * (1 + scale) + shift`; x `[B, H, W, C]`, scale and shift `[B, C]`; dtype of x."""
+        batch, channels = x.shape[0], x.shape[-1]
+        gain = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        wide = x.astype(jnp.float32)
+        # Moments a channel first, then a group: the sums over H and W run along memory.
+        grouped = (batch, self.groups, channels // self.groups)
+        first = jnp.mean(wide, axis=(1, 2)).reshape(grouped)
+        second = jnp.mean(wide**2, axis=(1, 2)).reshape(grouped)
+        mean_g = jnp.mean(first, axis=2, keepdims=True)
+        var_g = jnp.maximum(jnp.mean(second, axis=2, keepdims=True) - mean_g**2, 0.0)
+        inv = jnp.broadcast_to(1.0 / jnp.sqrt(var_g + self.epsilon), grouped).reshape(
+            batch, channels
+        )
+        mean = jnp.broadcast_to(mean_g, grouped).reshape(batch, channels)
+        if scale is not None:
+            gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
+        s = inv * gain
+        o = bias - mean * s
+        return (wide * s[:, None, None, :] + o[:, None, None, :]).astype(x.dtype)
+
+
+def timestep_embedding(t: Array, width: int, max_period: float = 10_000.0) -> Array:
+    """Sinusoidal features `[cos(t f_k), sin(t f_k)]`, `f_k = max_period^{-k / (width / 2)}`; `[B, width]`."""
+    half = width // 2
+    frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half, dtype=jnp.float32) / half)
+    phase = t.astype(jnp.float32)[:, None] * frequencies
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
+
+
+def space_to_depth(x: Array, patch: int) -> Array:
+    """Pixel unshuffle: `[B, H, W, C]` -> `[B, H / p, W / p, p p C]`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // patch, patch, w // patch, patch, c).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h // patch, w // patch, patch * patch * c)
+
+
+def depth_to_space(x: Array, patch: int) -> Array:
+    """Inverse of `space_to_depth`."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, patch, patch, c // (patch * patch)).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(b, h * patch, w * patch, c // (patch * patch))
+
+
+def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **kw) -> nn.Conv:
+    """A convolution with padding 1 for 3x3, float32 parameters, zeros at the start if `zero`."""
+    init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    return nn.Conv(features, (size, size), dtype=dtype, kernel_init=init, name=name, **kw)

@@ -1,0 +1,130 @@
+"""From a raw network F to a denoiser: input and output scalings, network time, loss weight.
+
+`x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, x_T)`; each kind gives its scalings for any bridge
+and the loss weight that its project trains with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jax_bridges.bridges import I2SB as I2SBBridge
+from jax_bridges.bridges import Bridge, expand
+from jax_bridges.choices import choose
+from jax_bridges.typing import Array, Denoiser
+
+
+class Scalings(NamedTuple):
+    """Each shaped like t."""
+
+    c_in: Array
+    c_skip: Array
+    c_out: Array
+    c_noise: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class I2SBScaling:
+    """I2SB: the network predicts `(x_t - x_0) / sigma_t` (arXiv 2302.05872, eq. 12).
+
+    c_in = c_skip = 1, c_out = -sigma_t, weight 1 / sigma_t^2; network time 0.1 .. 1000.
+    """
+
+    t0: float = 1e-4
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        one = jnp.ones_like(t)
+        # Snapped to the table where there is one, so that network time and coefficients agree.
+        unit = (
+            bridge.index(t) / (bridge.steps - 1) if isinstance(bridge, I2SBBridge) else t / bridge.T
+        )
+        return Scalings(one, one, -bridge.sigma(t), 1000.0 * (self.t0 + (1.0 - self.t0) * unit))
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """`1 / c_out^2`: plain mean squares in units of the network's output."""
+        return 1.0 / bridge.sigma(jnp.asarray(t)) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BridgeKarras:
+    """DDBM's unit-variance scalings (arXiv 2309.16948, app. A.4; `bridge_karras`).
+
+    Attributes:
+      sigma_data: standard deviation of x_0.
+      sigma_data_end: standard deviation of x_T.
+      cov_xy: their covariance a pixel.
+    """
+
+    sigma_data: float = 0.5
+    sigma_data_end: float = 0.5
+    cov_xy: float = 0.0
+
+    def _scales(self, bridge: Bridge, t: Array) -> tuple[Array, Array, Array]:
+        a, b, c = bridge.coefficients(t)
+        s0, sT, cov = self.sigma_data, self.sigma_data_end, self.cov_xy
+        variance = a**2 * sT**2 + b**2 * s0**2 + 2.0 * a * b * cov + c**2
+        c_in = jax.lax.rsqrt(variance)
+        c_skip = (b * s0**2 + a * cov) / variance
+        c_out = jnp.sqrt(a**2 * (sT**2 * s0**2 - cov**2) + s0**2 * c**2) * c_in
+        return c_in, c_skip, c_out
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`; network time `250 ln t`."""
+        t = jnp.asarray(t)
+        c_in, c_skip, c_out = self._scales(bridge, t)
+        # DDBM adds 1e-44 to t, which float32 would flush to zero, and ln 0 to minus infinity.
+        log_t = jnp.log(jnp.maximum(t, jnp.finfo(t.dtype).tiny))
+        return Scalings(c_in, c_skip, c_out, 250.0 * log_t)
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """`1 / c_out^2`."""
+        return 1.0 / self._scales(bridge, jnp.asarray(t))[2] ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plain:
+    """No scaling: the network predicts x_0 itself, weight 1, network time 1000 t / T."""
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        one = jnp.ones_like(t)
+        return Scalings(one, jnp.zeros_like(t), one, 1000.0 * t / bridge.T)
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """One."""
+        return jnp.ones_like(jnp.asarray(t))
+
+
+PRECONDITIONINGS = {"i2sb": I2SBScaling, "bridge_karras": BridgeKarras, "none": Plain}
+
+
+def make_preconditioning(name: str, **settings):
+    """Builds a preconditioning by name; ValueError lists the known names or settings."""
+    return choose("preconditioning", PRECONDITIONINGS, name, settings)
+
+
+def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning) -> Denoiser:
+    """Wraps `network(x, c_noise, xT, z) -> F` into `x0_hat = denoise(x_t, t, x_T, z=None)`.
+
+    The network decides itself whether it looks at x_T (conditional) or not; x_T goes in unscaled,
+    as the released conditional teachers were trained.
+    """
+
+    def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> Array:
+        t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
+        c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
+        raw = network(expand(c_in, xt) * xt, c_noise, xT, z)
+        return expand(c_skip, xt) * xt + expand(c_out, xt) * raw.astype(xt.dtype)
+
+    return denoise

@@ -1,0 +1,25 @@
+"""What a run shows of itself: results.json, tables, pictures, curves and one HTML report."""
+
+from .curves import chart, quality_chart, save_svg, step_chart
+from .headline import headline
+from .html import build_report
+from .pictures import grid, save_png, to_png_bytes
+from .results import METRICS, read_metrics, read_results, write_results
+from .table import format_table
+
+__all__ = [
+    "METRICS",
+    "build_report",
+    "chart",
+    "format_table",
+    "grid",
+    "headline",
+    "quality_chart",
+    "read_metrics",
+    "read_results",
+    "save_png",
+    "save_svg",
+    "step_chart",
+    "to_png_bytes",
+    "write_results",
+]

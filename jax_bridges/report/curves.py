@@ -1,0 +1,309 @@
+"""Curves as hand-written SVG: quality over cost, and losses over steps.
+
+The SVG is text without scripts, fonts or links, so that it can stand inside an HTML page. Colours
+are CSS variables with a fallback: a page may restyle them for dark mode, a lone file needs none.
+"""
+
+import html
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from .files import write_atomic
+from .results import split_metric
+from .table import is_published, sort_rows
+
+WIDTH, HEIGHT = 460, 270
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40
+INK, FAINT, GRID = "var(--soft, #6b7280)", "var(--faint, #9aa1ab)", "var(--line, #d9dde3)"
+COLOURS = {"teacher": "var(--teacher, #2a6cb0)", "student": "var(--student, #c8501e)"}
+OTHER_COLOURS = ("var(--other1, #3d8a5f)", "var(--other2, #8a5ba8)", "var(--other3, #a07d1c)")
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+MAX_POINTS = 240  # of a loss curve; more are averaged in bins
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a chart: dots mark its points, a band spans (low, high) at each of them.
+
+    A faint line is background: thin, and without hover titles.
+    """
+
+    label: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    colour: str
+    dash: str = ""
+    dots: bool = True
+    band: tuple[tuple[float, float], ...] = ()
+    faint: bool = False
+
+
+def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
+    """Curves of metric `y_key` over `x_key` ("nfe" or "seconds_per_image").
+
+    One series a (model, sampler) of the measured rows that have both values and a positive x, each
+    in order of x. The source is left out: it costs no call.
+    """
+    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    names = []
+    for row in sort_rows(rows):
+        name = (row["model"], row["sampler"])
+        if is_published(row) or row["model"] == "source":
+            continue
+        names.append(name)
+        if row.get(x_key) and row.get(y_key) is not None:
+            points.setdefault(name, []).append((row[x_key], row[y_key]))
+    # Styles follow all the rows, so that a series looks the same in every chart.
+    models = list(dict.fromkeys(model for model, _ in names))
+    others = [model for model in models if model not in COLOURS]
+    series = []
+    for model, sampler in points:
+        colour = COLOURS.get(model) or OTHER_COLOURS[others.index(model) % len(OTHER_COLOURS)]
+        samplers = list(dict.fromkeys(each for name, each in names if name == model))
+        dash = DASHES[samplers.index(sampler) % len(DASHES)]
+        label = model if sampler == "-" else f"{model}, {sampler}"
+        x, y = zip(*sorted(points[model, sampler]), strict=True)
+        series.append(Series(label, x, y, colour, dash))
+    return series
+
+
+def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True) -> str:
+    """SVG of metric `y_key` over "nfe" or "seconds_per_image"; "" where no row has both."""
+    series = quality_series(rows, x_key, y_key)
+    if not series:
+        return ""
+    metric, in_hole = split_metric(y_key)
+    title = metric.name + (" (hole)" if in_hole else "")
+    title += f", {metric.unit}" if metric.unit else ""
+    title += ", higher is better" if metric.higher_is_better else ", lower is better"
+    x_label = "network calls per image" if x_key == "nfe" else "seconds per image"
+    # A ratio scale only for positive distances; PSNR is a logarithm already.
+    y_log = not metric.higher_is_better and _spread(series) > 12
+    return chart(series, title, x_label, x_log=True, y_log=y_log, legend=legend)
+
+
+def step_series(records: list[dict], key: str, colour: str) -> Series | None:
+    """`key` over step from metrics.jsonl records; None where fewer than two values are finite.
+
+    More than MAX_POINTS values are averaged in bins of equal length, with the bin's extremes as
+    the band.
+    """
+    points = [
+        (float(record["step"]), float(record[key]))
+        for record in records
+        if isinstance(record.get(key), (int, float)) and math.isfinite(record[key])
+    ]
+    if len(points) < 2:
+        return None
+    length = math.ceil(len(points) / MAX_POINTS)
+    bins = [points[start : start + length] for start in range(0, len(points), length)]
+    x = tuple(math.fsum(step for step, _ in each) / len(each) for each in bins)
+    y = tuple(math.fsum(value for _, value in each) / len(each) for each in bins)
+    band = tuple((min(v for _, v in each), max(v for _, v in each)) for each in bins)
+    return Series(key, x, y, colour, dots=False, band=band if length > 1 else ())
+
+
+def step_chart(records: list[dict], key: str, stage: str = "train") -> str:
+    """SVG of one logged value over step, with a smoothed line over it; "" where there is none."""
+    series = step_series(records, key, COLOURS["student" if stage == "distill" else "teacher"])
+    if series is None:
+        return ""
+    y_log = _spread([series]) > 20
+    window = len(series.y) // 40
+    if window < 1:
+        return chart([series], key.replace("_", " "), "step", y_log=y_log, legend=False)
+    faint = replace(series, faint=True)
+    smooth = replace(series, y=_smooth(series.y, window), band=())
+    return chart([faint, smooth], key.replace("_", " "), "step", y_log=y_log, legend=False)
+
+
+def chart(
+    series: list[Series],
+    title: str,
+    x_label: str,
+    *,
+    x_log: bool = False,
+    y_log: bool = False,
+    legend: bool = True,
+) -> str:
+    """An SVG chart of `series`: axes, ticks, a legend, and a hover title at every point.
+
+    Log axes need positive values; ValueError otherwise.
+    """
+    rows = math.ceil(len(series) / 2) if legend and len(series) > 1 else 0
+    top, height = TOP + 17 * rows, HEIGHT + 17 * rows
+    xs = [value for each in series for value in each.x]
+    ys = [value for each in series for value in each.y]
+    ys += [value for each in series for pair in each.band for value in pair]
+    if not xs:
+        raise ValueError("a chart needs at least one point.")
+    if (x_log and min(xs) <= 0) or (y_log and min(ys) <= 0):
+        raise ValueError("a logarithmic axis needs positive values.")
+    x_ticks, x_of = _axis(min(xs), max(xs), x_log, LEFT + 10, WIDTH - RIGHT - 10, 6)
+    y_ticks, y_of = _axis(min(ys), max(ys), y_log, height - BOTTOM - 6, top + 6, 5)
+
+    label = html.escape(f"{title} over {x_label}")
+    out = [
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}" '
+        f'style="font:12px system-ui,sans-serif" fill="{INK}">',
+        f'<text x="{LEFT}" y="16" style="font-weight:600;fill:var(--ink, #374151)">'
+        f"{html.escape(title)}</text>",
+    ]
+    for index, each in enumerate(series if rows else ()):
+        x, y = LEFT + (index % 2) * 195, 34 + 17 * (index // 2)
+        out.append(_stroke(f"M{x} {y - 4}h22", each) + f'<circle cx="{x + 11}" cy="{y - 4}" r="3" ')
+        out[-1] += f'style="fill:{each.colour}"/><text x="{x + 28}" y="{y}">'
+        out[-1] += f"{html.escape(each.label)}</text>"
+    base = height - BOTTOM
+    for value, text in y_ticks:
+        y = y_of(value)
+        out.append(f'<path d="M{LEFT} {_r(y)}H{WIDTH - RIGHT}" style="stroke:{GRID}"/>')
+        out.append(f'<text x="{LEFT - 7}" y="{_r(y + 4)}" text-anchor="end">{text}</text>')
+    out.append(f'<path d="M{LEFT} {base}H{WIDTH - RIGHT}" style="stroke:{FAINT}"/>')
+    for value, text in x_ticks:
+        x = _r(x_of(value))
+        out.append(f'<path d="M{x} {base}v5" style="stroke:{FAINT}"/>')
+        out.append(f'<text x="{x}" y="{base + 18}" text-anchor="middle">{text}</text>')
+    out.append(f'<text x="{WIDTH - RIGHT}" y="{height - 5}" text-anchor="end">')
+    out[-1] += f"{html.escape(x_label)}</text>"
+    for each in series:
+        out += _draw(each, x_of, y_of, x_label, (top, base))
+    return "\n".join([*out, "</svg>"])
+
+
+def legend(series: list[Series]) -> str:
+    """The legend of charts drawn without one, as HTML that wraps with the page."""
+    items = []
+    for each in series:
+        sample = _stroke("M0 6h26", each)
+        sample += f'<circle cx="13" cy="6" r="3.5" style="fill:{each.colour}"/>'
+        items.append(
+            f'<span><svg width="26" height="12" aria-hidden="true">{sample}</svg> '
+            f"{html.escape(each.label)}</span>"
+        )
+    return f'<p class="legend">{"".join(items)}</p>'
+
+
+def save_svg(path: str | os.PathLike, svg: str) -> Path:
+    """Write a chart as a file of its own (for a README), atomically; the path."""
+    svg = svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    return write_atomic(path, svg.encode())
+
+
+def _draw(series: Series, x_of, y_of, x_label: str, span: tuple[float, float]) -> list[str]:
+    points = [(x_of(x), y_of(y)) for x, y in zip(series.x, series.y, strict=True)]
+    out = []
+    if series.band:
+        edge = [(x, y_of(high)) for (x, _), (_, high) in zip(points, series.band, strict=True)]
+        edge += [(x, y_of(low)) for (x, _), (low, _) in zip(points, series.band, strict=True)][::-1]
+        out.append(f'<path d="{_path(edge)}Z" style="fill:{series.colour};opacity:.13"/>')
+    out.append(_stroke(_path(points), series))
+    if series.faint:
+        return out
+    for index, (x, y) in enumerate(points):
+        text = f"{series.label}: {series.y[index]:.4g} at {series.x[index]:.4g} {x_label}"
+        if not series.dots:
+            text = f"{x_label} {series.x[index]:.0f}: {series.y[index]:.4g}"
+        hover = f"<title>{html.escape(text)}</title>"
+        if series.dots:
+            dot = f'<circle cx="{_r(x)}" cy="{_r(y)}"'
+            out.append(f'{dot} r="4" style="fill:{series.colour}"/>')
+            out.append(f'{dot} r="10" fill="transparent">{hover}</circle>')
+        else:  # a full-height strip is easier to hit than a point of a dense line
+            width = max(1.0, (points[-1][0] - points[0][0]) / max(1, len(points) - 1))
+            out.append(
+                f'<rect x="{_r(x - width / 2)}" y="{_r(span[0])}" width="{_r(width)}" '
+                f'height="{_r(span[1] - span[0])}" fill="transparent">{hover}</rect>'
+            )
+    return out
+
+
+def _stroke(path: str, series: Series) -> str:
+    style = f"fill:none;stroke:{series.colour};stroke-linejoin:round;"
+    if series.faint:
+        style += "opacity:.35;stroke-width:1"
+    else:
+        style += f"stroke-width:2;stroke-dasharray:{series.dash or 'none'}"
+    return f'<path d="{path}" style="{style}"/>'
+
+
+def _path(points: list[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{_r(x)} {_r(y)}" for x, y in points)
+
+
+def _axis(low: float, high: float, log: bool, start: float, end: float, count: int):
+    """Ticks [(value, text)] and the map from value to pixel, for data in [low, high]."""
+    if log:
+        low, high = (low, high) if high > low * (1 + 1e-9) else (low / 2, high * 2)
+        ticks, digits, position = _log_ticks(low, high), None, math.log10
+    else:
+        size = max(abs(low), abs(high))
+        if high - low <= 1e-9 * size:  # a constant: give it room, or the step would be zero
+            low, high = low - (size * 0.1 or 1.0), high + (size * 0.1 or 1.0)
+        step = _nice_step((high - low) / count)
+        # The axis ends on a tick, unless that would leave most of an end cell empty.
+        floor, ceil = math.floor(low / step), math.ceil(high / step)
+        low = floor * step if low - floor * step < 0.6 * step else low
+        high = ceil * step if ceil * step - high < 0.6 * step else high
+        indices = range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        ticks, position = [index * step for index in indices], float
+        digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    first, last = position(low), position(high)
+
+    def pixel(value: float) -> float:
+        return start + (position(value) - first) / (last - first) * (end - start)
+
+    shown = []  # ticks too close to the one before would print over it
+    for value in ticks:
+        if not shown or abs(pixel(value) - pixel(shown[-1])) > abs(end - start) / (1.25 * count):
+            shown.append(value)
+    return [(value, _tick_text(value, digits)) for value in shown], pixel
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for parts in ((1,), (1, 3), (1, 2, 5), range(1, 10)):
+        ticks = [part * 10.0**decade for decade in decades for part in parts]
+        ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
+        if len(ticks) >= 3:
+            break
+    return ticks if len(ticks) > 1 else [low, high]
+
+
+def _nice_step(rough: float) -> float:
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(part * power for part in (1, 2, 5, 10) if part * power >= rough * 0.999)
+
+
+def _tick_text(value: float, digits: int | None) -> str:
+    """A tick's label; `digits` are the decimals all ticks of a linear axis share."""
+    small = abs(value) < 1e-4 if digits is None else digits > 4
+    if value and (abs(value) >= 1e5 or small):
+        mantissa, exponent = f"{value:.2e}".split("e")
+        text = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    elif value == 0:
+        text = "0" if digits is None or digits > 4 else f"{0:.{digits}f}"
+    else:
+        text = f"{value:,.3g}" if digits is None else f"{value:,.{digits}f}"
+    return text.replace("-", "−")
+
+
+def _spread(series: list[Series]) -> float:
+    values = [value for each in series for value in each.y]
+    values += [value for each in series for pair in each.band for value in pair]
+    return max(values) / min(values) if min(values) > 0 else 0.0
+
+
+def _smooth(values: tuple[float, ...], window: int) -> tuple[float, ...]:
+    """Centred moving average over 2 * window + 1 values, shorter at the ends."""
+    out = []
+    for index in range(len(values)):
+        part = values[max(0, index - window) : index + window + 1]
+        out.append(math.fsum(part) / len(part))
+    return tuple(out)
+
+
+def _r(value: float) -> str:
+    return f"{value:.1f}".removesuffix(".0")

@@ -1,0 +1,94 @@
+"""One sentence that says what a run achieved, computed from its rows."""
+
+from .results import HOLE, METRICS, split_metric
+from .table import format_value, is_published
+
+
+def headline(rows: list[dict]) -> str:
+    """The student with fewest calls against the teacher at as many calls and at its most.
+
+    The metric is the first of METRICS the student has, in the hole where it was taken. Only rows
+    over the same number of images are compared, since a distance depends on that number. Without
+    a student the teacher's best row is told; without rows, that there are no results.
+    """
+    rows = [row for row in rows if not is_published(row) and row["model"] != "source"]
+    students = [row for row in rows if row["model"] == "student"]
+    own = students or [row for row in rows if row["model"] == "teacher"] or rows
+    key = next((key for key in _keys() if any(row.get(key) is not None for row in own)), None)
+    if key is None:
+        return "No model has been measured yet."
+    own = [row for row in own if row.get(key) is not None]
+    if not students:
+        best = _best(own, key)
+        return f"{_name(best)}: {_metric(key)} {format_value(rows, key, best[key])}."
+    student = _best([row for row in own if row["nfe"] == min(row["nfe"] for row in own)], key)
+    sentence = f"{_name(student)}: {_metric(key)} {format_value(rows, key, student[key])}"
+    teachers = [
+        row
+        for row in rows
+        if row["model"] == "teacher"
+        and row.get(key) is not None
+        and row.get("images") == student.get("images")
+    ]
+    if not teachers:
+        return sentence + "."
+    parts = []
+    equal = [row for row in teachers if row["nfe"] == student["nfe"]]
+    most = [row for row in teachers if row["nfe"] == max(row["nfe"] for row in teachers)]
+    if equal:
+        teacher = _best(equal, key)
+        parts.append(f"{_against(student, teacher, key)} the teacher's {_calls(teacher)}")
+    if most[0]["nfe"] > student["nfe"]:
+        teacher = _best(most, key)
+        whose = "its" if parts else "the teacher's"
+        parts.append(f"{_against(student, teacher, key)} {whose} {_calls(teacher)}")
+        sentence += ", " + ", ".join(parts)
+        speed = _speed(student, teacher)
+        if speed:
+            sentence += f", and {speed}" + (" than the latter" if equal else "")
+        return sentence + "."
+    return ", ".join([sentence, *parts]) + "."
+
+
+def _against(row: dict, other: dict, key: str) -> str:
+    """How the value stands to the other one: "31% below", "1.20 dB above", "level with"."""
+    value, base = row[key], other[key]
+    metric, _ = split_metric(key)
+    word = "above" if value > base else "below"
+    if metric.unit or base <= 0:
+        text = f"{abs(value - base):.{2 if metric.decimals is None else metric.decimals}f}"
+        return "level with" if float(text) == 0 else f"{text} {metric.unit}".rstrip() + f" {word}"
+    if value > 2 * base:
+        return f"{value / base:.1f} times"
+    change = abs(value / base - 1)
+    return "level with" if change < 0.005 else f"{change:.0%} {word}"
+
+
+def _speed(row: dict, other: dict) -> str:
+    if not row.get("seconds_per_image") or not other.get("seconds_per_image"):
+        return ""
+    ratio = other["seconds_per_image"] / row["seconds_per_image"]
+    word, ratio = ("faster", ratio) if ratio >= 1 else ("slower", 1 / ratio)
+    return f"{ratio:.0f}x {word}" if ratio >= 9.95 else f"{ratio:.1f}x {word}"
+
+
+def _best(rows: list[dict], key: str) -> dict:
+    metric, _ = split_metric(key)
+    return (max if metric.higher_is_better else min)(rows, key=lambda row: row[key])
+
+
+def _keys() -> list[str]:
+    return [name + suffix for name in METRICS for suffix in (HOLE, "")]
+
+
+def _metric(key: str) -> str:
+    metric, in_hole = split_metric(key)
+    return metric.name + (" (hole)" if in_hole else "")
+
+
+def _name(row: dict) -> str:
+    return f"{row['model'].capitalize()}, {_calls(row)}"
+
+
+def _calls(row: dict) -> str:
+    return "1 call" if row["nfe"] == 1 else f"{row['nfe']} calls"

@@ -1,0 +1,364 @@
+"""report.html: one self-contained page of a run's results, pictures, curves and settings."""
+
+import base64
+import html
+import json
+import os
+import struct
+from pathlib import Path
+
+from . import curves
+from .files import write_atomic
+from .headline import headline
+from .page import SCRIPT, STYLE
+from .results import HOLE, METRICS, read_metrics, read_results, split_metric
+from .table import Column, footnotes, is_published, make_columns, sort_rows
+
+# Nothing may be fetched: the browser itself holds the page to being self-contained.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_SMALL = 256  # pixels; images up to this wide are enlarged with sharp pixels
+_STAGES = ("train", "distill")
+escape = html.escape
+
+
+def build_report(workdir: str | os.PathLike) -> Path:
+    """Write `workdir`/report.html from what the run has left so far; its path.
+
+    Reads config.json, metrics.jsonl, results.json and the PNGs they name (design.md 5). What is
+    missing or unreadable is said in the report and is no error, so a run that only trained, or was
+    killed, has a report too. Raises FileNotFoundError where `workdir` is no directory.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"{workdir} is no directory: give the WORKDIR of a run.")
+    results, problem = _load(workdir / "results.json", read_results)
+    config, config_problem = _load(workdir / "config.json", _read_config)
+    stages, skipped = {}, 0
+    if (workdir / "metrics.jsonl").is_file():
+        stages, skipped = read_metrics(workdir / "metrics.jsonl")
+    title = results["title"] if results else f"Run {workdir.resolve().name}"
+    body = [_top(title, results)]
+    if results:
+        rows = sort_rows(results["rows"])
+        body += [_results(rows, results["measured"]), _quality(rows)]
+        body += [_comparisons(workdir, results.get("comparisons", []))]
+        body += [_pictures(workdir, results.get("pictures", []))]
+    else:
+        body.append(_missing(problem or "No results yet: the evaluate stage has not finished."))
+    body.append(_training(workdir, stages, skipped))
+    if results:
+        body.append(_measured(results["measured"]))
+    body.append(_config(config, config_problem))
+    page = (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        + "\n".join(part for part in body if part)
+        + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
+    )
+    return write_atomic(workdir / "report.html", page.encode())
+
+
+def _top(title: str, results: dict | None) -> str:
+    if results is None:
+        return f'<header><p class="kicker">jax_bridges</p><h1>{escape(title)}</h1></header>'
+    measured = results["measured"]
+    facts = [
+        f"{measured['images']:,} images of {_size(measured['size'])}",
+        measured["date"].replace("T", " ")[:16],
+        measured["machine"],
+    ]
+    return (
+        f'<header><p class="kicker">{escape(results["task"])} · {escape(results["dataset"])}</p>\n'
+        f"<h1>{escape(title)}</h1>\n"
+        f'<p class="headline">{escape(headline(results["rows"]))}</p>\n'
+        f'<p class="facts">{escape(" · ".join(facts))}</p></header>'
+    )
+
+
+def _results(rows: list[dict], measured: dict) -> str:
+    if not rows:
+        return "<h2>Results</h2>\n" + _missing("results.json holds no rows.")
+    columns = make_columns(rows)
+    body = []
+    for index, row in enumerate(rows):
+        cells = "".join(_cell(column, index, row) for column in columns)
+        published = is_published(row)
+        attributes = ' class="published"' if published else ""
+        if published and row.get("reference"):
+            attributes += f' title="{escape(row["reference"])}"'
+        body.append(f"<tr{attributes}>{cells}</tr>")
+    notes = footnotes(rows, columns, "Bold:")
+    used = {split_metric(column.key)[0].name for column in columns if split_metric(column.key)}
+    if "FD-Lite0" in used:
+        notes += (
+            " FD-Lite0: the Fréchet distance between features of EfficientNet-Lite0; it ranks "
+            "the rows of one report and is not comparable with published distances."
+        )
+    references = dict.fromkeys(row["reference"] for row in rows if row.get("reference"))
+    if references:
+        notes += f" Published numbers: {'; '.join(references)}."
+    return (
+        '<h2>Results</h2>\n<div class="scroll"><table class="results">\n<thead>'
+        f"{_groups(columns, measured)}<tr>{''.join(map(_head, columns))}</tr></thead>\n<tbody>\n"
+        + "\n".join(body)
+        + f'\n</tbody></table></div>\n<p class="note">{escape(notes)}</p>'
+    )
+
+
+def _groups(columns: list[Column], measured: dict) -> str:
+    """A first header row that says which columns look at the hole and which at whole images."""
+    if not any(column.region for column in columns):
+        return ""
+    names = {"hole": measured.get("region") or "hole", "image": "whole image", "": ""}
+    cells = []
+    start = 0
+    for stop in range(1, len(columns) + 1):
+        if stop == len(columns) or columns[stop].region != columns[start].region:
+            name = escape(names[columns[start].region])
+            inner = f"<span>{name}</span>" if name else ""
+            tag = "th" if name else "td"
+            cells.append(f'<{tag} colspan="{stop - start}">{inner}</{tag}>')
+            start = stop
+    return f'<tr class="group">{"".join(cells)}</tr>'
+
+
+def _head(column: Column) -> str:
+    first = "descending" if column.arrow == "↑" else "ascending"
+    kind = ' class="number"' if column.numeric else ""
+    name = f"{escape(column.name)} {column.arrow}".rstrip()
+    return (
+        f'<th scope="col"{kind} data-first="{first}"><button type="button">{name}'
+        f"<small>{escape(column.unit)}</small></button></th>"
+    )
+
+
+def _cell(column: Column, index: int, row: dict) -> str:
+    value, text = column.values[index], escape(column.texts[index])
+    if column.key == "nfe" and isinstance(value, str):
+        value = "".join(filter(str.isdigit, value))
+    value = "" if value is None else escape(str(value))
+    kinds = ["number"] * column.numeric + ["best"] * column.best[index]
+    kind = f' class="{" ".join(kinds)}"' if kinds else ""
+    if column.key == "model":
+        known = row["model"] in ("source", "teacher", "student")
+        style = f' style="background:var(--{row["model"]})"' if known else ""
+        text = f'<span class="dot"{style}></span>{text}'
+    return f'<td{kind} data-value="{value}">{text}</td>'
+
+
+def _quality(rows: list[dict]) -> str:
+    keys = [name + HOLE for name in METRICS] + list(METRICS)
+    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
+    holes = [key for key in keys if key.endswith(HOLE)]
+    # A distance and a distortion tell two sides of one story; more charts would hide it.
+    shown = [key for key in holes or keys if key.removesuffix(HOLE) in ("fd_lite0", "psnr")]
+    charts = [
+        curves.quality_chart(rows, cost, key, legend=False)
+        for key in shown
+        for cost in ("nfe", "seconds_per_image")
+    ]
+    if not any(charts):
+        return ""
+    series = {each.label: each for key in shown for each in curves.quality_series(rows, "nfe", key)}
+    return (
+        "<h2>Quality against cost</h2>\n"
+        + curves.legend(list(series.values()))
+        + f'\n<div class="charts">{_figures(charts)}</div>'
+    )
+
+
+def _comparisons(workdir: Path, comparisons: list[dict]) -> str:
+    picker, strips, problems = [], [], []
+    for item in comparisons:
+        figures = []
+        for name, path in item["images"].items():
+            image = _image(workdir, path, f"{item['label']}: {name}", name)
+            if image is None:
+                problems.append(path)
+            else:
+                figures.append(f"<figure>{image}<figcaption>{escape(name)}</figcaption></figure>")
+        if figures:
+            radio = f'<input type="radio" name="comparison"{"" if strips else " checked"}>'
+            picker.append(f"<label>{radio}{escape(item['label'])}</label>")
+            strips.append(f'<div class="strip">{"".join(figures)}</div>')
+    if not strips:
+        return _lost(problems)
+    return f"""<h2>Compare</h2>
+<p class="note">Drag across the picture, or use the arrow keys, to wipe from one version to the
+other.</p>
+<div id="compare">
+<fieldset class="picker" data-script hidden aria-label="Image">{"".join(picker)}</fieldset>
+<div class="compare">
+<div data-script hidden>
+<div class="stage"><img data-role="back" alt=""><img data-role="front" alt=""><i></i>
+<span class="left"></span><span class="right"></span>
+<input type="range" min="0" max="100" value="50" aria-label="Share of the left version"></div>
+<p class="controls"><label>Left <select></select></label>
+<label>Right <select></select></label></p>
+</div>
+<div>{"".join(strips)}</div>
+</div>
+</div>
+{_lost(problems)}"""
+
+
+def _pictures(workdir: Path, paths: list[str], heading: str = "<h2>Pictures</h2>") -> str:
+    figures, problems = [], []
+    for path in paths:
+        image = _image(workdir, path, Path(path).stem)
+        if image is None:
+            problems.append(path)
+        else:
+            caption = f"<figcaption>{escape(path)}</figcaption>"
+            figures.append(f'<figure class="picture">{image}{caption}</figure>')
+    if not figures:
+        return _lost(problems)
+    return "\n".join([heading, *figures, _lost(problems)])
+
+
+def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str:
+    out = ["<h2>Training</h2>"]
+    if not stages:
+        out.append(_missing("metrics.jsonl holds no steps: nothing was trained in this directory."))
+    for stage in sorted(stages, key=lambda name: (name not in _STAGES, name != "train")):
+        records = stages[stage]
+        keys = [key for key in dict.fromkeys(k for r in records for k in r) if key != "step"]
+        losses = [key for key in keys if key.endswith("loss")]
+        others = [key for key in keys if key not in losses and key != "seconds"]
+        facts = f"{records[-1]['step']:,} steps"
+        speeds = sorted(filter(_is_number, (each.get("images_per_second") for each in records)))
+        if speeds:
+            facts += f", median {speeds[len(speeds) // 2]:,.4g} images/s"
+        out.append(f'<h3>{escape(stage)} <span class="facts">{facts}</span></h3>')
+        main = [curves.step_chart(records, key, stage) for key in losses]
+        more = [curves.step_chart(records, key, stage) for key in others]
+        if any(main):
+            out.append(f'<div class="charts">{_figures(main)}</div>')
+        else:
+            out.append(_missing("Too few steps for a loss curve."))
+        if any(more):
+            out.append(
+                "<details><summary>Speed, gradients and more</summary>"
+                f'<div class="charts">{_figures(more)}</div></details>'
+            )
+        # The newest sample: the highest step, which is not the last name in alphabetical order.
+        names = [path.name for path in workdir.glob(f"samples/{_plain(stage)}-*.png")]
+        if names:
+            newest = max(names, key=lambda name: (len(name), name))
+            out.append(_pictures(workdir, [f"samples/{newest}"], ""))
+    if skipped:
+        lines = "1 unreadable line" if skipped == 1 else f"{skipped} unreadable lines"
+        out.append(f'<p class="note">Left out of metrics.jsonl: {lines}.</p>')
+    return "\n".join(out)
+
+
+def _measured(measured: dict) -> str:
+    items = {
+        "Command": f"<code>{escape(measured['command'])}</code>",
+        "Images": f"{measured['images']:,} of {_size(measured['size'])} pixels",
+        "Hole metrics": escape(measured.get("region", "")),
+        "Machine": escape(measured["machine"]),
+        "Date": escape(measured["date"]),
+        "Versions": escape(
+            ", ".join(f"{name} {version}" for name, version in measured.get("versions", {}).items())
+        ),
+    }
+    known = ("command", "images", "size", "region", "machine", "date", "versions")
+    for key, value in measured.items():
+        if key not in known:
+            items[escape(key.replace("_", " ").capitalize())] = escape(_value(value))
+    lines = "".join(f"<dt>{name}</dt><dd>{text}</dd>\n" for name, text in items.items() if text)
+    return f"<h2>How it was measured</h2>\n<dl>\n{lines}</dl>"
+
+
+def _config(config: dict | None, problem: str | None) -> str:
+    if config is None:
+        return "<h2>Configuration</h2>\n" + _missing(problem or "There is no config.json.")
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for key, value in _flatten(config):
+        groups.setdefault(key.split(".")[0] if "." in key else "", []).append((key, value))
+    tables = ""
+    for group in groups.values():
+        lines = [
+            f"<tr><td>{escape(key)}</td><td><code>{escape(value)}</code></td></tr>"
+            for key, value in group
+        ]
+        tables += f"<table>{''.join(lines)}</table>\n"
+    return (
+        "<h2>Configuration</h2>\n<details><summary>All settings, as resolved; change one with "
+        "<code>--config.KEY=VALUE</code></summary>\n"
+        f'<div class="config">{tables}</div></details>'
+    )
+
+
+def _image(workdir: Path, path: str, alt: str, name: str = "") -> str | None:
+    """An <img> with the PNG inside it; None where the file is missing or no PNG."""
+    try:
+        data = (workdir / path).read_bytes()
+    except OSError:
+        return None
+    if not data.startswith(_PNG) or len(data) < 24:
+        return None
+    width, height = struct.unpack(">II", data[16:24])
+    text = base64.b64encode(data).decode()
+    attributes = f' data-name="{escape(name)}"' if name else ""
+    attributes += ' class="small"' if width <= _SMALL and name else ""
+    return (
+        f'<img width="{width}" height="{height}" alt="{escape(alt)}"{attributes} '
+        f'src="data:image/png;base64,{text}">'
+    )
+
+
+def _load(path: Path, read):
+    """(content, None), or (None, what is wrong); a file that is not there is not wrong."""
+    try:
+        return (read(path), None) if path.is_file() else (None, None)
+    except (OSError, ValueError) as error:
+        return None, f"{path.name} could not be used: {error}"
+
+
+def _read_config(path: Path) -> dict:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(config, dict):
+        raise ValueError("it must hold a JSON object")
+    return config
+
+
+def _flatten(config: dict, prefix: str = ""):
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _value(value)
+
+
+def _value(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _figures(charts: list[str]) -> str:
+    return "\n".join(f"<figure>{chart}</figure>" for chart in charts if chart)
+
+
+def _lost(paths: list[str]) -> str:
+    return _missing(f"Missing or not a PNG: {', '.join(paths)}.") if paths else ""
+
+
+def _missing(text: str) -> str:
+    return f'<p class="missing">{escape(text)}</p>'
+
+
+def _size(size: list[int]) -> str:
+    return f"{size[0]}x{size[1]}"
+
+
+def _plain(name: str) -> str:
+    """A stage's name as part of a file pattern."""
+    return "".join(letter if letter.isalnum() or letter in "_-" else "?" for letter in name)
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and value == value

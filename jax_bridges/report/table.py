@@ -1,0 +1,205 @@
+"""The table of results: one layout of columns, printed for a terminal, Markdown or the report."""
+
+import math
+from dataclasses import dataclass
+
+from .results import HOLE, METRICS, split_metric
+
+MODEL_ORDER = {"source": 0, "teacher": 1, "student": 2}
+PUBLISHED = "†"
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: `values` as stored (None: missing), `texts` as shown, `best`: to be marked."""
+
+    key: str
+    name: str
+    region: str  # "hole", "image" (where hole columns exist too) or ""
+    unit: str
+    arrow: str  # "↑" higher is better, "↓" lower is better, "" neither
+    values: tuple
+    texts: tuple[str, ...]
+    best: tuple[bool, ...]
+    numeric: bool = True
+
+
+def sort_rows(rows: list[dict]) -> list[dict]:
+    """Rows by model (source, teacher, student, others), sampler, NFE; published rows last."""
+    return sorted(
+        rows,
+        key=lambda row: (
+            is_published(row),
+            MODEL_ORDER.get(row["model"], len(MODEL_ORDER)),
+            row["model"] if row["model"] not in MODEL_ORDER else "",
+            row["sampler"],
+            nfe_number(row),
+        ),
+    )
+
+
+def make_columns(rows: list[dict]) -> list[Column]:
+    """Columns for `rows` (schema in results.py), in the order they are given.
+
+    Hole metrics come before whole-image ones, since known pixels drown the difference there. The
+    best measured value of a metric is marked, with every value that prints the same; source and
+    published rows never are. Columns no row fills are left out, as is `images` where all agree.
+    """
+    names = [row["model"] + (f" {PUBLISHED}" if is_published(row) else "") for row in rows]
+    nfe = [row.get("nfe") for row in rows]
+    columns = [
+        _text_column("model", "Model", names),
+        _text_column("sampler", "Sampler", [row["sampler"] for row in rows]),
+        _plain("nfe", "NFE", nfe, [MISSING if value is None else str(value) for value in nfe]),
+    ]
+    present = {key for row in rows for key, value in row.items() if value is not None}
+    holes = any(key.endswith(HOLE) and split_metric(key) for key in present)
+    for suffix in (HOLE, ""):
+        for name, metric in METRICS.items():
+            if name + suffix not in present:
+                continue
+            region = ("hole" if suffix else "image") if holes else ""
+            values = [row.get(name + suffix) for row in rows]
+            texts = tuple(format_value(rows, name + suffix, value) for value in values)
+            best = _best(rows, values, texts, metric.higher_is_better)
+            arrow = "↑" if metric.higher_is_better else "↓"
+            head = (name + suffix, metric.name, region, metric.unit, arrow)
+            columns.append(Column(*head, tuple(values), texts, best))
+    columns += _time_column(rows) if "seconds_per_image" in present else []
+    images = [row.get("images") for row in rows]
+    if len({value for value in images if value is not None}) > 1:
+        texts = [MISSING if value is None else f"{value}" for value in images]
+        columns.append(_plain("images", "Images", images, texts))
+    return columns
+
+
+def format_table(rows: list[dict], markdown: bool = False) -> str:
+    """The rows as an aligned terminal table or, for a README, as a Markdown one.
+
+    Rows follow results.py's schema and are sorted by `sort_rows`. The best measured value of each
+    metric is marked (`*`, bold in Markdown) and a last line explains the signs that occur.
+    """
+    if not rows:
+        return "no results"
+    rows = sort_rows(rows)
+    columns = make_columns(rows)
+    return _markdown(rows, columns) if markdown else _terminal(rows, columns)
+
+
+def footnotes(rows: list[dict], columns: list[Column], best: str) -> str:
+    """The line under a table; `best` says how the best value is marked."""
+    notes = [f"{best} best of its column"] if any(any(column.best) for column in columns) else []
+    if any(column.arrow for column in columns):
+        notes.append("↑ higher is better, ↓ lower is better")
+    notes.append("NFE: network calls per image")
+    images = {row["images"] for row in rows if row.get("images")}
+    if len(images) == 1:
+        notes.append(f"{images.pop():,} images per row")
+    if any(is_published(row) for row in rows):
+        notes.append(f"{PUBLISHED} published by others, not measured here")
+    if any(MISSING in column.texts for column in columns):
+        notes.append(f"{MISSING} not measured")
+    return "; ".join(notes) + "."
+
+
+def format_value(rows: list[dict], key: str, value: float | None) -> str:
+    """A metric's value with the digits it has in the table of `rows`."""
+    metric, _ = split_metric(key)
+    decimals = metric.decimals
+    if decimals is None:
+        decimals = _decimals([row.get(key) for row in rows], 3)
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def is_published(row: dict) -> bool:
+    """Whether the row's numbers come from a paper and not from this run."""
+    return row.get("source") == "published"
+
+
+def nfe_number(row: dict) -> float:
+    """The row's NFE as a number; published text such as ">=40" counts as 40, absent as 0."""
+    nfe = row.get("nfe")
+    if isinstance(nfe, str):
+        nfe = int("".join(filter(str.isdigit, nfe)) or 0)
+    return nfe or 0
+
+
+def _terminal(rows: list[dict], columns: list[Column]) -> str:
+    table = []
+    for column in columns:
+        texts = [
+            text + ("*" if best else " ") if any(column.best) else text
+            for text, best in zip(column.texts, column.best, strict=True)
+        ]
+        # Digits line up under the header's last letter, so the star hangs one place to the right.
+        tail = " " if any(column.best) else ""
+        second = ", ".join(part for part in (column.region, column.unit) if part)
+        head = [_title(column) + tail, second + tail]
+        width = max(map(len, head + texts))
+        pad = str.rjust if column.numeric else str.ljust
+        table.append([pad(cell, width) for cell in head + texts])
+    lines = ["  ".join(cells).rstrip() for cells in zip(*table, strict=True)]
+    if not lines[1]:
+        del lines[1]
+    lines.insert(len(lines) - len(rows), "─" * max(map(len, lines)))
+    return "\n".join([*lines, footnotes(rows, columns, "*")])
+
+
+def _markdown(rows: list[dict], columns: list[Column]) -> str:
+    table = []
+    for column in columns:
+        title = _title(column)
+        title += f" ({column.region})" if column.region else ""
+        title += f", {column.unit}" if column.unit else ""
+        cells = [title, "--:" if column.numeric else ":--"]
+        for text, best in zip(column.texts, column.best, strict=True):
+            text = text.replace("|", "\\|")
+            cells.append(f"**{text}**" if best else text)
+        table.append(cells)
+    lines = ["| " + " | ".join(cells) + " |" for cells in zip(*table, strict=True)]
+    return "\n".join([*lines, "", footnotes(rows, columns, "**bold**:")])
+
+
+def _title(column: Column) -> str:
+    return f"{column.name} {column.arrow}".rstrip()
+
+
+def _time_column(rows: list[dict]) -> list[Column]:
+    values = [row.get("seconds_per_image") for row in rows]
+    scaled = [value for value in values if value]
+    factor, unit = (1e3, "ms/image") if scaled and min(scaled) < 0.1 else (1, "s/image")
+    shown = [None if value is None else value * factor for value in values]
+    decimals = _decimals(shown, 2)
+    texts = tuple(MISSING if value is None else f"{value:.{decimals}f}" for value in shown)
+    best = _best(rows, values, texts, higher_is_better=False)
+    return [Column("seconds_per_image", "Time", "", unit, "↓", tuple(values), texts, best)]
+
+
+def _best(rows, values, texts, higher_is_better) -> tuple[bool, ...]:
+    rivals = [
+        index
+        for index, (row, value) in enumerate(zip(rows, values, strict=True))
+        if value is not None and row["model"] != "source" and not is_published(row)
+    ]
+    if len(rivals) < 2:  # one value is no contest
+        return (False,) * len(rows)
+    winner = (max if higher_is_better else min)(rivals, key=lambda index: values[index])
+    return tuple(index in rivals and texts[index] == texts[winner] for index in range(len(rows)))
+
+
+def _decimals(values, digits: int) -> int:
+    """Decimals that leave `digits` significant digits to the smallest non-zero value."""
+    sizes = [abs(value) for value in values if value]
+    if not sizes:
+        return 1
+    return min(6, max(0, digits - 1 - math.floor(math.log10(min(sizes)))))
+
+
+def _text_column(key: str, name: str, texts: list[str]) -> Column:
+    return _plain(key, name, texts, texts, numeric=False)
+
+
+def _plain(key: str, name: str, values, texts, numeric: bool = True) -> Column:
+    best = (False,) * len(texts)
+    return Column(key, name, "", "", "", tuple(values), tuple(texts), best, numeric)

@@ -1,0 +1,79 @@
+"""Samplers as functions. `SAMPLERS` holds those that turn a teacher's denoiser into images.
+
+An entry is used as `SAMPLERS[name](denoise, bridge, xT, nfe, keys, **knobs)`; it has its own
+grid.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from jax_bridges.choices import look_up
+from jax_bridges.samplers.ancestral import sample_ancestral
+from jax_bridges.samplers.budget import Sampler, count_calls
+from jax_bridges.samplers.dbim import sample_dbim, sample_dbim_high_order
+from jax_bridges.samplers.few_step import sample_few_step
+from jax_bridges.samplers.heun import heun_calls, sample_heun
+from jax_bridges.samplers.sde import (
+    ode_heun_calls,
+    sample_ode_euler,
+    sample_ode_heun,
+    sample_sde_euler,
+)
+from jax_bridges.times import angle_grid, dbim_grid, karras_grid, uniform_grid
+
+
+def _dbim(name: str, sample) -> Sampler:
+    """DBIM's entries: as many calls as times, two at least."""
+    return Sampler(
+        name, sample, dbim_grid, count=lambda times, **_: len(times), least=lambda **_: 2
+    )
+
+
+_ENTRIES = [
+    Sampler("ancestral", sample_ancestral, uniform_grid),
+    Sampler("sde_euler", sample_sde_euler, uniform_grid),
+    Sampler("ode_euler", sample_ode_euler, angle_grid),
+    Sampler(
+        "ode_heun",
+        sample_ode_heun,
+        angle_grid,
+        steps=lambda nfe, **_: (nfe + 1) // 2,
+        count=lambda times, **_: ode_heun_calls(times),
+    ),
+    Sampler(
+        "heun",
+        sample_heun,
+        karras_grid,
+        steps=lambda nfe, churn=0.33, **_: (nfe + 1) // (2 if churn is None else 3),
+        count=lambda times, churn=0.33, **_: heun_calls(times, churn),
+        least=lambda churn=0.33, **_: 3 if churn is None else 5,
+    ),
+    _dbim("dbim", sample_dbim),
+    _dbim("dbim2", functools.partial(sample_dbim_high_order, order=2)),
+    _dbim("dbim3", functools.partial(sample_dbim_high_order, order=3)),
+]
+SAMPLERS = {entry.name: entry for entry in _ENTRIES}
+
+
+def make_sampler(name: str) -> Sampler:
+    """The sampler called `name`; an unknown name is a ValueError that lists the known ones."""
+    return look_up("sampler", SAMPLERS, name)
+
+
+__all__ = [
+    "SAMPLERS",
+    "Sampler",
+    "count_calls",
+    "heun_calls",
+    "make_sampler",
+    "ode_heun_calls",
+    "sample_ancestral",
+    "sample_dbim",
+    "sample_dbim_high_order",
+    "sample_few_step",
+    "sample_heun",
+    "sample_ode_euler",
+    "sample_ode_heun",
+    "sample_sde_euler",
+]

@@ -1,0 +1,84 @@
+"""A sampler with what it costs: the grid for a budget of network calls, and their count."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.keys import Keys
+from jax_bridges.typing import Array, Denoiser
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """A sampler that knows its own grid.
+
+    Attributes:
+      sample: `sample(denoise, bridge, xT, times, keys, **knobs) -> x0`.
+      steps: `steps(nfe, **knobs)`, the `n` of the largest grid within the budget.
+      make_grid: `make_grid(bridge, n)`, descending times.
+      count: `count(times, **knobs)`, network calls of a sample on these times.
+      least: `least(**knobs)`, the smallest budget.
+      name: its name in `SAMPLERS`.
+    """
+
+    name: str
+    sample: Callable[..., Any]
+    make_grid: Callable[[Bridge, int], np.ndarray]
+    steps: Callable[..., int] = lambda nfe, **_: nfe
+    count: Callable[..., int] = lambda times, **_: len(times) - 1
+    least: Callable[..., int] = lambda **_: 1
+
+    def grid(self, bridge: Bridge, nfe: int, **knobs) -> np.ndarray:
+        """The largest grid within `nfe` calls; ValueError below the structural minimum."""
+        least = self.least(**knobs)
+        if nfe < least:
+            raise ValueError(
+                f"The sampler '{self.name}' needs at least {least} network calls an image; "
+                f"nfe = {nfe} was asked for."
+            )
+        return self.make_grid(bridge, self.steps(nfe, **knobs))
+
+    def calls(self, times: Array, **knobs) -> int:
+        """Exact number of network calls an image on these times."""
+        return self.count(times, **knobs)
+
+    def __call__(
+        self, denoise: Denoiser, bridge: Bridge, xT: Array, nfe: int, keys: Keys, **knobs
+    ) -> Array:
+        """Samples x_0 `[B, H, W, C]` with at most `nfe` calls of `denoise`.
+
+        The grid is made on the host, so the bridge must be concrete, not traced.
+        """
+        return self.sample(denoise, bridge, xT, self.grid(bridge, nfe, **knobs), keys, **knobs)
+
+
+class CallCounter:
+    """Wraps a denoiser and counts how often it really runs, also inside `jit` and `scan`.
+
+    `counter = CallCounter(denoise)`; use it as the denoiser; read `counter.calls()`.
+    """
+
+    def __init__(self, denoise: Callable[..., Array]):
+        self._denoise = denoise
+        self._calls = 0
+
+    def __call__(self, *inputs) -> Array:
+        jax.debug.callback(self._add)
+        return self._denoise(*inputs)
+
+    def _add(self) -> None:
+        self._calls += 1
+
+    def calls(self) -> int:
+        """Runs so far; waits for what is still on its way."""
+        jax.effects_barrier()
+        return self._calls
+
+
+count_calls = CallCounter

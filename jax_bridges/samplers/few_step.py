@@ -1,0 +1,55 @@
+"""Sampling from a distilled student: a handful of calls, the last of which is the answer."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.keys import Keys, normal
+from jax_bridges.samplers.checks import precise_times
+from jax_bridges.typing import Array, Generator
+
+
+def sample_few_step(
+    generate: Generator,
+    bridge: Bridge,
+    xT: Array,
+    times: Array,
+    keys: Keys,
+    *,
+    clip: bool = False,
+    return_path: bool = False,
+) -> Array | tuple[Array, Array]:
+    """Alternates x0_hat = G(x_t, t, x_T, z) with posterior draws of x_s (IBMD sec. 3.5).
+
+    Args:
+      generate: the student, `x0_hat = generate(x_t, t, x_T, z)`.
+      bridge: the bridge it was distilled on.
+      xT: `[B, H, W, C]` corrupted images.
+      times: `[nfe]` descending, T first (`times.student_grid`); traced.
+      keys: `[B]` keys, or saved noise; draw 2k is the student's z, 2k + 1 the posterior's noise.
+      clip: clamps the answer to [-1, 1].
+      return_path: also returns the nfe predictions, `[nfe, B, H, W, C]`.
+
+    Returns:
+      x_0 `[B, H, W, C]`, the prediction of the last call.
+    """
+    chex.assert_rank(times, 1)
+    times = precise_times(times, xT)
+    nfe = times.shape[0]
+
+    def call(carry: tuple[Array, Array], k: Array):
+        x, x0_hat = carry
+        # Moves from the previous time to this one with the previous answer, except at k = 0.
+        before = times[jnp.maximum(k - 1, 0)]
+        moved = bridge.step(x0_hat, x, before, times[k], normal(keys, 2 * k - 1, x))
+        x = jnp.where(k > 0, moved, x)
+        x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
+        return (x, x0_hat), x0_hat if return_path else None
+
+    (_, x0_hat), path = jax.lax.scan(call, (xT, jnp.zeros_like(xT)), jnp.arange(nfe))
+    if clip:
+        x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
+    return (x0_hat, path) if return_path else x0_hat

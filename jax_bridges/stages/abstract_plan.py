@@ -1,0 +1,230 @@
+"""What a run would cost, from shapes alone: nothing is allocated and no data is opened.
+
+`stages/plan.py` measures the same on the machine that is about to train. Here a network of half a
+billion parameters can be planned, and its steps compiled for a mesh, on a laptop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jax_bridges.stages.distill import distill
+from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.train import train
+from jax_bridges.training import steps
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.system import System
+from jax_bridges.typing import PyTree
+
+# XLA's CPU compiler takes hours to join the all-reduces of half a billion parameters, one by one.
+_LIGHT = {
+    "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage. Bytes are those of one device, FLOPs those of a step over all of them.
+
+    Attributes:
+      name, steps, images: of the stage; images that a step sees.
+      state: parameters, averages, optimiser and, in the second stage, the frozen teacher.
+      flops: by `step_flops`.
+      compiled: what the compiled step needs in all, state included; None where not compiled.
+      seconds: that compiling took.
+    """
+
+    name: str
+    steps: int
+    images: int
+    state: int
+    flops: float
+    compiled: int | None = None
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run: `parameters` of the teacher, `call_flops` of a call on one image, and its stages."""
+
+    parameters: int
+    call_flops: float
+    stages: tuple[StagePlan, ...]
+
+
+def make_plan(config, parallel: Parallel, compiled: bool = False, tell: Callable = print) -> Plan:
+    """Plans both stages of a configuration.
+
+    Args:
+      config: validated.
+      parallel: over the devices to plan for; pretended ones will do.
+      compiled: lowers and compiles both steps too, minutes for a large network. The numbers are
+        those of the platform it is compiled for: XLA's CPU compiler computes bfloat16 in float32
+        and undoes remat, so there they bound an accelerator's from above.
+      tell: is told what is being compiled.
+    """
+    run = abstract_run(config, parallel)
+    teacher = abstract_params(run.system, run.system.teacher)
+    call = call_flops(run.system)
+    plans = []
+    for stage in (train(run), distill(run, teacher)):
+        state, frozen = abstract_state(run, stage)
+        held = bytes_per_device((state, frozen))
+        flops = step_flops(config, stage.name, call)
+        plan = StagePlan(stage.name, stage.steps, stage.images, held, flops)
+        if compiled:
+            tell(f"compiling the step of {stage.name}")
+            start = time.perf_counter()
+            memory = compile_step(run, stage).memory_analysis()
+            total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+            seconds = time.perf_counter() - start
+            plan = dataclasses.replace(plan, compiled=total, seconds=seconds)
+        plans.append(plan)
+    return Plan(sum(leaf.size for leaf in jax.tree.leaves(teacher)), call, tuple(plans))
+
+
+# -- shapes --------------------------------------------------------------------------------------
+class AbstractRun(Run):
+    """A run without folder, data or log, from fresh weights: enough to make its stages."""
+
+    def checkpoints(self, stage: str):
+        """None there."""
+        return SimpleNamespace(latest=lambda: None)
+
+
+def abstract_run(config, parallel: Parallel) -> Run:
+    """A run to plan or to time, of `config`, over the devices of `parallel`."""
+    config = config.copy_and_resolve_references()
+    config.teacher.init = ""  # where weights come from changes no cost
+    return AbstractRun(config, None, System.create(config), parallel, None, None, None, None)
+
+
+def abstract_params(system: System, network) -> PyTree:
+    """Shapes of the parameters of `system.teacher` or `system.student`."""
+    return jax.eval_shape(lambda key: system.init(key, network), jax.random.key(0))
+
+
+def abstract_state(run: Run, stage: Stage) -> tuple[PyTree, PyTree]:
+    """Shapes of a stage's state and frozen parameters, with the shardings they will have."""
+    state = jax.eval_shape(stage.make_state, jax.random.key(0), stage.frozen)
+
+    def place(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    trees = state, stage.frozen
+    return jax.tree.map(place, trees, run.parallel.shardings(trees))
+
+
+def abstract_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of a batch as the loader makes it on the host, not yet split over devices."""
+    system = run.system
+    images = jax.ShapeDtypeStruct((*batch_shape, *system.size, system.channels), jnp.uint8)
+    batch = {"x0": images, "index": jax.ShapeDtypeStruct(batch_shape, jnp.uint32)}
+    if system.corruption.paired:
+        batch["xT"] = images
+    if getattr(system.teacher, "num_classes", 0):
+        batch["label"] = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
+    return batch
+
+
+def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
+    """The stage's step, traced on shapes for the devices of `run.parallel`."""
+    state, frozen = abstract_state(run, stage)
+    axis, devices = stage.batch_axis, run.parallel.devices
+
+    def split(leaf):
+        if run.parallel.mode == "pmap":
+            per_device = leaf.shape[axis] // devices
+            shape = (devices, *leaf.shape[:axis], per_device, *leaf.shape[axis + 1 :])
+            return jax.ShapeDtypeStruct(shape, leaf.dtype)
+        spec = PartitionSpec(*(None,) * axis, ("data", "fsdp"))
+        sharding = NamedSharding(run.parallel.mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
+    # On a CPU the steps unroll their loops, to run faster there: 80 networks long in a paper's row.
+    with mock.patch.object(steps, "_unroll", lambda: False):
+        return stage.step.lower(state, frozen, batch, jax.random.key(0))
+
+
+def compile_step(run: Run, stage: Stage) -> jax.stages.Compiled:
+    """The stage's step, compiled to be looked at; on a CPU without what only makes it fast."""
+    on_cpu = run.parallel.mesh.devices.flat[0].platform == "cpu"
+    return lower(run, stage).compile(compiler_options=_LIGHT if on_cpu else None)
+
+
+def bytes_per_device(tree: PyTree) -> int:
+    """Bytes that one device holds of a tree of shapes with shardings."""
+    leaves = jax.tree.leaves(tree)
+    local = [leaf.update(shape=leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves]
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in local)
+
+
+# -- operations ----------------------------------------------------------------------------------
+def call_flops(system: System) -> float:
+    """Floating-point operations of one network call on one image, by XLA's count."""
+    x = jax.ShapeDtypeStruct((1, *system.size, system.channels), jnp.float32)
+    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
+
+    def call(params, x, t, label):
+        return system.teacher.apply({"params": params}, x, t, x, None, label)
+
+    params = abstract_params(system, system.teacher)
+    return float(jax.jit(call).lower(params, x, t, label).cost_analysis()["flops"])
+
+
+def step_flops(config, stage: str, call: float) -> float:
+    """Operations of a step of "train" or "distill" over all devices, if a call takes `call`.
+
+    A backward pass takes as much as a call for the inputs and as much again for the parameters. XLA
+    cannot count a step, for it counts the body of a loop once. What remat repeats is not counted.
+    """
+    if stage == "train":
+        return 3 * call * config.train.batch
+    distill = config.distill
+    n = distill.student_steps
+    calls = min(n, 2) if distill.roll_out == "random" else n  # to generate x_0
+    trained = n if distill.roll_out == "chain_through" else 1  # of them, with a gradient
+    bridge_net = calls + 3
+    generator = calls + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
+    return (distill.bridge_updates * bridge_net + generator) * call * distill.batch
+
+
+# -- text ----------------------------------------------------------------------------------------
+def describe_plan(config, parallel: Parallel, plan: Plan) -> str:
+    """The plan as a few lines of text."""
+    system = System.create(config)
+    height, width = system.size
+    lines = [
+        f"task       {config.task}: {config.data.name}, {height}x{width}",
+        f"network    {config.network.name}, {plan.parameters / 1e6:.2f}M parameters, "
+        f"{plan.call_flops / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
+        f"devices    {parallel.devices}, {parallel.mode}, large leaves in "
+        f"{parallel.mesh.shape['fsdp']} shards",
+    ]
+    for stage in plan.stages:
+        text = (
+            f"{stage.name:10s} {stage.steps} steps of {stage.images} images, "
+            f"{stage.flops / 1e12:.4g} TFLOP a step; a device holds {stage.state / 2**30:.3g} GiB"
+        )
+        if stage.compiled is not None:
+            platform = parallel.mesh.devices.flat[0].platform
+            text += (
+                f", and {stage.compiled / 2**30:.3g} GiB while it steps "
+                f"(compiled for {platform} in {stage.seconds:.0f} s)"
+            )
+        lines.append(text)
+    total = sum(stage.flops * stage.steps for stage in plan.stages)
+    lines.append(f"training   {total:.3g} FLOP in all")
+    return "\n".join(lines)

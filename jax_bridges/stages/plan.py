@@ -1,0 +1,99 @@
+"""What a run will cost, measured before step 1: parameters, operations, memory, time."""
+
+from __future__ import annotations
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_bridges.stages.run import Run, Stage
+from jax_bridges.typing import PyTree
+
+
+def parameters(tree: PyTree) -> int:
+    """Number of parameters in a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+
+
+def forward_flops(run: Run) -> float:
+    """Floating-point operations of one network call on one image, by the compiler's count."""
+    system = run.system
+    image = jax.ShapeDtypeStruct((1, *system.size, system.channels), jnp.float32)
+    params = jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0))
+
+    def call(params, x, t):
+        return system.teacher.apply({"params": params}, x, t, x, None, jnp.zeros((1,), jnp.int32))
+
+    lowered = jax.jit(call).lower(params, image, jax.ShapeDtypeStruct((1,), jnp.float32))
+    return float(lowered.cost_analysis().get("flops", float("nan")))
+
+
+def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, float]:
+    """Compiles a stage's step and makes a few throw-away steps on random images.
+
+    `stage.step` is the compiled step from here on, so nothing is compiled twice.
+
+    Returns:
+      (seconds a step, bytes a device holds for state and step).
+    """
+    state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
+    shape = (*stage.batch_shape, *run.system.size, run.system.channels)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    batch = {
+        "x0": images,
+        "index": np.arange(stage.images, dtype=np.uint32).reshape(stage.batch_shape),
+    }
+    if "xT" in run.train_data[0]:
+        batch["xT"] = images
+    batch = run.parallel.put(batch, stage.batch_axis)
+    key = run.key(100 + stage.number)
+    compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
+    stage.step = compiled
+    memory = compiled.memory_analysis()
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else float("nan")
+    state, metrics = compiled(state, stage.frozen, batch, key)
+    jax.block_until_ready(metrics)
+    start = time.perf_counter()
+    for _ in range(trials):
+        state, metrics = compiled(state, stage.frozen, batch, key)
+        jax.block_until_ready(metrics)
+    return (time.perf_counter() - start) / trials, held
+
+
+def describe(run: Run, stages: list[tuple[Stage, float, float]]) -> str:
+    """The plan as text.
+
+    Args:
+      stages: (stage, seconds a step, bytes a device) of each stage that is still to train.
+    """
+    system, config = run.system, run.config
+    teacher = jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0))
+    device = jax.devices()[0]
+    lines = [
+        f"task       {config.task}: {run.train_data.name}, {len(run.train_data)} training and "
+        f"{len(run.test_data)} test images of {system.size[0]}x{system.size[1]}",
+        f"network    {config.network.name}, {parameters(teacher) / 1e6:.2f}M parameters, "
+        f"{forward_flops(run) / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
+        f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode}",
+    ]
+    total = 0.0
+    for stage, seconds, held in stages:
+        total += seconds * stage.steps
+        lines.append(
+            f"{stage.name:10s} {stage.steps} steps of {stage.images} images, {1e3 * seconds:.0f} ms a step, "
+            f"{held / 2**20:.0f} MiB a device: about {duration(seconds * stage.steps)}"
+        )
+    if stages:
+        lines.append(f"training   about {duration(total)} in all, then the evaluation")
+    return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units a person would use."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"

@@ -1,0 +1,231 @@
+"""What every stage of a run shares, and the loop that trains."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.data import Loader, Source
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.state import State
+from jax_bridges.training.system import System
+from jax_bridges.typing import Array, PyTree
+
+
+class Stopped(Exception):
+    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved; the same command goes on."""
+
+
+class Diverged(RuntimeError):
+    """Gradients stayed non-finite; the last good checkpoint is kept."""
+
+
+class StopSignal:
+    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second Ctrl-C kills."""
+
+    def __init__(self):
+        self._event = threading.Event()
+
+    def listen(self) -> None:
+        """Installs the handlers (main thread only)."""
+        signal.signal(signal.SIGTERM, self._handle)
+        signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._event.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def is_set(self) -> bool:
+        """Whether a signal has come."""
+        return self._event.is_set()
+
+
+class MetricsLog:
+    """Appends JSON lines to metrics.jsonl, and the same numbers to TensorBoard files beside it."""
+
+    def __init__(self, workdir: Path):
+        from tensorboardX import SummaryWriter
+
+        path = workdir / "metrics.jsonl"
+        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self._lines = open(path, "a", buffering=1)
+        if cut:  # a killed run left half a line: the next one must not join it
+            self._lines.write("\n")
+        self._board = SummaryWriter(str(workdir / "tensorboard"))
+
+    def write(self, stage: str, step: int, **values: float) -> None:
+        """One line; numbers are rounded to 6 digits, and null where they are not finite (JSON has no NaN)."""
+        short = {k: float(f"{v:.6g}") if np.isfinite(v) else None for k, v in values.items()}
+        self._lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
+        for name, value in short.items():
+            if value is not None:
+                self._board.add_scalar(f"{stage}/{name}", value, step)
+
+    def close(self) -> None:
+        """Flushes both."""
+        self._lines.close()
+        self._board.close()
+
+
+@dataclasses.dataclass
+class Run:
+    """One run: its configuration, the folder it leaves behind, and what all stages use."""
+
+    config: Any
+    workdir: Path
+    system: System
+    parallel: Parallel
+    train_data: Source
+    test_data: Source
+    log: MetricsLog
+    stop: StopSignal
+
+    def key(self, purpose: int) -> Array:
+        """Base key of a purpose; stages number theirs."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def checkpoints(self, stage: str) -> Checkpoints:
+        """The checkpoints of a stage."""
+        return Checkpoints(self.workdir / "checkpoints" / stage, self.config.checkpoints_kept)
+
+
+@dataclasses.dataclass
+class Stage:
+    """A stage that trains: what the loop needs to know, and what the plan prints.
+
+    Attributes:
+      name: of the folder under checkpoints/ and of the lines in metrics.jsonl.
+      number: of the stage's stream of randomness.
+      make_state: `make_state(key, frozen) -> State` at step 0.
+      step: wrapped by `parallel.step`.
+      batch_shape: (B,), or (G, B) for a step that makes G updates.
+      steps: length of the stage.
+      max_skipped: steps in a row with a non-finite gradient before the run stops.
+      frozen: parameters the step reads but does not train; shapes until they are known.
+    """
+
+    name: str
+    number: int
+    make_state: Callable[[Array, PyTree], State]
+    step: Callable
+    batch_shape: tuple[int, ...]
+    steps: int
+    max_skipped: int
+    frozen: PyTree = None
+
+    @property
+    def images(self) -> int:
+        """Images that one step sees."""
+        return int(np.prod(self.batch_shape))
+
+    @property
+    def batch_axis(self) -> int:
+        """The axis that is split over devices."""
+        return len(self.batch_shape) - 1
+
+
+def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> State:
+    """Trains a stage from where it stopped to its end; a finished one is only read.
+
+    Args:
+      show: `show(state, step)` saves a picture; called at the end and every `pictures_every` steps.
+
+    Returns:
+      The state at the last step.
+
+    Raises:
+      Stopped: a signal came; everything is saved.
+      Diverged: gradients stayed non-finite.
+    """
+    config, checkpoints = run.config, run.checkpoints(stage.name)
+    state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
+    done = checkpoints.latest() or 0
+    if done:
+        state = checkpoints.restore(state)
+    if done >= stage.steps:
+        print(f"{stage.name}: already done ({done} steps)", flush=True)
+        return state
+    if done:
+        print(f"{stage.name}: going on at step {done} of {stage.steps}", flush=True)
+
+    loader = Loader(run.train_data, stage.batch_shape, config.seed, cache_mb=config.data.cache_mb)
+    key = run.key(100 + stage.number)
+    meta = {"stage": stage.name, "config": json.loads(config.to_json_best_effort())}
+    bar = tqdm(
+        total=stage.steps, initial=done, desc=stage.name, unit="step", mininterval=1.0,
+        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True,
+    )  # fmt: skip
+    try:
+        with loader.iterate(done) as batches:
+            since, at = time.perf_counter(), done
+            for step in range(done, stage.steps):
+                batch = run.parallel.put(next(batches), stage.batch_axis)
+                state, metrics = stage.step(state, stage.frozen, batch, key)
+                now = step + 1
+                bar.update()
+                last = now == stage.steps
+                if now % config.log_every == 0 or last:
+                    values = {k: float(v) for k, v in metrics.items()}  # waits for the device
+                    seconds = time.perf_counter() - since
+                    rate = (now - at) * stage.images / seconds
+                    skipped = _skipped(run, stage, state, checkpoints)
+                    run.log.write(
+                        stage.name, now, **values, skipped=skipped,
+                        images_per_second=rate, seconds_per_step=seconds / (now - at),
+                    )  # fmt: skip
+                    _tell(
+                        bar,
+                        stage,
+                        now,
+                        values["loss"],
+                        rate,
+                        (stage.steps - now) * seconds / (now - at),
+                    )
+                    since, at = time.perf_counter(), now
+                stopping = run.stop.is_set() and not last
+                if now % config.checkpoint_every == 0 or last or stopping:
+                    checkpoints.save(state, meta)
+                if stopping:
+                    raise Stopped(f"{stage.name}: saved at step {now} of {stage.steps}")
+                if last or (config.pictures_every and now % config.pictures_every == 0):
+                    show(state, now)
+                    since, at = time.perf_counter(), now
+    finally:
+        bar.close()
+        checkpoints.close()
+    return state
+
+
+def _tell(bar: tqdm, stage: Stage, step: int, loss: float, rate: float, left: float) -> None:
+    if bar.disable:
+        minutes, seconds = divmod(int(left), 60)
+        progress = f"{stage.name} {step}/{stage.steps}  loss {loss:.4g}  {rate:.0f} img/s"
+        print(f"{progress}  {minutes}:{seconds:02d} left", flush=True)
+    else:
+        bar.set_postfix_str(f"loss {loss:.4g}, {rate:.0f} img/s")
+
+
+def _skipped(run: Run, stage: Stage, state: State, checkpoints: Checkpoints) -> int:
+    """Steps skipped so far over all players; stops the run if they have not ended."""
+    for name, player in state.players.items():
+        in_a_row = int(player.skipped_in_a_row)
+        if in_a_row > stage.max_skipped:
+            saved = checkpoints.latest()
+            kept = f"The checkpoint of step {saved} is kept. " if saved else ""
+            raise Diverged(
+                f"{stage.name}: the last {in_a_row} gradients of the {name} were not finite, more than "
+                f"max_skipped = {stage.max_skipped}. {kept}Lower its learning rate, or use dtype float32."
+            )
+    return sum(int(player.skipped) for player in state.players.values())

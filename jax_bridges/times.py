@@ -1,0 +1,125 @@
+"""Which times a network is trained at, and which a sampler visits."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_bridges.bridges import I2SB, Bridge
+from jax_bridges.choices import look_up
+from jax_bridges.typing import Array
+
+# -- training-time distributions: uniform number u in [0, 1) -> time --------------------------
+
+
+def uniform(bridge: Bridge, u: Array) -> Array:
+    """Uniform on [t_min, T] (DDBM's `real-uniform`); on a table, over its entries (I2SB)."""
+    if isinstance(bridge, I2SB):
+        return jnp.floor(u * bridge.steps) / (bridge.steps - 1)
+    return bridge.t_min + u * (bridge.T - bridge.t_min)
+
+
+def towards_source(bridge: Bridge, u: Array) -> Array:
+    """Denser towards T, where most of the image is undecided: the law of `max` of two uniforms."""
+    return uniform(bridge, jnp.sqrt(u))
+
+
+TRAINING_TIMES = {"uniform": uniform, "towards_source": towards_source}
+
+
+def training_times(name: str, bridge: Bridge, u: Array) -> Array:
+    """Times `[B]` in [t_min, T] from uniform numbers u `[B]` by the distribution called `name`."""
+    return look_up("distribution of training times", TRAINING_TIMES, name)(bridge, u)
+
+
+# -- sampling grids: number of network calls -> descending times [nfe + 1] --------------------
+
+
+def i2sb_steps(nfe: int, steps: int = 1000) -> np.ndarray:
+    """I2SB's ascending table entries `[nfe + 1]`, 0 .. steps - 1.
+
+    Every stride is the same float, added up and rounded half to even, as in the official spacing.
+    """
+    if not 1 <= nfe < steps:
+        raise ValueError(
+            f"I2SB visits 1 to {steps - 1} of its {steps} steps; nfe = {nfe} was asked for."
+        )
+    stride = (steps - 1) / nfe
+    position, entries = 0.0, []
+    for _ in range(nfe + 1):
+        entries.append(round(position))
+        position += stride
+    return np.asarray(entries)
+
+
+def uniform_grid(bridge: Bridge, nfe: int) -> np.ndarray:
+    """Evenly spaced times T = t_0 > ... > t_nfe = t_min, float64 `[nfe + 1]`; I2SB's on a table."""
+    if isinstance(bridge, I2SB):
+        return i2sb_steps(nfe, bridge.steps)[::-1] / (bridge.steps - 1)
+    if nfe < 1:
+        raise ValueError(f"A sampler needs at least one network call; nfe = {nfe} was asked for.")
+    return np.linspace(float(bridge.T), float(bridge.t_min), nfe + 1)
+
+
+def dbim_grid(bridge: Bridge, nfe: int, gap: float = 1e-3) -> np.ndarray:
+    """DBIM's grid, T - gap to t_min, float64 `[nfe]`; with the booting call at T, nfe calls."""
+    if nfe < 2:
+        raise ValueError(f"DBIM needs a booting call and one step: nfe >= 2; {nfe} was asked for.")
+    if isinstance(bridge, I2SB) and nfe >= bridge.steps:
+        raise ValueError(
+            f"DBIM visits each of the {bridge.steps} steps once; nfe = {nfe} was asked for."
+        )
+    return np.linspace(float(bridge.T) - gap, float(bridge.t_min), nfe)
+
+
+def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> np.ndarray:
+    """DDBM's grid from T - gap to t_min, warped by the power rho, then 0; float64 `[n + 1]`.
+
+    `t_i = (t_max^{1/rho} + i/(n-1) (t_min^{1/rho} - t_max^{1/rho}))^rho` (EDM, arXiv 2206.00364,
+    eq. 5).
+    """
+    if n < 2:
+        raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
+    high, low = (float(bridge.T) - gap) ** (1 / rho), float(bridge.t_min) ** (1 / rho)
+    return np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
+
+
+def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
+    """Times T = t_0 > ... > t_n = t_min by `bridge.angle`, warped by rho; float64 `[n + 1]`.
+
+    As `karras_grid`, but in the variable in which all bridges are alike: it suits an ODE on any of
+    them.
+    """
+    if n < 1:
+        raise ValueError(f"A sampler needs at least one step; n = {n} was asked for.")
+    T, t_min = float(bridge.T), float(bridge.t_min)
+    if isinstance(bridge, I2SB):
+        dense = np.linspace(1.0, 0.0, bridge.steps)
+    else:
+        # Dense towards both ends, where the angle can turn as a square root of time.
+        s = np.linspace(1.0, 0.0, 4097)
+        dense = t_min + (T - t_min) * s**4 * (5.0 - 4.0 * s)
+    with jax.ensure_compile_time_eval():  # also from within a traced function
+        angle = np.asarray(bridge.angle(dense), np.float64)
+    high, low = angle[0] ** (1 / rho), angle[-1] ** (1 / rho)
+    warped = (high + np.arange(n + 1) / n * (low - high)) ** rho
+    times = np.interp(-warped, -angle, dense)
+    times[0], times[-1] = dense[0], dense[-1]
+    return times
+
+
+def student_grid(bridge: Bridge, nfe: int, trained: int | None = None) -> np.ndarray:
+    """Times at which a few-step student is called, T = t_N > ... > t_1 > t_min, float64 `[nfe]`.
+
+    With `trained` given, the nfe times are picked evenly among the `trained` ones the student was
+    trained at (IBMD sec. 3.5; the grid's values are not published: evenly spaced here).
+    """
+    trained = nfe if trained is None else trained
+    if not 1 <= nfe <= trained:
+        raise ValueError(
+            f"This student was trained for 1 to {trained} calls; nfe = {nfe} was asked for: "
+            "train it with a larger distill.student_steps."
+        )
+    grid = uniform_grid(bridge, trained)[:-1]
+    return grid[[int(k * trained / nfe) for k in range(nfe)]]

@@ -1,0 +1,60 @@
+"""Optimisers from a configuration: schedule, clipping, and steps that survive a bad batch."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import optax
+
+from jax_bridges.choices import look_up
+from jax_bridges.typing import Array, PyTree
+
+# How each optimiser is made from (learning rate, configuration).
+OPTIMIZERS = {
+    "adam": lambda rate, c: optax.adam(rate, b1=c.b1, b2=c.b2, eps=c.eps),
+    "adamw": lambda rate, c: optax.adamw(
+        rate, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay
+    ),
+    "radam": lambda rate, c: optax.radam(rate, b1=c.b1, b2=c.b2, eps=c.eps),
+}
+
+# How each schedule is made from (peak rate, steps of warm-up, steps in all).
+SCHEDULES = {
+    "constant": lambda peak, warmup, steps: optax.constant_schedule(peak),
+    "cosine": lambda peak, warmup, steps: optax.cosine_decay_schedule(peak, max(steps - warmup, 1)),
+    # I2SB: times 0.99 every 1000 steps.
+    "i2sb": lambda peak, warmup, steps: optax.exponential_decay(peak, 1000, 0.99, staircase=True),
+}
+
+
+def make_schedule(config, steps: int) -> optax.Schedule:
+    """Learning rate by step from `config.schedule`, `.learning_rate` and `.warmup`."""
+    make = look_up("learning-rate schedule", SCHEDULES, config.schedule)
+    after = make(config.learning_rate, config.warmup, steps)
+    if not config.warmup:  # optax would take a warm-up of no steps for a rate of zero
+        return after
+    rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
+    return optax.join_schedules([rise, after], [config.warmup])
+
+
+def make_optimizer(config, steps: int) -> optax.GradientTransformation:
+    """Clipping, then the optimiser; a step with a non-finite gradient changes nothing and is counted.
+
+    Args:
+      config: keys name, learning_rate, schedule, warmup, b1, b2, eps, weight_decay, clip (global norm;
+        0: off).
+      steps: length of the run, for the schedule.
+    """
+    make = look_up("optimiser", OPTIMIZERS, config.name)
+    chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
+    chain.append(make(make_schedule(config, steps), config))
+    # The limit is never reached inside the step: the loop stops the run with a message (stages/loop.py).
+    return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**30)
+
+
+def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
+    """Exponential moving average with warm-up, `decay_k = min(decay, (1 + k) / (10 + k))` (torch-ema).
+
+    Without the warm-up a short run's average is still half the initial weights.
+    """
+    k = step.astype(jnp.float32)
+    return optax.incremental_update(params, ema, 1.0 - jnp.minimum(decay, (1.0 + k) / (10.0 + k)))

@@ -1,0 +1,163 @@
+"""One step, two ways to spread it; the only file with collectives and shardings.
+
+"pmap": the state is replicated, each device takes a slice of the batch, gradients meet in one `pmean`.
+"fsdp": `jit` over a (data, fsdp) mesh; large leaves of the state are sharded over "fsdp" (ZeRO) and the
+compiler places the communication. One device is the 1 x 1 mesh. In neither is there a device axis in
+the state, so a checkpoint of one is a checkpoint of the other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jax_bridges.typing import Array, PyTree
+
+MODES = ("auto", "pmap", "fsdp")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parallel:
+    """How the work is spread.
+
+    Attributes:
+      mode: "pmap" or "fsdp".
+      mesh: ("data", "fsdp") mesh of all devices; under pmap its second axis has length 1.
+      min_shard: leaves with fewer elements are replicated, not sharded.
+    """
+
+    mode: str
+    mesh: Mesh
+    min_shard: int = 2**16
+
+    @classmethod
+    def create(cls, mode: str = "auto", fsdp: int = 1, devices: list | None = None) -> Parallel:
+        """Lays a mesh over the devices.
+
+        Args:
+          mode: "auto" takes pmap on several devices unless the state is to be sharded.
+          fsdp: over how many devices large leaves are sharded; must divide their number.
+          devices: all by default.
+
+        Raises:
+          ValueError: an unknown mode, or a number of shards that does not fit.
+        """
+        devices = jax.devices() if devices is None else devices
+        if mode not in MODES:
+            raise ValueError(f"parallel.mode is '{mode}': choose one of {', '.join(MODES)}.")
+        if mode == "auto":
+            mode = "pmap" if len(devices) > 1 and fsdp == 1 else "fsdp"
+        if mode == "pmap" and fsdp != 1:
+            raise ValueError(
+                "parallel.mode 'pmap' replicates the state: set parallel.fsdp to 1, or mode to 'fsdp'."
+            )
+        if fsdp < 1 or len(devices) % fsdp:
+            raise ValueError(f"parallel.fsdp is {fsdp}: it must divide the {len(devices)} devices.")
+        mesh = Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", "fsdp"))
+        return cls(mode, mesh)
+
+    @property
+    def devices(self) -> int:
+        """Number of devices; a batch must be divisible by it."""
+        return self.mesh.size
+
+    def _named(self, *spec: Any) -> NamedSharding:
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    @property
+    def _axes(self) -> Any:
+        """The mesh axes over which a batch is split."""
+        return ("data", "fsdp")
+
+    def shardings(self, tree: PyTree) -> PyTree:
+        """Shardings for a state given as arrays or shapes: the largest axis that "fsdp" divides."""
+        shards = self.mesh.shape["fsdp"]
+
+        def rule(leaf: Any) -> NamedSharding:
+            if shards == 1 or np.prod(leaf.shape) < self.min_shard:
+                return self._named()
+            fitting = [(n, -i) for i, n in enumerate(leaf.shape) if n % shards == 0]
+            if not fitting:
+                return self._named()
+            axis = -max(fitting)[1]
+            return self._named(*(None,) * axis, "fsdp")
+
+        return jax.tree.map(rule, tree)
+
+    def init(self, make: Callable[..., PyTree], *args: Any) -> PyTree:
+        """`make(*args)`, each leaf born where it belongs: no device ever holds the whole state."""
+        shapes = jax.eval_shape(make, *args)
+        return jax.jit(make, out_shardings=self.shardings(shapes))(*args)
+
+    def put(self, batch: PyTree, axis: int = 0) -> PyTree:
+        """A host batch of numpy arrays on the devices, split along `axis`."""
+        if self.mode == "pmap":
+            n = self.devices
+
+            def split(a: np.ndarray) -> np.ndarray:
+                shape = (*a.shape[:axis], n, a.shape[axis] // n, *a.shape[axis + 1 :])
+                return np.moveaxis(np.asarray(a).reshape(shape), axis, 0)
+
+            sharding = NamedSharding(
+                Mesh(self.mesh.devices.reshape(-1), ("data",)), PartitionSpec("data")
+            )
+            return jax.device_put(jax.tree.map(split, batch), sharding)
+        return jax.device_put(batch, self._named(*(None,) * axis, self._axes))
+
+    def step(self, step: Callable, batch_axis: int = 0) -> Callable:
+        """Wraps `step(state, frozen, batch, key, mean)` into `run(state, frozen, batch, key)`.
+
+        The state is donated. `batch` comes from `put` with the same `batch_axis`.
+        """
+        if self.mode == "pmap":
+            mean = partial(jax.lax.pmean, axis_name="data")
+
+            def local(state, frozen, batch, key):
+                state, metrics = step(state, frozen, batch, key, mean)
+                # Metrics of local losses have been averaged with the gradients: equal on all devices.
+                return state, metrics
+
+            return jax.pmap(
+                local, axis_name="data", in_axes=(None, None, 0, None), out_axes=None,
+                devices=list(self.mesh.devices.reshape(-1)), donate_argnums=0,
+            )  # fmt: skip
+
+        @partial(jax.jit, donate_argnums=0)
+        def run(state, frozen, batch, key):
+            state, metrics = step(state, frozen, batch, key, lambda tree: tree)
+            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
+
+        return run
+
+    def map(self, function: Callable[[PyTree, PyTree, Array], PyTree]) -> Callable:
+        """Wraps `function(params, batch, key) -> arrays [B, ...]` for sampling: a batch in, numpy out.
+
+        The batch is split over the devices along its first axis; params and key go to all of them.
+        """
+        if self.mode == "pmap":
+            # One argument that is a tuple: where the leaves of three arguments happen to be three (no
+            # params, a batch of two), pmap of jax 0.10.2 gives each leaf the axis of one argument.
+            run = jax.pmap(
+                lambda args: function(*args),
+                axis_name="data",
+                in_axes=((None, 0, None),),
+                devices=list(self.mesh.devices.reshape(-1)),
+            )
+
+            def mapped(params, batch, key):
+                out = run((params, self.put(batch), key))
+                return jax.tree.map(lambda a: np.asarray(a).reshape(-1, *a.shape[2:]), out)
+
+            return mapped
+        jitted = jax.jit(function)
+
+        def mapped(params, batch, key):
+            return jax.tree.map(np.asarray, jitted(params, self.put(batch), key))
+
+        return mapped

@@ -1,0 +1,216 @@
+"""The benchmark: numbers that agree with each other, the clock, the table, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_bridges import benchmark
+from jax_bridges.config import base_config
+from jax_bridges.stages.abstract_plan import abstract_run, call_flops
+from jax_bridges.training.parallel import Parallel
+
+ROOT = Path(__file__).parents[1]
+
+
+def tiny():
+    config = base_config()
+    config.data.size = 8
+    config.network.update(widths=(8,), patch=1, groups=4)
+    config.evaluate.update(batch=4, student_nfe=(1,))
+    config.train.batch = config.distill.batch = 2
+    config.distill.update(student_steps=1, bridge_updates=1)
+    return config
+
+
+def check(names: list[str], expected: dict[str, tuple[int, int]]) -> None:
+    """Rows are those expected, with (images, calls) each, and rates follow from times."""
+    config = tiny()
+    flops = call_flops(abstract_run(config, Parallel.create()).system)
+    assert flops > 1e5
+    rows = list(benchmark.measure(config, names, nfe=3, repeats=2))
+    assert {row["what"]: (row["images"], row["calls"]) for row in rows} == expected
+    for row in rows:
+        assert 0 < row["seconds"] < 10 and row["compile"] > 0
+        assert row["images_per_second"] == pytest.approx(row["images"] / row["seconds"])
+        assert row["tflops"] == pytest.approx(row["calls"] * flops / row["seconds"] / 1e12)
+        assert row["dtype"] == "float32" and row["size"] == (8, 8)
+
+
+def test_measures_without_gradients():
+    few, teacher = 1, 3
+    check(
+        ["forward", "sample"],
+        {
+            "forward": (4, 4),
+            f"teacher x {teacher}": (4, 4 * teacher),
+            f"student x {few}": (4, 4 * few),
+        },
+    )
+
+
+@pytest.mark.slow
+def test_measures_with_gradients():
+    """A step of IBMD with L = 1 sees two batches and makes (1 + 3) + (1 + 2 + 4) calls an image."""
+    check(["train", "distill"], {"train": (2, 2 * 3), "distill": (4, 2 * 11)})
+
+
+def test_median_leaves_the_first_call_out(monkeypatch):
+    clock, calls = [0.0], []
+    lasts = [100.0, 3.0, 1.0, 50.0, 2.0, 4.0]
+
+    def call():
+        clock[0] += lasts[len(calls)]
+        calls.append(1)
+        return jnp.zeros(())
+
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+    assert benchmark.median_seconds(call, 5) == 3.0
+    assert len(calls) == 6
+
+
+def test_matmul_rate_is_operations_over_time(monkeypatch):
+    monkeypatch.setattr(benchmark, "median_seconds", lambda call, repeats: 0.5)
+    # Four products of 1024 x 1024 matrices.
+    assert benchmark.matmul_tflops("float32") == pytest.approx(4 * 2 * 1024**3 / 0.5 / 1e12)
+
+
+def test_batches_are_those_of_the_task():
+    config = base_config()
+    config.data.size = 8
+    run = abstract_run(config, Parallel.create())
+    batch = benchmark.random_batch(run, (2, 3))
+    assert batch["x0"].shape == (2, 3, 8, 8, 3) and batch["x0"].dtype == np.uint8
+    assert batch["x0"].std() > 60  # noise over the whole range
+    np.testing.assert_array_equal(batch["index"], np.arange(6).reshape(2, 3))
+    assert "xT" not in batch
+
+
+def test_table():
+    row = dict(
+        name="unet", dtype="float32", what="forward", images=32, seconds=0.0123456,
+        images_per_second=2592.02, tflops=0.025, matmul_tflops=0.1, peak_tflops=0.0, compile=3.4,
+    )  # fmt: skip
+    assert benchmark.format_rows([row, {**row, "what": "train"}]).splitlines() == [
+        "| network | dtype   | what    | images |    ms | images/s | TFLOP/s | of matmul | compile s |",
+        "| ------- | ------- | ------- | -----: | ----: | -------: | ------: | --------: | --------: |",
+        "| unet    | float32 | forward |     32 | 12.35 |     2592 |   0.025 |      25 % |         3 |",
+        "| unet    | float32 | train   |     32 | 12.35 |     2592 |   0.025 |      25 % |         3 |",
+    ]
+    lines = benchmark.format_rows([{**row, "peak_tflops": 0.5}]).splitlines()
+    assert "| of peak |" in lines[0] and "|     5 % |" in lines[2]
+
+
+# -- command line ----------------------------------------------------------------------------------
+def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "jax_bridges.benchmark", *arguments],
+        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
+        capture_output=True, text=True,
+    )  # fmt: skip
+
+
+def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    monkeypatch.chdir(ROOT)
+    status = benchmark.main()
+    out = capsys.readouterr()
+    return status, out.out, out.err
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--plan"], "--plan needs --config"),
+        (["--network=vit"], "Unknown network 'vit'"),
+        (["--what=speed"], "Unknown measure 'speed'"),
+        (["--dtype=float8"], "Unknown dtype 'float8'"),
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["--config=configs/jpeg.py:qf7"], "Unknown variant of configs/jpeg.py 'qf7'"),
+        (["--config=configs/jpeg.py", "--config.train.btch=3"], "btch"),
+        (["--config=configs/jpeg.py", "--config.train.batch=x"], "--config.train.batch=x"),
+        (["--batchsize=3"], "batchsize"),
+        (["--size=12", "--what=forward"], "data.size is 12x12"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_mistakes_get_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
+    file = tmp_path / "benchmark.json"
+    status, _, error = call_main(monkeypatch, capsys, *arguments, f"--json={file}")
+    assert status == 1
+    assert error.startswith("error: ") and words in error
+    assert len(error.strip().splitlines()) == 1
+    assert not file.exists()
+
+
+def test_table_and_file(monkeypatch, capsys, tmp_path):
+    file = tmp_path / "deep" / "benchmark.json"
+    status, out, _ = call_main(
+        monkeypatch, capsys, "--what=forward", "--dtype=float32,bfloat16", "--batch=2", "--repeats=1",
+        "--peak-tflops=2", f"--json={file}", "--config=configs/jpeg.py", "--config.network.widths=(8,)",
+    )  # fmt: skip
+    assert status == 0
+    written = json.loads(file.read_text())
+    assert [(row["name"], row["dtype"]) for row in written["rows"]] == [
+        ("jpeg", "float32"), ("jpeg", "bfloat16"),
+    ]  # fmt: skip
+    assert {row["images"] for row in written["rows"]} == {2}
+    assert {row["peak_tflops"] for row in written["rows"]} == {2.0 * written["measured"]["devices"]}
+    assert written["measured"]["versions"]["jax"] and written["measured"]["date"]
+    assert "--peak-tflops=2" in written["measured"]["command"]
+    assert "| jpeg    | bfloat16 | forward |" in out and "of peak" in out
+
+
+def test_options_reach_the_configuration(monkeypatch):
+    arguments = ["--network=unet,i2sb256", "--batch=8", "--size=64", "--fsdp=2", "--mode=fsdp"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    options, rest = benchmark.arguments()
+    assert rest == []
+    found = dict(benchmark.configurations(options, None))
+    assert list(found) == ["unet", "i2sb256"]
+    for config in found.values():
+        assert config.data.size == 64
+        assert config.train.batch == config.distill.batch == config.evaluate.batch == 8
+        assert config.train.microbatches == config.distill.microbatches == 1
+        assert (config.parallel.fsdp, config.parallel.mode) == (2, "fsdp")
+    assert found["i2sb256"].network.name == "adm"
+    assert found["i2sb256"].network.dtype == "float32"
+
+
+def plan_lines(*arguments: str) -> list[str]:
+    done = command("--plan", "--config=configs/jpeg.py", "--devices=4", *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def held(lines: list[str]) -> float:
+    """GiB of the teacher's state on a device."""
+    line = next(line for line in lines if line.startswith("train "))
+    return float(line.split("a device holds ")[1].split()[0])
+
+
+def test_plan_on_devices_that_are_not_there():
+    """State is sharded over pretended devices."""
+    wide = "--config.network.widths=(256,)"
+    one, four = plan_lines(wide, "--fsdp=1"), plan_lines(wide, "--fsdp=4")
+    assert "devices    4, pmap, large leaves in 1 shards" in one
+    assert "devices    4, fsdp, large leaves in 4 shards" in four
+    assert 0.25 < held(four) / held(one) < 0.3  # small leaves are not quartered
+
+
+@pytest.mark.slow
+def test_plan_compiles_for_devices_that_are_not_there():
+    lines = plan_lines("--fsdp=4", "--compile", "--config.network.widths=(64,)")
+    steps = [line for line in lines if line.startswith(("train ", "distill "))]
+    assert len(steps) == 2
+    for line in steps:
+        before, after = line.split("a device holds ")[1].split(" GiB, and ")
+        assert float(after.split()[0]) > float(before)
+        assert "GiB while it steps (compiled for cpu in" in line

@@ -1,0 +1,231 @@
+"""Configurations: what is refused and in which words, what may change, that every file is sound."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import re
+import tokenize
+from pathlib import Path
+
+import pytest
+from ml_collections import ConfigDict
+
+import jax_bridges.config
+from jax_bridges.config import base_config, differences, validate
+from jax_bridges.training.system import System
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+def changed(**keys) -> ConfigDict:
+    """The base with some keys changed; `a__b` stands for the key `a.b`."""
+    config = base_config()
+    config.unlock()
+    for key, value in keys.items():
+        path = key.split("__")
+        part = config
+        for name in path[:-1]:
+            part = part[name]
+        with part.ignore_type():
+            part[path[-1]] = value
+    return config
+
+
+# What is changed, and words that the sentence must hold: the key and what to do.
+REFUSALS = [
+    *(
+        ({key.replace(".", "__"): 0}, [key, "at least 1"])
+        for key in (
+            "train.steps", "train.batch", "train.microbatches", "distill.steps", "distill.batch",
+            "distill.microbatches", "distill.bridge_updates", "distill.student_steps",
+            "evaluate.images", "evaluate.batch", "evaluate.pictures", "log_every",
+            "checkpoint_every", "checkpoints_kept",
+        )
+    ),
+    (dict(log_every=-3), ["log_every is -3"]),
+    (dict(corruption__name="inpaint_centre"), ["corruption", "Did you mean 'inpaint_center'?"]),
+    (dict(bridge__name="i2bs"), ["bridge", "Did you mean 'i2sb'?"]),
+    (dict(preconditioning__name="karras"), ["preconditioning", "bridge_karras"]),
+    (dict(network__name="dit"), ["network", "unet"]),
+    (dict(evaluate__sampler="euler"), ["sampler", "ancestral", "dbim"]),
+    (dict(distill__method="dmd"), ["method of distillation", "ibmd"]),
+    (dict(parallel__mode="ddp"), ["parallel mode", "auto, fsdp, pmap"]),
+    (dict(distill__roll_out="full"), ["roll-out", "chain_through"]),
+    (dict(train__times="late"), ["times", "towards_source"]),
+    (dict(distill__times="late"), ["times", "towards_source"]),
+    (dict(train__weight="snr"), ["loss weight", "native, one"]),
+    (dict(distill__weight="snr"), ["loss weight", "native, one"]),
+    (dict(distill__bridge_weight="snr"), ["loss weight", "native, one"]),
+    (dict(train__optimizer__name="lion"), ["optimiser", "adam, adamw, radam"]),
+    (dict(distill__optimizer__name="lion"), ["optimiser"]),
+    (dict(distill__bridge_optimizer__name="lion"), ["optimiser"]),
+    (dict(train__optimizer__schedule="step"), ["schedule", "constant, cosine, i2sb"]),
+    (dict(train__batch=30, train__microbatches=4), ["train.batch is 30", "multiple of 4"]),
+    (dict(distill__batch=30, distill__microbatches=4), ["distill.batch is 30", "multiple of 4"]),
+    (dict(data__size=36), ["data.size is 36x36", "network.patch 2", "multiple of 8"]),
+    (dict(data__size=(32, 36)), ["data.size is 32x36"]),
+    (dict(network__widths=(64, 100)), ["network.widths has 100", "network.groups, 8"]),
+    (
+        dict(network__attention=(1,), network__heads=5),
+        ["network.widths has 32", "network.heads, 5"],
+    ),
+    (
+        dict(evaluate__student_nfe=(1, 8)),
+        ["evaluate.student_nfe", "1 to 4", "distill.student_steps"],
+    ),
+    (dict(evaluate__student_nfe=(0, 1)), ["evaluate.student_nfe", "1 to 4"]),
+    (dict(evaluate__teacher_nfe=(1, 1000)), ["nfe = 1000"]),
+    (
+        dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(1, 10)),
+        ["'dbim' needs at least 2 network calls", "nfe = 1"],
+    ),
+    (dict(evaluate__teacher_nfe=()), ["evaluate.teacher_nfe"]),
+    (dict(evaluate__student_nfe=()), ["evaluate.student_nfe"]),
+    (dict(distill__z_channels=4), ["distill.z_channels is 4", "0", "3"]),
+    (dict(bridge__betamax=1.0), ["bridge 'i2sb'", "betamax", "beta_max"]),
+    (dict(data__rotate=True, data__size=(32, 48)), ["data.rotate", "square"]),
+    (
+        dict(distill__z_channels=0, corruption__fill="zero"),
+        ["no randomness", "distill.z_channels", "corruption.fill"],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keys, words", REFUSALS, ids=[str(keys) for keys, _ in REFUSALS])
+def test_what_cannot_run_is_refused_in_one_sentence(keys, words):
+    with pytest.raises(ValueError) as caught:
+        validate(changed(**keys))
+    sentence = str(caught.value)
+    for word in words:
+        assert word in sentence
+    assert "\n" not in sentence and len(sentence) < 300
+    assert sentence[-1] in ".?" or sentence.endswith("distill.student_steps")
+
+
+def test_batches_must_divide_by_the_devices():
+    validate(changed(), devices=8)
+    with pytest.raises(ValueError, match=r"train.batch is 32.*multiple of 5 \(5 devices x 1 micro"):
+        validate(changed(), devices=5)
+    with pytest.raises(ValueError, match="evaluate.batch is 60.*8 devices"):
+        validate(changed(evaluate__batch=60), devices=8)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        dict(data__size=(32, 48)),
+        dict(distill__z_channels=0, corruption__fill="noise"),
+        dict(network__attention=(0, 1)),
+        dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2, 10)),
+    ],
+    ids=str,
+)
+def test_what_can_run_is_accepted(keys):
+    validate(changed(**keys))
+
+
+def test_differences_names_changed_keys_but_not_free_ones():
+    def flat(config):
+        return json.loads(config.to_json_best_effort())
+
+    old = flat(base_config())
+    assert differences(old, old) == []
+    free = changed(
+        evaluate__images=3, evaluate__teacher_nfe=(5,), parallel__mode="pmap", parallel__fsdp=4,
+        log_every=7, checkpoint_every=9, checkpoints_kept=5, pictures_every=11, data__cache_mb=1,
+    )  # fmt: skip
+    assert differences(old, flat(free)) == []
+    new = flat(changed(train__steps=7, network__widths=(8, 16), data__size=(32, 48)))
+    del new["seed"]
+    new["bridge"]["steps"] = 500
+    assert differences(old, new) == [
+        "bridge.steps: (absent) -> 500",
+        "data.size: 32 -> [32, 48]",
+        "network.widths: [32, 64, 64] -> [8, 16]",
+        "seed: 0 -> (absent)",
+        "train.steps: 1500 -> 7",
+    ]
+    # A tuple that has been through JSON is a list and no difference.
+    assert differences({"a": {"b": (1, 2)}}, {"a": {"b": [1, 2]}}) == []
+
+
+def load(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def variants(path: Path) -> list[str]:
+    """ "" and the names in the module's VARIANTS, if it has such a table."""
+    return ["", *getattr(load(path), "VARIANTS", {})]
+
+
+@pytest.mark.parametrize(
+    "path, variant",
+    [(path, variant) for path in CONFIGS for variant in variants(path)],
+    ids=lambda v: v.stem if isinstance(v, Path) else v or "default",
+)
+def test_every_file_in_configs_builds_and_validates(path, variant):
+    config = load(path).get_config(variant)
+    validate(config)
+    System.create(config)
+    assert set(config) == set(base_config())
+    json.loads(config.to_json_best_effort())
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_an_unknown_variant_is_refused(path):
+    with pytest.raises(ValueError, match="no-such-variant"):
+        load(path).get_config("no-such-variant")
+
+
+def test_there_are_configurations():
+    assert any(path.stem == "inpaint" for path in CONFIGS)
+
+
+def test_every_key_of_the_base_has_a_comment():
+    """Beside it, or on the line above."""
+    source = Path(jax_bridges.config.__file__).read_text()
+    beside, above = {}, {}
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            alone = token.line.lstrip().startswith("#")
+            (above if alone else beside)[token.start[0] + alone] = token.string.strip("# ")
+    keys, bare = set(), []
+    for number, line in enumerate(source.splitlines(), 1):
+        match = re.match(r"    config\.([a-zA-Z0-9_.]+) = (?!.*ConfigDict\(|_optimizer\()", line)
+        if match:
+            keys.add(match[1])
+            if len(beside.get(number, above.get(number, ""))) < 4:
+                bare.append(match[1])
+    assert bare == []
+    optimizer = {
+        "name",
+        "learning_rate",
+        "schedule",
+        "warmup",
+        "b1",
+        "b2",
+        "eps",
+        "weight_decay",
+        "clip",
+    }
+    flat = {line.split(":")[0] for line in differences({}, json.loads(base_config().to_json()))}
+    grouped = ("corruption.", "bridge.", "preconditioning.")
+    flat = {k for k in flat if "ptimizer." not in k and not k.startswith(grouped)}
+    assert flat <= keys and optimizer <= keys  # the pattern above has seen them all
+
+
+def test_size_may_be_one_number_or_two():
+    config = base_config()
+    config.data.size = (32, 48)
+    validate(config)
+    assert System.create(config).size == (32, 48)
+    config.data.size = 16
+    assert System.create(config).size == (16, 16)
+    assert base_config().data.size == 32

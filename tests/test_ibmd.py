@@ -1,0 +1,410 @@
+"""IBMD against a Gaussian pair whose teacher, bridge regressor and optimum are known exactly."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from gaussian import GaussianPair
+
+from jax_bridges.bridges import make_bridge
+from jax_bridges.distillation import (
+    bridge_net_loss,
+    generator_loss,
+    roll_out_chain,
+    roll_out_random,
+)
+from jax_bridges.keys import example_keys, fold, normal
+from jax_bridges.samplers import sample_few_step
+from jax_bridges.times import student_grid
+
+PAIR = GaussianPair(slope=0.8, std=0.3)
+BRIDGE = make_bridge("brownian")
+START = {"w": 0.2, "v": 0.6, "b": 0.3}
+PIXEL = (1, 1, 1)
+
+
+def linear(params):
+    """The generator w x_T + v z + b: at the optimum w = 0.8, |v| = 0.3, b = 0."""
+    return lambda xt, t, xT, z: params["w"] * xT + params["v"] * z + params["b"]
+
+
+def coupling(w, v, b):
+    """The pair that the linear generator makes of x_T ~ N(0, 1)."""
+    return Shifted(slope=w, std=v, shift=b)
+
+
+class Shifted(GaussianPair):
+    """A Gaussian pair with `x_0 = slope x_T + std noise + shift`; parameters may be traced."""
+
+    def __init__(self, slope, std, shift):
+        super().__init__(slope, std)
+        object.__setattr__(self, "shift", shift)
+
+    def denoiser(self, bridge, conditional):
+        """The exact regressor: that of the unshifted pair, moved along."""
+        plain = super().denoiser(bridge, conditional)
+
+        def denoise(xt, t, xT, z=None):
+            b = jnp.reshape(bridge.coefficients(t).b, (-1, 1, 1, 1))
+            return plain(xt - b * self.shift, t, xT) + self.shift
+
+        return denoise
+
+
+def draws(key, count, dtype=jnp.float32):
+    """x_T, z and noise `[count, 1, 1, 1]` and times `[count]`."""
+    keys = jax.random.split(key, 4)
+    xT, z, noise = (jax.random.normal(k, (count, *PIXEL), dtype) for k in keys[:3])
+    t = BRIDGE.t_min + jax.random.uniform(keys[3], (count,), dtype) * (1 - BRIDGE.t_min)
+    return xT, z, noise, t
+
+
+# -- the whole of it ------------------------------------------------------------------------------
+
+
+def mlp(params, xt, t, xT):
+    """A bridge net with 32 hidden units; it sees x_T if its first kernel has a row for it."""
+    t = jnp.reshape(t, (-1, 1))
+    inputs = [xt.reshape(-1, 1), jnp.sqrt(t), t, xT.reshape(-1, 1)]
+    h = jnp.concatenate(inputs, axis=1)[:, : params["in"].shape[0]]
+    h = jax.nn.silu(h @ params["in"] + params["in_bias"])
+    h = jax.nn.silu(h @ params["middle"] + params["middle_bias"])
+    return (h @ params["out"]).reshape(xt.shape)
+
+
+def mlp_init(key, inputs, width=32):
+    keys = jax.random.split(key, 3)
+    return {
+        "in": jax.random.normal(keys[0], (inputs, width)),
+        "in_bias": jnp.zeros(width),
+        "middle": jax.random.normal(keys[1], (width, width)) / np.sqrt(width),
+        "middle_bias": jnp.zeros(width),
+        "out": 0.1 * jax.random.normal(keys[2], (width, 1)),
+    }
+
+
+@functools.partial(jax.jit, static_argnames=("conditional", "steps", "updates", "batch"))
+def play(key, conditional, steps, updates=5, batch=1024):
+    """Algorithm 1 of IBMD in one compiled loop; the generator's parameters over the steps."""
+    teacher = PAIR.denoiser(BRIDGE, conditional)
+    inner, outer = optax.adam(2e-3, b1=0.0), optax.adam(5e-3, b1=0.0)
+    net = mlp_init(jax.random.key(7), 4 if conditional else 3)
+    generator = jax.tree.map(jnp.float32, START)
+
+    def losses(make, params, net, key):
+        xT, z, noise, t = draws(key, batch)
+        x0 = linear(params)(xT, t, xT, z)
+        return jnp.mean(make(lambda *a: mlp(net, *a), x0, xT, t, noise))
+
+    def update_net(carry, key):
+        net, state, params = carry
+
+        def loss(net):
+            def make(phi, x0, xT, t, noise):
+                return bridge_net_loss(phi, BRIDGE, x0, xT, t, noise, 1 / t)
+
+            return losses(make, params, net, key)
+
+        moves, state = inner.update(jax.grad(loss)(net), state)
+        return (optax.apply_updates(net, moves), state, params), None
+
+    def step(carry, key):
+        params, outer_state, net, inner_state = carry
+        keys = jax.random.split(key, updates + 1)
+        (net, inner_state, _), _ = jax.lax.scan(update_net, (net, inner_state, params), keys[1:])
+
+        def loss(params):
+            def make(phi, x0, xT, t, noise):
+                return generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, 1 / t)
+
+            return losses(make, params, net, keys[0])
+
+        moves, outer_state = outer.update(jax.grad(loss)(params), outer_state)
+        params = optax.apply_updates(params, moves)
+        return (params, outer_state, net, inner_state), params
+
+    carry = (generator, outer.init(generator), net, inner.init(net))
+    return jax.lax.scan(step, carry, jax.random.split(key, steps))[1]
+
+
+# An unconditional teacher tells less about the noise's share, and takes longer.
+@pytest.mark.parametrize("conditional, steps", [(True, 1000), (False, 3000)])
+def test_ibmd_recovers_the_gaussian_pair_from_a_wrong_start(conditional, steps):
+    path = jax.tree.map(np.asarray, play(jax.random.key(0), conditional, steps))
+    final = {k: float(v[-100:].mean()) for k, v in path.items()}
+    assert abs(path["w"][0] - 0.2) < 0.01 and abs(path["v"][0] - 0.6) < 0.01
+    assert abs(final["w"] - 0.8) < 0.03
+    assert abs(abs(final["v"]) - 0.3) < 0.03
+    assert abs(final["b"]) < 0.03
+
+
+# -- its parts ------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames=("conditional", "weight"))
+def exact_gradient(params, xT, z, noise, t, conditional, weight):
+    teacher = PAIR.denoiser(BRIDGE, conditional)
+    phi = coupling(**params).denoiser(BRIDGE, conditional)
+
+    def loss(params):
+        x0 = linear(params)(xT, t, xT, z)
+        scale = 1 / t if weight == "1/t" else 1.0
+        return jnp.mean(generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, scale))
+
+    return jax.grad(loss)(params)
+
+
+def gradient_at(point, conditional, weight="1/t", count=20_000):
+    """Gradient of the generator's loss with the exact regressor of its coupling, float64."""
+    rng = np.random.default_rng(0)
+    xT, z, noise = rng.normal(size=(3, count, *PIXEL))
+    with jax.enable_x64(True):
+        t = BRIDGE.t_min + rng.random(count) * (1 - BRIDGE.t_min)
+        gradient = exact_gradient(point, xT, z, noise, t, conditional, weight)
+        return {k: float(v) for k, v in gradient.items()}
+
+
+@pytest.mark.parametrize("weight", ["1/t", "one"])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_gradient_is_zero_at_the_optimum_and_points_at_it_from_elsewhere(conditional, weight):
+    best = gradient_at({"w": 0.8, "v": 0.3, "b": 0.0}, conditional, weight)
+    # Teacher and regressor are the same function there: exactly zero for every draw.
+    assert max(map(abs, best.values())) < 1e-12
+    for key, value, sign in [("w", 1.1, 1), ("w", 0.5, -1), ("v", 0.6, 1), ("v", 0.1, -1),
+                             ("b", 0.4, 1), ("b", -0.4, -1)]:  # fmt: skip
+        slope = gradient_at({"w": 0.8, "v": 0.3, "b": 0.0} | {key: value}, conditional, weight)[key]
+        assert slope * sign > 1e-3, (key, value)
+
+
+def test_the_mirrored_optimum_is_one_too():
+    assert max(map(abs, gradient_at({"w": 0.8, "v": -0.3, "b": 0.0}, True).values())) < 1e-12
+
+
+@pytest.mark.parametrize("conditional", [True, False])
+def test_loss_equals_the_inner_product_form(conditional):
+    """lambda <x0* - x0phi, x0* + x0phi - 2 x0>, example by example."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        x0, xT, noise = rng.normal(size=(3, 16, 4, 6, 3))
+        t, weight = rng.uniform(0.01, 1.0, 16), rng.uniform(0.5, 3.0, 16)
+        teacher, phi = (
+            pair.denoiser(BRIDGE, conditional) for pair in (PAIR, coupling(0.4, 0.7, 0.2))
+        )
+        loss = generator_loss(teacher, phi, BRIDGE, *map(jnp.asarray, (x0, xT, t, noise, weight)))
+        xt = BRIDGE.sample(*map(jnp.asarray, (x0, xT, t, noise)))
+        one, two = teacher(xt, jnp.asarray(t), xT), phi(xt, jnp.asarray(t), xT)
+        product = jnp.mean((one - two) * (one + two - 2 * x0), axis=(1, 2, 3))
+        np.testing.assert_allclose(loss, weight * product, rtol=1e-12)
+
+
+def test_expected_loss_is_the_distance_of_the_two_regressors():
+    """Prop. 3.3: with the exact bridge net it is E lambda |x0* - x0phi|^2."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        xT, z, noise = rng.normal(size=(3, 400_000, *PIXEL))
+        t = rng.uniform(BRIDGE.t_min, 1.0, 400_000)
+        pair = coupling(0.5, 0.5, 0.2)
+        teacher, phi = (p.denoiser(BRIDGE, True) for p in (PAIR, pair))
+        x0 = 0.5 * xT + 0.5 * z + 0.2
+        loss = generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, jnp.ones_like(t))
+        xt = BRIDGE.sample(x0, xT, t, noise)
+        distance = jnp.mean((teacher(xt, t, xT) - phi(xt, t, xT)) ** 2)
+        error = float(jnp.std(loss)) / np.sqrt(len(t))
+        assert distance > 0.01
+        assert abs(float(jnp.mean(loss) - distance)) < 4 * error < 0.1 * float(distance)
+
+
+def test_gradient_flows_through_xt_into_teacher_and_bridge_net():
+    """Against finite differences of the whole loss; stopping x_t anywhere would change it."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        xT, z, noise = (jnp.asarray(a) for a in rng.normal(size=(3, 8, 2, 2, 1)))
+        t, weight = jnp.asarray(rng.uniform(0.1, 0.9, 8)), jnp.ones(8)
+        teacher, phi = PAIR.denoiser(BRIDGE, True), coupling(0.4, 0.7, 0.2).denoiser(BRIDGE, True)
+
+        def make_loss(teacher, phi):
+            def loss(params):
+                x0 = linear(params)(xT, t, xT, z)
+                return jnp.mean(generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, weight))
+
+            return jax.jit(jax.value_and_grad(loss))
+
+        def blind(denoise):
+            return lambda xt, t, xT: denoise(jax.lax.stop_gradient(xt), t, xT)
+
+        point = jax.tree.map(jnp.float64, START)
+        whole = make_loss(teacher, phi)
+        gradient = whole(point)[1]
+        for key in START:
+            high, low = (whole(point | {key: point[key] + h})[0] for h in (1e-5, -1e-5))
+            np.testing.assert_allclose(gradient[key], (high - low) / 2e-5, rtol=1e-7)
+        for cut in (make_loss(blind(teacher), phi), make_loss(teacher, blind(phi))):
+            other = cut(point)[1]
+            assert min(abs(other[key] - gradient[key]) for key in START) > 1e-3
+
+
+def test_normalize_divides_by_a_detached_distance():
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        xT, z, noise = (jnp.asarray(a) for a in rng.normal(size=(3, 5, 2, 2, 1)))
+        t = jnp.asarray(rng.uniform(0.1, 0.9, 5))
+        teacher, phi = PAIR.denoiser(BRIDGE, True), coupling(0.4, 0.7, 0.2).denoiser(BRIDGE, True)
+        weight = jnp.arange(1.0, 6.0)
+
+        def losses(params, weight, normalize):
+            x0 = linear(params)(xT, t, xT, z)
+            args = (teacher, phi, BRIDGE, x0, xT, t, noise, weight)
+            return generator_loss(*args, normalize=normalize)
+
+        point = jax.tree.map(jnp.float64, START)
+        x0 = linear(point)(xT, t, xT, z)
+        answer = teacher(BRIDGE.sample(x0, xT, t, noise), t, xT)
+        scaled = weight / (jnp.mean(jnp.abs(answer - x0), axis=(1, 2, 3)) + 1e-6)
+        one, two = losses(point, weight, True), losses(point, scaled, False)
+        np.testing.assert_allclose(one, two, rtol=1e-12)
+        # The divisor is a constant to the gradient: that of the plain loss with `scaled` as weight.
+        gradient = jax.jit(jax.jacobian(losses), static_argnums=2)
+        one, two = gradient(point, weight, True), gradient(point, scaled, False)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11), one, two)
+
+
+def test_mask_leaves_pixels_out_and_still_divides_by_all():
+    rng = np.random.default_rng(0)
+    x0, xT, noise = rng.normal(size=(3, 4, 2, 6, 3)).astype(np.float32)
+    t, weight = np.float32([0.1, 0.4, 0.7, 0.9]), np.ones(4, np.float32)
+    mask = np.zeros((4, 2, 6, 1), np.float32)
+    mask[:, :, :2] = 1
+    teacher, phi = PAIR.denoiser(BRIDGE, True), coupling(0.4, 0.7, 0.2).denoiser(BRIDGE, True)
+    masked = generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, weight, mask=mask)
+    part = generator_loss(
+        teacher, phi, BRIDGE, x0[:, :, :2], xT[:, :, :2], t, noise[:, :, :2], weight
+    )
+    np.testing.assert_allclose(masked, part / 3, rtol=2e-4, atol=1e-7)
+
+
+# -- roll-outs ------------------------------------------------------------------------------------
+
+
+def some_keys(count, seed=0):
+    return example_keys(jax.random.key(seed), jnp.arange(count))
+
+
+def test_one_step_roll_outs_are_a_single_call():
+    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 1), jnp.float32)
+    generate = linear(START)
+    chain = roll_out_chain(generate, BRIDGE, xT, times, keys, through=False)
+    z = normal(keys, 0, xT)
+    np.testing.assert_array_equal(chain, generate(xT, times[0], xT, z))
+    np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
+    which = jnp.zeros(6, jnp.int32)
+    random = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    z = normal(fold(keys, 0), 0, xT)
+    np.testing.assert_array_equal(random, generate(xT, times[0], xT, z))
+    # With more times, an example that draws the first of them has the very same answer.
+    times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    several = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    np.testing.assert_array_equal(several, random)
+
+
+def test_chain_draws_like_the_sampler():
+    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    generate = uses_everything(1.0)
+    chain = roll_out_chain(generate, BRIDGE, xT, times, keys, through=True)
+    np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
+
+
+def uses_everything(scale):
+    """A generator whose answer depends on each of its inputs."""
+    return lambda xt, t, xT, z: (
+        scale * jnp.tanh(0.6 * xt + 0.3 * xT + 0.4 * z + 0.2 * jnp.reshape(t, (-1, 1, 1, 1)))
+    )
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_chain_gradient_through_the_last_call_or_all(through):
+    """One parameter a call: which of them have a gradient, and finite differences agree."""
+    with jax.enable_x64(True):
+        xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1), jnp.float64)
+        keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 3), jnp.float64)
+
+        @jax.jit
+        def total(scales):
+            calls = iter(scales)
+            by_call = lambda *a: uses_everything(next(calls))(*a)  # noqa: E731
+            return jnp.sum(roll_out_chain(by_call, BRIDGE, xT, times, keys, through=through))
+
+        scales = jnp.array([1.0, 0.9, 1.1])
+        gradient = jax.grad(total)(scales)
+        step = 1e-5 * jnp.eye(3)
+        numeric = jnp.array([(total(scales + h) - total(scales - h)) / 2e-5 for h in step])
+        assert jnp.abs(numeric).min() > 1e-3
+        expected = numeric if through else numeric * jnp.array([0, 0, 1])
+        np.testing.assert_allclose(gradient, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_random_roll_out_has_gradient_in_its_last_call_only():
+    with jax.enable_x64(True):
+        xT = jax.random.normal(jax.random.key(1), (8, 2, 2, 1), jnp.float64)
+        keys, times = some_keys(8), jnp.asarray(student_grid(BRIDGE, 4), jnp.float64)
+        which = jnp.arange(8) % 4
+
+        @jax.jit
+        def total(scales):
+            calls = iter(scales)
+            by_call = lambda *a: uses_everything(next(calls))(*a)  # noqa: E731
+            out = roll_out_random(by_call, BRIDGE, xT, times, keys, which)
+            return jnp.sum(out, axis=(1, 2, 3))
+
+        scales = jnp.array([1.0, 0.9])  # of the first call, at T, and of the one at times[which]
+        gradient = jax.jacobian(total)(scales)
+        step = jnp.array([0, 1e-5])
+        numeric = (total(scales + step) - total(scales - step)) / 2e-5
+        np.testing.assert_array_equal(gradient[:, 0], 0.0)
+        np.testing.assert_allclose(gradient[:, 1], numeric, rtol=1e-7)
+        # The first call does decide where the second starts, except for examples at T.
+        moved = np.abs(total(scales) - total(scales + jnp.array([0.1, 0])))
+        assert (moved[which == 0] == 0).all() and (moved[which > 0] > 1e-6).all()
+
+
+@pytest.mark.parametrize("roll_out", ["random", "chain"])
+def test_an_exact_generator_keeps_the_bridges_moments(roll_out):
+    """What a student is called with, and what it answers, at each of its four times."""
+    count = 100_000
+    times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    keys = some_keys(count)
+    xT = jnp.full((count, 1, 1, 1), 0.7)
+    seen = []
+
+    def exact(xt, t, xT, z):
+        """A draw of x_0 given x_t and x_T: the posterior mean plus z times its deviation."""
+        seen.append(xt)
+        t = jnp.broadcast_to(t, xt.shape[:1])
+        _, b, c = BRIDGE.coefficients(t)
+        spread = jnp.sqrt(c**2 * PAIR.std**2 / jnp.maximum(c**2 + b**2 * PAIR.std**2, 1e-12))
+        spread = jnp.where(t >= 1.0, PAIR.std, spread).reshape(-1, 1, 1, 1)
+        return PAIR.denoiser(BRIDGE, True)(xt, t, xT) + spread * z
+
+    if roll_out == "chain":
+        answers = [roll_out_chain(exact, BRIDGE, xT, times, keys, through=False)]
+        inputs = seen
+    else:
+        answers, inputs = [], []
+        for k in range(4):
+            which = jnp.full(count, k, jnp.int32)
+            answers.append(roll_out_random(exact, BRIDGE, xT, times, keys, which))
+            inputs.append(seen[-1])
+    error = 4.5 / np.sqrt(count)
+    for x, t in zip(inputs, times, strict=True):
+        mean, std = PAIR.conditional_moments(BRIDGE, jnp.float32(0.7), t)
+        assert abs(float(x.mean() - mean)) <= error * std + 1e-6
+        assert abs(float(x.std() / std if std > 0 else x.std() + 1) - 1) < error
+    for x0 in answers:
+        assert abs(float(x0.mean()) - 0.56) < error * 0.3
+        assert abs(float(x0.std()) / 0.3 - 1) < error

@@ -1,0 +1,313 @@
+"""One device, pmap and a (data, fsdp) mesh give the same numbers.
+
+The 8 virtual devices are made in a process of their own, which runs the second half of this file:
+the rest of the tests runs on one device, as a laptop does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_training import image_batch, optimizer_config, pointwise, random_params, small_config
+
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.samplers import sample_few_step
+from jax_bridges.times import student_grid
+from jax_bridges.training.optimizers import make_optimizer
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.state import Player, State, graft
+from jax_bridges.training.steps import make_ibmd_step, make_teacher_step
+from jax_bridges.training.system import System
+
+BATCH, STEPS, UPDATES = 16, 5, 2
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """What `main` below has printed in a process with 8 devices."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        # The programs are tiny: compiling them is what takes time.
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+    }
+    done = subprocess.run(
+        [sys.executable, __file__, tmp_path_factory.mktemp("checkpoints")],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+def test_eight_devices(measured):
+    assert measured["devices"] == 8
+    assert measured["auto"] == ["pmap", "fsdp"]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "2x4"])
+def test_teacher_is_the_same_on_one_device_and_on_eight(measured, mode):
+    found, one = measured["teacher"][mode], measured["teacher"]["one"]
+    assert found["difference"] < 1e-5 < 1e-3 < found["moved"]
+    np.testing.assert_allclose(found["loss"], one["loss"], rtol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
+def test_players_are_the_same_on_one_device_and_on_eight(measured, mode):
+    """Parameters and averages of both players after five steps."""
+    found, one = measured["game"][mode], measured["game"]["one"]
+    assert found["difference"] < 1e-5 < 1e-3 < found["moved"]
+    assert found["step"] == 5 and found["devices"] == 8
+    for name, value in one["metrics"].items():
+        np.testing.assert_allclose(found["metrics"][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
+def test_replicated_leaves_are_equal_on_all_devices(measured, mode):
+    """pmap returns device 0's value without looking at the others."""
+    assert measured["game"][mode]["uneven"] == 0
+    assert measured["teacher"].get(mode, {"uneven": 0})["uneven"] == 0
+
+
+def test_fsdp_really_shards_the_large_leaves(measured):
+    """A 32 x 32 kernel, its average and its moment; a bias of 32 stays whole."""
+    for mode, rows in (("one", 32), ("pmap", 32), ("4x2", 16), ("2x4", 8)):
+        found = measured["game"][mode]
+        assert found["kernel"] == found["average"] == found["moment"] == [rows, 32], mode
+        assert found["bias"] == [32]
+    # The largest axis that divides is cut; what is small is not.
+    assert measured["specs"] == {"large": [None, "fsdp"], "small": []}
+
+
+@pytest.mark.parametrize("change", ["pmap in 2x4", "2x4 in pmap", "4x2 in one", "one in 4x2"])
+def test_a_state_saved_in_one_mode_goes_on_in_another(measured, change):
+    found = measured["restored"][change]
+    assert found["difference"] < 1e-5
+    assert found["laid_out"] and found["step"] == 5
+    assert found["meta"] == change.split()[0]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
+def test_sampling_is_the_same_in_all_modes(measured, mode):
+    found = measured["sampled"][mode]
+    assert found["difference"] < 1e-4 and found["source"] < 1e-6
+    assert found["shape"] == [16, 8, 8, 3] and found["is_numpy"]
+
+
+def test_what_does_not_fit_is_refused(measured):
+    assert measured["error"] == "parallel.fsdp is 3: it must divide the 8 devices."
+    with pytest.raises(ValueError, match="parallel.mode is 'ddp': choose one of auto, pmap, fsdp"):
+        Parallel.create("ddp")
+    with pytest.raises(ValueError, match="'pmap' replicates the state: set parallel.fsdp to 1"):
+        Parallel.create("pmap", 2)
+    with pytest.raises(ValueError, match="parallel.fsdp is 0: it must divide the"):
+        Parallel.create("fsdp", 0)
+
+
+def test_one_device_is_a_mesh_of_one():
+    parallel = Parallel.create(devices=jax.devices()[:1])
+    assert parallel.mode == "fsdp" and parallel.devices == 1
+    assert parallel.mesh.shape == {"data": 1, "fsdp": 1}
+
+
+# -- run in a process with 8 devices --------------------------------------------------------------
+
+
+def make_system():
+    config = small_config(**{"distill.student_steps": 2})
+    config.distill.bridge_updates = UPDATES
+    return config, System.create(config)
+
+
+def batch(step, group=None):
+    """Draws in the order of the run, whatever is done with them."""
+    if group is None:
+        return image_batch(BATCH, step * BATCH)
+    parts = [image_batch(BATCH, (step * group + k) * BATCH) for k in range(group)]
+    return jax.tree.map(lambda *a: np.stack(a), *parts)
+
+
+def difference(a, b):
+    """Largest absolute difference of parameters and averages of all players."""
+    pairs = (
+        np.abs(np.asarray(x) - np.asarray(y)).max()
+        for name in a.players
+        for field in ("params", "ema")
+        for x, y in zip(
+            jax.tree.leaves(getattr(a.players[name], field)),
+            jax.tree.leaves(getattr(b.players[name], field)),
+            strict=True,
+        )
+    )
+    return float(max(pairs))
+
+
+def moved(state, start):
+    """Smallest movement of a player's parameters: a game in which nobody moves compares well."""
+    return min(
+        max(
+            float(np.abs(np.asarray(a) - b).max())
+            for a, b in zip(*map(jax.tree.leaves, pair), strict=True)
+        )
+        for pair in ((state.players[n].params, start[n]) for n in state.players)
+    )
+
+
+def uneven(state):
+    """Number of replicated leaves whose shards are not all the same."""
+    bad = 0
+    for leaf in jax.tree.leaves(state):
+        if leaf.sharding.is_fully_replicated:
+            shards = [np.asarray(s.data) for s in leaf.addressable_shards]
+            bad += any(not np.array_equal(shards[0], s, equal_nan=True) for s in shards[1:])
+    return bad
+
+
+def shard(leaf):
+    """Shape of what one device holds of a leaf."""
+    return list(leaf.addressable_shards[0].data.shape)
+
+
+def teacher_run(modes, out):
+    """A UNet (convolutions, norms) through the teacher's step."""
+    config, system = make_system()
+    adam = make_optimizer(optimizer_config(clip=1.0, learning_rate=1e-3), 10)
+    start = jax.tree.map(lambda p: 0.3 * p, random_params(system.teacher))
+    results = {}
+    for name in ("one", "pmap", "2x4"):
+        parallel = modes[name]
+        state = parallel.init(lambda p: State.create(teacher=Player.create(p, adam)), start)
+        step = parallel.step(make_teacher_step(system, config.train, adam))
+        for k in range(STEPS):
+            state, metrics = step(state, None, parallel.put(batch(k)), jax.random.key(1))
+        results[name] = state
+        out["teacher"][name] = dict(
+            difference=difference(results["one"], state),
+            uneven=uneven(state),
+            loss=float(metrics["loss"]),
+            moved=moved(state, {"teacher": start}),
+        )
+
+
+def game_run(modes, out, folder):
+    """Five two-player steps, a checkpoint after three of them, and a sampler."""
+    config, system = make_system()
+    system = pointwise(system, width=32)
+    adam = make_optimizer(optimizer_config(clip=1.0, learning_rate=1e-3), 10)
+    teacher = random_params(system.teacher)
+    start = {
+        "generator": graft(teacher, random_params(system.student, seed=2)),
+        "bridge_net": graft(teacher, random_params(system.bridge_net, seed=3)),
+    }
+
+    def make(start):
+        return State.create(**{name: Player.create(p, adam) for name, p in start.items()})
+
+    def play(parallel, step, state, steps):
+        for k in steps:
+            group = parallel.put(batch(k, UPDATES + 1), 1)
+            state, metrics = step(state, teacher, group, jax.random.key(1))
+        return state, {k: float(v) for k, v in metrics.items()}
+
+    def fresh(parallel):
+        return parallel.init(make, start)
+
+    results, steps = {}, {}
+    for name, parallel in modes.items():
+        steps[name] = parallel.step(make_ibmd_step(system, config.distill, adam, adam), 1)
+        state, _ = play(parallel, steps[name], fresh(parallel), range(3))
+        checkpoints = Checkpoints(folder / name)
+        checkpoints.save(state, {"mode": name})
+        checkpoints.wait()
+        state, metrics = play(parallel, steps[name], state, range(3, STEPS))
+        results[name] = state
+        generator = state.players["generator"]
+        kernel = generator.params["second"]["kernel"]
+        moment = state.players["bridge_net"].opt.inner_state[1][0].mu["second"]["kernel"]
+        out["game"][name] = dict(
+            difference=difference(results["one"], state),
+            uneven=uneven(state),
+            metrics=metrics,
+            moved=moved(state, start),
+            step=int(state.step),
+            kernel=shard(kernel),
+            average=shard(generator.ema["second"]["kernel"]),
+            moment=shard(moment),
+            bias=shard(generator.params["second"]["bias"]),
+            devices=len(kernel.sharding.device_set),
+        )
+
+    for saved, other in (("pmap", "2x4"), ("2x4", "pmap"), ("4x2", "one"), ("one", "4x2")):
+        parallel = modes[other]
+        checkpoints = Checkpoints(folder / saved)
+        state = checkpoints.restore(fresh(parallel))
+        laid_out = jax.tree.map(lambda a, b: a.sharding == b.sharding, state, fresh(parallel))
+        state, _ = play(parallel, steps[other], state, range(3, STEPS))
+        out["restored"][f"{saved} in {other}"] = dict(
+            difference=difference(results["one"], state),
+            laid_out=all(jax.tree.leaves(laid_out)),
+            meta=checkpoints.meta()["mode"],
+            step=int(state.step),
+        )
+
+    times = student_grid(system.bridge, 2)
+
+    def sample(params, batch, key):
+        pair = system.prepare(batch, key, augment=False)
+        generate = system.generator(params, pair)
+        return sample_few_step(generate, system.bridge, pair.xT, times, pair.keys)
+
+    # Each mode samples with the parameters as it holds them.
+    # Without parameters, and with as many leaves as arguments, pmap needs care (Parallel.map).
+    sources = {
+        n: p.map(lambda params, batch, key: system.prepare(batch, key, augment=False).xT)
+        for n, p in modes.items()
+    }
+    sources = {n: source(None, batch(0), jax.random.key(1)) for n, source in sources.items()}
+    averages = {name: state.players["generator"].ema for name, state in results.items()}
+    images = {n: p.map(sample)(averages[n], batch(0), jax.random.key(1)) for n, p in modes.items()}
+    for name, array in images.items():
+        out["sampled"][name] = dict(
+            difference=float(np.abs(array - images["one"]).max()),
+            shape=list(array.shape),
+            is_numpy=isinstance(array, np.ndarray),
+            source=float(np.abs(sources[name] - sources["one"]).max()),
+        )
+
+
+def main():
+    modes = {
+        "one": Parallel.create("fsdp", 1, jax.devices()[:1]),
+        "pmap": Parallel.create("pmap"),
+        "4x2": dataclasses.replace(Parallel.create("fsdp", 2), min_shard=100),
+        "2x4": dataclasses.replace(Parallel.create("fsdp", 4), min_shard=100),
+    }
+    out = {k: {} for k in ("teacher", "game", "restored", "sampled")}
+    teacher_run(modes, out)
+    game_run(modes, out, Path(sys.argv[1]))
+    out["devices"] = jax.device_count()
+    try:
+        Parallel.create("fsdp", 3)
+    except ValueError as error:
+        out["error"] = str(error)
+    out["auto"] = [Parallel.create("auto", n).mode for n in (1, 2)]
+    large = jax.ShapeDtypeStruct((3, 1024, 64), jnp.float32)
+    small = jax.ShapeDtypeStruct((10,), jnp.float32)
+    specs = Parallel.create("fsdp", 4).shardings({"large": large, "small": small})
+    out["specs"] = {k: list(s.spec) for k, s in specs.items()}
+    print("RESULT " + json.dumps(out))
+
+
+if __name__ == "__main__":
+    main()
