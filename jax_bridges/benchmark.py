@@ -3,22 +3,21 @@
     python -m jax_bridges.benchmark                               # the small network, a minute
     python -m jax_bridges.benchmark --network=i2sb256 --dtype=bfloat16 --batch=8 --peak-tflops=989
     python -m jax_bridges.benchmark --config=configs/jpeg.py --config.network.blocks=2
+    python -m jax_bridges.benchmark --network=ddbm_e2h64 --what=torch   # beside PyTorch, if it is there
     python -m jax_bridges.benchmark --plan --config=configs/inpaint.py:imagenet256_i2sb \
         --devices=8 --fsdp=8 --compile
 
-Measured are the functions that a run uses, compiled, warm, on random weights and images: medians of
-several repeats. TFLOP/s count the operations of the mathematics (stages/abstract_plan.py).
+Measured are the functions that a run uses, compiled, warm, on random images and on random weights
+(or those of `--config.teacher.checkpoint`): medians of several repeats. TFLOP/s count the operations
+of the mathematics (stages/abstract_plan.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
+import importlib.util
 import json
 import os
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -33,9 +32,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from jax_bridges import papers
+from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
-from jax_bridges.config import base_config, validate
-from jax_bridges.models import DTYPES
+from jax_bridges.config import base_config
+from jax_bridges.import_torch.names import flax_to_torch
+from jax_bridges.models import ADM, DTYPES, MODELS
 from jax_bridges.report.files import write_atomic
 from jax_bridges.stages.abstract_plan import (
     abstract_batch,
@@ -48,8 +49,9 @@ from jax_bridges.stages.abstract_plan import (
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.train import train
+from jax_bridges.stages.train import check_teacher, load_teacher, train
 from jax_bridges.training.parallel import MODES, Parallel
+from jax_bridges.validation import validate
 
 # A network and the task it belongs to, as a change of the base configuration.
 NETWORKS = {
@@ -62,22 +64,58 @@ NETWORKS = {
 
 
 # -- what is measured ----------------------------------------------------------------------------
-def measure_forward(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
+def measure_forward(
+    run: Run, params, nfe: int, repeats: int, beside_torch: bool = False
+) -> Iterable[dict]:
     """One network call on `evaluate.batch` images that lie on the device."""
     del nfe
     system, batch = run.system, run.config.evaluate.batch
     sharding = NamedSharding(run.parallel.mesh, PartitionSpec(("data", "fsdp")))
-    x = jnp.zeros((batch, *system.size, system.channels))
-    inputs = jax.device_put((x, jnp.ones(batch), jnp.zeros(batch, jnp.int32)), sharding)
+    x, xT = jax.random.normal(jax.random.key(0), (2, batch, *system.size, system.channels))
+    label = jnp.arange(batch) % max(getattr(system.teacher, "num_classes", 0), 1)
+    inputs = jax.device_put((x, jnp.linspace(1.0, 900.0, batch), xT, label), sharding)
 
-    def call(params, x, t, label):
-        return system.teacher.apply({"params": params}, x, t, x, None, label)
+    def call(params, x, t, xT, label):
+        return system.teacher.apply({"params": params}, x, t, xT, None, label)
 
     start = time.perf_counter()
     compiled = jax.jit(call).lower(params, *inputs).compile()
     took = time.perf_counter() - start
     seconds = median_seconds(lambda: compiled(params, *inputs), repeats)
-    yield {"what": "forward", "images": batch, "calls": batch, "seconds": seconds, "compile": took}
+    row = {"images": batch, "calls": batch}
+    yield {"what": "forward", **row, "seconds": seconds, "compile": took}
+    if beside_torch:
+        found = measure_torch(run, params, inputs, np.asarray(compiled(params, *inputs)), repeats)
+        yield {"what": "forward, torch", **row, **found}
+
+
+def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> dict:
+    """The same call in plain PyTorch, and how far its output is from `ours`, relative to its range."""
+    import torch
+
+    from jax_bridges.benchmark_torch import torch_forward
+
+    network, net = run.config.network, run.system.teacher
+    settings = {k: v for k, v in network.items() if k not in ("name", "dtype")}
+    weights = flax_to_torch(jax.device_get(params), settings)
+    x, t, xT, label = map(np.asarray, inputs)
+    given = (x, t, xT if net.conditional else None, label if net.num_classes else None)
+    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    call = torch_forward(net, weights, given, device, network.dtype == "bfloat16")
+    seconds = median_seconds(call, repeats)
+    theirs = call().cpu().numpy()
+    difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
+    about = {"torch": torch.__version__, "torch_device": device, "difference": difference}
+    return {"seconds": seconds, "compile": 0.0, **about}
+
+
+def torch_missing(config) -> str:
+    """Why there is no PyTorch to time this configuration's network with; "" where there is."""
+    if MODELS[config.network.name] is not ADM:
+        return f"there is no PyTorch twin of the network '{config.network.name}', only of 'adm'"
+    if importlib.util.find_spec("torch") is None:
+        return "PyTorch is not installed: pip install 'jax_bridges[bench]'"
+    return ""
 
 
 def measure_train(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
@@ -134,10 +172,24 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
 
 MEASURES = {
     "forward": measure_forward,
+    "torch": partial(measure_forward, beside_torch=True),  # "forward", and the same in PyTorch
     "train": measure_train,
     "distill": measure_distill,
     "sample": measure_sample,
 }
+
+
+def choose_measures(config, names: list[str]) -> list[str]:
+    """`names` of MEASURES without repetition; all that can be measured here if there are none.
+
+    Raises:
+      ValueError: "torch" is asked for where it is not at hand.
+    """
+    missing = torch_missing(config)
+    if "torch" in names and missing:
+        raise ValueError(f"--what=torch cannot be measured: {missing}.")
+    names = names or [name for name in MEASURES if name != "torch" or not missing]
+    return [name for name in names if name != "forward" or "torch" not in names]
 
 
 def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
@@ -152,9 +204,13 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
     run = abstract_run(config, parallel)
     system = run.system
     flops = call_flops(system)
-    params = parallel.init(lambda key: system.init(key, system.teacher), run.key(0))
+    if config.teacher.checkpoint:
+        check_teacher(json.loads(config.to_json_best_effort()))
+        params = load_teacher(run, config.teacher.checkpoint)
+    else:
+        params = parallel.init(lambda key: system.init(key, system.teacher), run.key(0))
     about = {"network": config.network.name, "dtype": config.network.dtype, "size": system.size}
-    for name in names:
+    for name in choose_measures(config, names):
         for row in MEASURES[name](run, params, nfe, repeats):
             row["images_per_second"] = row["images"] / row["seconds"]
             row["tflops"] = row["calls"] * flops / row["seconds"] / 1e12
@@ -168,7 +224,8 @@ def random_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray
     def fill(name: str, leaf) -> np.ndarray:
         if name in ("x0", "xT"):
             return draw.integers(0, 256, leaf.shape, np.uint8)
-        return np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape) % 1000
+        numbers = np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
+        return numbers % run.system.teacher.num_classes if name == "label" else numbers
 
     return {k: fill(k, leaf) for k, leaf in abstract_batch(run, batch_shape).items()}
 
@@ -196,52 +253,6 @@ def matmul_tflops(dtype: str) -> float:
     return 2 * n**3 * chain / median_seconds(lambda: product(a), 5) / 1e12
 
 
-# -- what comes out ------------------------------------------------------------------------------
-COLUMNS = {
-    "network": lambda row: row["name"],
-    "dtype": lambda row: row["dtype"],
-    "what": lambda row: row["what"],
-    "images": lambda row: str(row["images"]),
-    "ms": lambda row: f"{1e3 * row['seconds']:.4g}",
-    "images/s": lambda row: f"{row['images_per_second']:.4g}",
-    "TFLOP/s": lambda row: f"{row['tflops']:.3g}",
-    "of matmul": lambda row: f"{100 * row['tflops'] / row['matmul_tflops']:.0f} %",
-    "of peak": lambda row: f"{100 * row['tflops'] / row['peak_tflops']:.0f} %",
-    "compile s": lambda row: f"{row['compile']:.0f}",
-}
-
-
-def format_rows(rows: list[dict]) -> str:
-    """The rows as a Markdown table, aligned; without the share of a peak that is not given."""
-    columns = {k: v for k, v in COLUMNS.items() if k != "of peak" or rows[0].get("peak_tflops")}
-    table = [list(columns)] + [[show(row) for show in columns.values()] for row in rows]
-    widths = [max(len(line[i]) for line in table) for i in range(len(columns))]
-    texts = 3  # columns of words, aligned to the left
-    pads = [str.ljust] * texts + [str.rjust] * (len(columns) - texts)
-    lines = [
-        [pad(cell, w) for pad, cell, w in zip(pads, line, widths, strict=True)] for line in table
-    ]
-    rule = ["-" * w if i < texts else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-
-
-def machine() -> dict:
-    """Where, when and with what it was measured."""
-    device = jax.devices()[0]
-    packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-    return {
-        "device": device.device_kind,
-        "devices": jax.device_count(),
-        "platform": device.platform,
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-        "versions": {name: importlib.metadata.version(name) for name in packages}
-        | {"python": platform.python_version()},
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["python", "-m", "jax_bridges.benchmark", *sys.argv[1:]]),
-    }
-
-
 # -- command line --------------------------------------------------------------------------------
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The options, and what is left: --config and --config.KEY=VALUE."""
@@ -259,7 +270,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         default="",
         help=f"of {', '.join(DTYPES)}, with commas; the network's own if empty",
     )
-    add("--what", default=",".join(MEASURES), help="what to measure, with commas (all)")
+    known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty"
+    add("--what", default="", help=known)
     add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
     add("--size", type=int, default=0, help="pixels; 0: the network's own")
     add("--nfe", type=int, default=10, help="calls of the teacher's sampler (10)")
@@ -319,7 +331,7 @@ def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, ob
 
 def benchmark(options: argparse.Namespace, given) -> None:
     """Measures, prints the table and writes the file after every row."""
-    measures = options.what.split(",")
+    measures = [what for what in options.what.split(",") if what]
     for what in measures:
         look_up("measure", MEASURES, what)
     matmul: dict[str, float] = {}
@@ -333,7 +345,8 @@ def benchmark(options: argparse.Namespace, given) -> None:
             peak = options.peak_tflops * about["devices"]
             row |= {"name": name, "matmul_tflops": matmul[dtype], "peak_tflops": peak}
             rows.append(row)
-            print(f"{name} {dtype} {row['what']}: {1e3 * row['seconds']:.4g} ms", flush=True)
+            apart = f", {row['difference']:.1g} from ours" if "difference" in row else ""
+            print(f"{name} {dtype} {row['what']}: {1e3 * row['seconds']:.4g} ms{apart}", flush=True)
             text = json.dumps({"measured": about, "rows": rows}, indent=1)
             write_atomic(options.json, f"{text}\n".encode())
     products = ", ".join(f"{rate:.3g} TFLOP/s in {dtype}" for dtype, rate in matmul.items())

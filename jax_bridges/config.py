@@ -1,4 +1,4 @@
-"""The base configuration, every key with its default and meaning, and `validate`."""
+"""The base configuration, every key with its default and meaning, and how two of them differ."""
 
 from __future__ import annotations
 
@@ -6,17 +6,10 @@ import inspect
 
 from ml_collections import ConfigDict, FieldReference
 
-from jax_bridges.bridges import BRIDGES, make_bridge
-from jax_bridges.choices import look_up
+from jax_bridges.bridges import BRIDGES
 from jax_bridges.corruptions import CORRUPTIONS
-from jax_bridges.models import ADM, MODELS
+from jax_bridges.models import MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
-from jax_bridges.samplers import SAMPLERS
-from jax_bridges.times import TRAINING_TIMES
-from jax_bridges.training.optimizers import OPTIMIZERS, SCHEDULES
-from jax_bridges.training.parallel import MODES
-from jax_bridges.training.steps import ROLL_OUTS, WEIGHTS
-from jax_bridges.training.system import System, image_size
 
 
 # fmt: off
@@ -31,6 +24,30 @@ def _optimizer(**changes) -> ConfigDict:
     config.eps = 1e-8  # added to the root mean squared gradient
     config.weight_decay = 0.0  # adamw only
     config.clip = 1.0  # global gradient norm; 0: no clipping
+    config.moment_dtype = "float32"  # adam, adamw: the mean gradient is kept in float32 | bfloat16
+    config.update(changes)
+    return config
+
+
+def _consistency(**changes) -> ConfigDict:
+    # CDBM publishes none of these; they are reasoned, not tuned. The teacher's ODE in steps of dt is off
+    # by 6% of the spread of the paths' ends at dt = 0.05 and by 3% at 0.02 (Gaussian pair, I2SB).
+    config = ConfigDict()
+    config.steps = 1200  # updates
+    config.z_scale = 1.0  # of what the noise input is fed here: the bridge's own noise in x_t
+    config.gamma = 0.05  # students are trained and start at T - gamma, in units of T: at T paths meet
+    config.boot = True  # with 2 calls or more the first is spent on x_0's share of the start
+    config.times = "uniform"  # of t: uniform | towards_source
+    config.gap = "constant"  # between t and its neighbour r: constant (dt) | shrinking
+    config.dt = 0.05  # constant: t - r, in units of T
+    config.halvings = 6  # shrinking: t - r ends at 2^-halvings t
+    config.gap_k = 8.0  # shrinking: the gap is larger by 1 + k sigmoid(-b t / T)
+    config.gap_b = 10.0  # shrinking: b
+    config.gap_weight = "one"  # lambda: one | inverse_gap
+    config.distance = "pseudo_huber"  # l2 | pseudo_huber
+    config.distance_scale = 0.03  # pseudo_huber: root mean square above which errors count once
+    config.target = "copy"  # theta-: copy (of theta) | ema (its average)
+    config.optimizer = _optimizer(learning_rate=3e-4)
     config.update(changes)
     return config
 
@@ -51,6 +68,11 @@ def base_config() -> ConfigDict:
     config.data.path_xT = ""  # pairs: folder of corrupted images x_T, matched by name
     config.data.image_key = "image"  # tfds: feature that holds x_0
     config.data.xT_key = ""  # tfds: feature that holds x_T, for paired sets
+    config.data.label_key = ""  # tfds: feature that holds the class, for network.num_classes > 0
+    # folder, pairs, edges: "subfolders" (the sub-folder is the class, numbered in sorted order), or
+    # a text file that lists the sub-folders in the order of their class numbers; "": no labels
+    config.data.classes = ""
+    config.data.unpaired = False  # training x_0 and x_T come from different examples (train.mode dsbm)
     config.data.test_fraction = 0.1  # held out where there are no train/ and test/ folders
     config.data.on_bad_file = "refuse"  # refuse: stop and name it | skip: leave it out and name it
     config.data.crop = "center"  # shorter side resized to size, then the centre is cut out
@@ -87,6 +109,11 @@ def base_config() -> ConfigDict:
     config.teacher.init = ""  # WORKDIR of an import or a run: the training starts from its teacher
 
     config.train = ConfigDict()
+    # bridge: bridge matching on the data's pairs (augmented where network.conditional) | reflow: on pairs
+    # (x_T, ODE(x_T)) of teacher.init | dsbm: Schroedinger bridge between x_0 and x_T, pairs or not
+    config.train.mode = "bridge"
+    config.train.rounds = 1  # dsbm: to x_0 and to x_T in turn, in equal parts of the steps; an odd number
+    config.train.simulation_steps = 10  # reflow, dsbm: network calls that make a pair
     config.train.steps = 1500  # updates
     config.train.batch = 32  # images a step, over all devices
     config.train.microbatches = 1  # the batch in so many parts, one after the other
@@ -99,7 +126,7 @@ def base_config() -> ConfigDict:
 
     # IBMD -----------------------------------------------------------------------------------------
     config.distill = ConfigDict()
-    config.distill.method = "ibmd"  # the only one so far
+    config.distill.method = "ibmd"  # ibmd | cbd | cbt; the latter have keys of their own below
     config.distill.steps = 320  # generator updates
     config.distill.batch = 32  # images an update
     config.distill.microbatches = 1  # as of train
@@ -122,6 +149,10 @@ def base_config() -> ConfigDict:
     config.distill.bridge_optimizer = _optimizer(
         learning_rate=1e-3, schedule="constant", b1=0.0, warmup=60
     )
+    config.distill.cbd = _consistency()  # consistency bridge distillation, by the teacher's ODE
+    config.distill.cbt = _consistency(  # consistency bridge training, by the data
+        gap="shrinking", gap_weight="inverse_gap"
+    )
 
     # Evaluation -----------------------------------------------------------------------------------
     config.evaluate = ConfigDict()
@@ -132,11 +163,49 @@ def base_config() -> ConfigDict:
     config.evaluate.student_nfe = (1, 2, 4)  # at most distill.student_steps
     config.evaluate.pictures = 12  # images in the picture and in the report's slider
     config.evaluate.margin = 2  # pixels around the hole that its own metrics include
+    # of metrics.measure.METRIC_NEEDS: psnr, ssim, fd_lite0, kid_lite0, ca_lite0, fid, kid, is, ca,
+    # lpips, lpips_alex, cons; those from fid to lpips_alex need weights, ca and ca_lite0 labels too
+    config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
+    config.evaluate.protocol = "own"  # own | i2sb | ddbm | dbim | ddnm: pixels, resizing, units
+    config.evaluate.weights = ""  # folder of the feature networks' files; "": the usual caches
+    config.evaluate.reference = ""  # fid: .npz of statistics; "": the targets of the same images
+    config.evaluate.allow_unequal = False  # fid: against a reference of another number of images
+    config.evaluate.bootstrap = 0  # resamples for 95% intervals; 0: none (slow for distances: try 50)
+    config.evaluate.published = ""  # task of published.csv whose rows stand beside ours
+    config.evaluate.published_data = ""  # what our images are, in its words: you vouch for it
+
+    # Comparison (configs/compare.py): every sampler and several students of one teacher ------------
+    config.compare = ConfigDict()
+    config.compare.students = ()  # methods of distillation; none: one student, by distill.method
+    config.compare.samplers = ("ancestral", "dbim", "dbim2", "dbim3", "heun")  # of the teacher
+    config.compare.teacher_nfe = (1, 2, 5, 10, 20, 100)  # its calls; students: evaluate.student_nfe
+
+    # Zero-shot restoration (configs/zero_shot.py): one diffusion prior instead of teacher and student --
+    config.zero_shot = ConfigDict()
+    # name -> {operator: a linear corruption, sigma_y: noise of y in units of [-1, 1]}; none: a bridge run
+    config.zero_shot.tasks = ConfigDict()
+    config.zero_shot.methods = (  # of zero_shot.SOLVERS; a task is spared those that do not apply
+        "pinv", "ddnm", "ddnm_plus", "ddrm", "pigdm", "dps", "repaint", "ilvr", "sdedit",
+    )  # fmt: skip
+    config.zero_shot.nfe = 50  # noise levels that a method visits
+    # method -> its solver's knobs, its own nfe, and start: sdedit's share of the time
+    config.zero_shot.settings = ConfigDict(
+        {
+            "ddrm": {"nfe": 20},  # as published
+            "dps": {"scale": 1.0},
+            "repaint": {"nfe": 40, "travel": (10, 2)},
+            "sdedit": {"nfe": 25, "start": 0.5},
+        }
+    )
 
     # The run --------------------------------------------------------------------------------------
     config.parallel = ConfigDict()
     config.parallel.mode = "auto"  # auto | pmap (replicated) | fsdp (sharded)
     config.parallel.fsdp = 1  # devices over which large leaves are sharded
+    config.parallel.device_gib = 0.0  # memory of a device; 0: as it says itself, if it does
+    config.profile = ConfigDict()  # a recording of a few steps of each stage, in WORKDIR/profile
+    config.profile.first = 10  # steps of this start before it
+    config.profile.steps = 0  # length; 0: none
     config.log_every = 50  # steps between lines of metrics.jsonl
     config.checkpoint_every = 250  # steps
     config.checkpoints_kept = 2  # of each stage, the newest
@@ -147,131 +216,9 @@ def base_config() -> ConfigDict:
 
 # Keys that may change between two starts of the same run: they do not alter what is trained.
 FREE_KEYS = (
-    "evaluate.", "parallel.", "log_every", "checkpoint_every", "checkpoints_kept", "pictures_every",
-    "data.cache_mb",
+    "evaluate.", "compare.", "zero_shot.", "parallel.", "log_every", "checkpoint_every", "checkpoints_kept",
+    "pictures_every", "data.cache_mb",
 )  # fmt: skip
-
-
-def validate(config: ConfigDict, devices: int = 1) -> None:
-    """Refuses what cannot run, before anything is built or compiled.
-
-    Args:
-      config: the resolved configuration.
-      devices: number of accelerators; batches must divide by it.
-
-    Raises:
-      ValueError: one sentence that names the key, what was expected and what to do.
-    """
-
-    def positive(*keys: str) -> None:
-        for key in keys:
-            value = config.get_ref(key).get() if "." not in key else _get(config, key)
-            if value < 1:
-                raise ValueError(f"{key} is {value}: it must be at least 1.")
-
-    trained = (config.train,) if not config.teacher.checkpoint else ()  # else its keys are not read
-    if config.teacher.checkpoint and config.teacher.init:
-        raise ValueError(
-            "teacher.checkpoint is used as it is and teacher.init is trained further: give one."
-        )
-    if trained:
-        positive("train.steps", "train.batch", "train.microbatches")
-    positive(
-        "distill.steps", "distill.batch", "distill.microbatches", "distill.bridge_updates",
-        "distill.student_steps",
-        "evaluate.images", "evaluate.batch", "evaluate.pictures", "log_every", "checkpoint_every",
-        "checkpoints_kept",
-    )  # fmt: skip
-    look_up("corruption", CORRUPTIONS, config.corruption.name)
-    look_up("bridge", BRIDGES, config.bridge.name)
-    look_up("preconditioning", PRECONDITIONINGS, config.preconditioning.name)
-    look_up("network", MODELS, config.network.name)
-    look_up("sampler", SAMPLERS, config.evaluate.sampler)
-    look_up("method of distillation", {"ibmd": None}, config.distill.method)
-    look_up("parallel mode", dict.fromkeys(MODES), config.parallel.mode)
-    look_up("roll-out", ROLL_OUTS, config.distill.roll_out)
-    for stage in (*trained, config.distill):
-        look_up("distribution of training times", TRAINING_TIMES, stage.times)
-        look_up("loss weight", WEIGHTS, stage.weight)
-    look_up("loss weight", WEIGHTS, config.distill.bridge_weight)
-    for optimizer in (
-        *(stage.optimizer for stage in trained),
-        config.distill.optimizer,
-        config.distill.bridge_optimizer,
-    ):
-        look_up("optimiser", OPTIMIZERS, optimizer.name)
-        look_up("learning-rate schedule", SCHEDULES, optimizer.schedule)
-
-    for name, batch, parts in (
-        *(("train", stage.batch, stage.microbatches) for stage in trained),
-        ("distill", config.distill.batch, config.distill.microbatches),
-        ("evaluate", config.evaluate.batch, 1),
-    ):
-        if batch % (devices * parts):
-            raise ValueError(
-                f"{name}.batch is {batch}: it must be a multiple of {devices * parts} "
-                f"({devices} devices x {parts} microbatches)."
-            )
-    network = config.network
-    if network.name == "unet":
-        multiple = network.patch * 2 ** (len(network.widths) - 1)
-        shape = f"network.patch {network.patch} and {len(network.widths)} levels"
-        _divides(config.data.size, multiple, shape)
-        for each in network.widths:
-            if each % network.groups:
-                raise ValueError(
-                    f"network.widths has {each}: it must be a multiple of network.groups, {network.groups}."
-                )
-            if network.attention and each % network.heads:
-                raise ValueError(
-                    f"network.widths has {each}: it must be a multiple of network.heads, {network.heads}."
-                )
-    if network.name == "adm":
-        levels = len(network.get("channel_mult", ADM.channel_mult))
-        _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
-    if config.data.rotate and len(set(image_size(config.data.size))) > 1:
-        raise ValueError(
-            "data.rotate turns squares only: set it to False, or data.size to one number."
-        )
-    if not config.evaluate.teacher_nfe or not config.evaluate.student_nfe:
-        raise ValueError("evaluate.teacher_nfe and evaluate.student_nfe must have a number each.")
-    bridge = make_bridge(**config.bridge)
-    for nfe in config.evaluate.teacher_nfe:
-        SAMPLERS[config.evaluate.sampler].grid(bridge, nfe)  # refuses what the sampler cannot do
-    if not 0 < config.distill.first_call <= 1:
-        raise ValueError(
-            f"distill.first_call is {config.distill.first_call}: it is a share, above 0 and at most 1."
-        )
-    most = max(config.evaluate.student_nfe, default=1)
-    if most > config.distill.student_steps or min(config.evaluate.student_nfe, default=1) < 1:
-        raise ValueError(
-            f"evaluate.student_nfe is {tuple(config.evaluate.student_nfe)}: the student is trained for 1 to "
-            f"{config.distill.student_steps} calls (distill.student_steps)."
-        )
-    if config.distill.z_channels not in (0, System.channels):
-        raise ValueError(
-            f"distill.z_channels is {config.distill.z_channels}: it must be 0 (no noise input) or "
-            f"{System.channels}, one for each channel of an image."
-        )
-    if not config.distill.z_channels and config.corruption.get("fill") != "noise":
-        raise ValueError(
-            "A student without z has no randomness at its first call: set distill.z_channels to 3, "
-            "or corruption.fill to 'noise' for inpainting."
-        )
-
-
-def _divides(size, multiple: int, shape: str) -> None:
-    height, width = image_size(size)
-    if height % multiple or width % multiple:
-        raise ValueError(
-            f"data.size is {height}x{width}: with {shape} it must be a multiple of {multiple}."
-        )
-
-
-def _get(config: ConfigDict, path: str):
-    for part in path.split("."):
-        config = config[part]
-    return config
 
 
 def differences(old: dict, new: dict) -> list[str]:

@@ -30,9 +30,8 @@ from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.models import make_network
 from jax_bridges.report.files import write_atomic
-from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
-from jax_bridges.times import student_grid
+from jax_bridges.training.distillers import check_calls, sample_student
 from jax_bridges.training.system import CORRUPT, Pair, System, image_size
 from jax_bridges.typing import PyTree
 
@@ -40,6 +39,8 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IMAGES = {"float32": jnp.float32, "uint8": jnp.uint8}
 LIMIT = 2**31 - 2**24  # bytes of a file: flatbuffers, the container of jax.export, ends at 2 GiB
+# What follows the flatbuffer, whose readers end before it: the configuration, as JSON.
+_MARK = b"\njax_bridges.export "
 _PLAYERS = {"student": ("distill", "generator"), "teacher": ("train", "teacher")}
 
 
@@ -85,7 +86,7 @@ def export_jax(
     Args:
       config: recorded by the run.
       params: averaged parameters of the generator.
-      nfe: network calls, at most distill.student_steps.
+      nfe: network calls, as many as its method of distillation can give.
       images: type of xT and x0, a key of `IMAGES`.
       weights: type they are stored in, a key of `WEIGHTS`; the computation is the network's.
       platforms: where the file will run.
@@ -111,7 +112,8 @@ def export_jax(
             "them with --weights=bfloat16, or give --format=torch."
         )
     system = System.create(ConfigDict({**config, "network": _portable(config["network"])}))
-    times = student_grid(system.bridge, nfe, config["distill"]["student_steps"])
+    distill = ConfigDict(config["distill"])
+    check_calls(distill, system.bridge, nfe)
     fill = getattr(system.corruption, "fill", None)
 
     def restore(*values):
@@ -125,9 +127,7 @@ def export_jax(
             xT = fill_hole(xT, mask, fold(keys, CORRUPT), fill)
         pair = Pair(xT, xT, mask, keys, given.get("label"))
         floats = jax.tree.map(lambda a: jnp.asarray(a).astype(jnp.float32), params)
-        x0 = sample_few_step(
-            system.generator(floats, pair), system.bridge, xT, times, fold(keys, SAMPLE), clip=True
-        )
+        x0 = sample_student(system, distill, floats, pair, nfe, fold(keys, SAMPLE), clip=True)
         return to_uint8(x0) if image == jnp.uint8 else x0
 
     (batch,) = jax.export.symbolic_shape("b")
@@ -140,6 +140,21 @@ def export_jax(
     arguments["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
     exported = jax.export.export(jax.jit(restore), platforms=platforms)(*arguments.values())
     return bytes(exported.serialize()), list(arguments.items())
+
+
+def with_config(data: bytes, config: dict[str, Any], nfe: int) -> bytes:
+    """The exported bytes with the configuration and number of calls behind them, for restore.py."""
+    return data + _MARK + json.dumps({"config": config, "nfe": nfe}).encode()
+
+
+def split_export(data: bytes) -> tuple[bytes, dict[str, Any] | None, int]:
+    """What `with_config` joined: (exported bytes, configuration, calls); None where there is none."""
+    data, mark, text = data.rpartition(_MARK)
+    try:
+        recorded = json.loads(text) if mark else {}
+    except ValueError:  # the mark was part of other bytes, or the file is cut
+        recorded = {}
+    return data, recorded.get("config"), recorded.get("nfe", 0)
 
 
 def export_torch(
@@ -244,7 +259,7 @@ def run(argv: list[str]) -> Path:
         data, arguments = export_jax(
             config, params, flags.nfe, images=flags.images, weights=flags.weights
         )
-        write_atomic(out, data)
+        write_atomic(out, with_config(data, config, flags.nfe))
         text = usage(out.name, config, flags.nfe, arguments)
         write_atomic(out.with_name(f"{out.name}.md"), text.encode())
         print(text, end="")

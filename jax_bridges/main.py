@@ -5,25 +5,37 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jax_bridges.config import differences, validate
-from jax_bridges.data import make_source
+from jax_bridges.config import differences
+from jax_bridges.data import check_classes, make_source
 from jax_bridges.report.files import write_atomic
 from jax_bridges.report.html import build_report
-from jax_bridges.stages.distill import NAME as DISTILL
+from jax_bridges.stages.compare import compare_jobs, student_runs
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import Picture, evaluate
+from jax_bridges.stages.evaluate import Picture, evaluate, evaluate_jobs
 from jax_bridges.stages.plan import describe, try_stage
-from jax_bridges.stages.run import Diverged, MetricsLog, Run, Stopped, StopSignal, train_stage
+from jax_bridges.stages.run import (
+    Diverged,
+    MetricsLog,
+    NoLog,
+    Run,
+    Stopped,
+    StopSignal,
+    train_stage,
+)
 from jax_bridges.stages.train import NAME as TRAIN
 from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.stages.zero_shot import zero_shot
+from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
+from jax_bridges.validation import check_given, validate
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
@@ -31,8 +43,16 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/inpaint.py."
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder the run leaves behind; runs/TASK by default."
+    "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
 )
+_HOSTS = flags.DEFINE_enum(
+    "hosts", "auto", hosts.KINDS, "Several hosts: found (TPU pod, srun), insisted on, or none."
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", "", "Several hosts by hand: HOST:PORT of the first."
+)
+_PROCESSES = flags.DEFINE_integer("processes", 0, "Several hosts by hand: how many processes.")
+_PROCESS = flags.DEFINE_integer("process", -1, "Several hosts by hand: which one this is, from 0.")
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
@@ -59,12 +79,21 @@ def run(config, workdir: str | os.PathLike) -> Path:
 
     # -- data, system --------------------------------------------------------------------------------
     train_data, test_data = (make_source(config.data, split) for split in ("train", "test"))
+    check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
     system = System.create(config)
-    write_atomic(workdir / "config.json", (json.dumps(resolved, indent=1) + "\n").encode())
     stop = StopSignal()
     stop.listen()
-    log = MetricsLog(workdir)
+    log = MetricsLog(workdir) if hosts.is_chief() else NoLog()  # writes nothing yet
     this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
+
+    if config.zero_shot.tasks:  # one prior and no student
+        if parallel.hosts > 1:
+            raise ValueError("zero_shot.tasks run on one host: start them without the others.")
+        begin_workdir(workdir, resolved)
+        report = zero_shot(this)
+        log.close()
+        print(f"report: {report}", flush=True)
+        return report
 
     # -- plan ------------------------------------------------------------------------------------------
     planned = []
@@ -72,17 +101,21 @@ def run(config, workdir: str | os.PathLike) -> Path:
         teacher = load_teacher(this, config.teacher.checkpoint)
     else:
         teacher_stage = train(this)
-        if (this.checkpoints(TRAIN).latest() or 0) < config.train.steps:
+        if this.done(TRAIN) < config.train.steps:
             planned.append((teacher_stage, *try_stage(this, teacher_stage)))
         shapes = jax.eval_shape(lambda k: system.init(k, system.teacher), this.key(0))
         # For the plan; laid out like the teacher that will take its place in the compiled step.
         teacher = parallel.init(
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
         )
-    student_stage = distill(this, teacher)
-    if (this.checkpoints(DISTILL).latest() or 0) < config.distill.steps:
-        planned.append((student_stage, *try_stage(this, student_stage)))
+    student_stages = []
+    for name, its in student_runs(this).items():
+        stage = distill(its, teacher, name)
+        student_stages.append((its, stage))
+        if this.done(name) < stage.steps:
+            planned.append((stage, *try_stage(its, stage)))
     print(describe(this, planned), flush=True)
+    begin_workdir(workdir, resolved)
 
     # -- teacher ---------------------------------------------------------------------------------------
     picture = Picture(this)
@@ -93,25 +126,50 @@ def run(config, workdir: str | os.PathLike) -> Path:
         teacher = state.players["teacher"].ema
         del state
 
-    # -- student -----------------------------------------------------------------------------------------
-    student_stage.frozen = teacher
-    state = train_stage(
-        this, student_stage, lambda state, step: picture.student(DISTILL, teacher, state, step)
-    )
-    student = state.players["generator"].ema
-    del state
+    # -- students ----------------------------------------------------------------------------------------
+    students = {}
+    for its, stage in student_stages:
+        stage.frozen = teacher
+        show = partial(picture.student, its, stage.name, teacher)
+        state = train_stage(its, stage, show)
+        students[its.config.distill.method] = (its, state.players["generator"].ema)
+        del state
 
     # -- evaluation and report -----------------------------------------------------------------------------
-    evaluate(this, teacher, student)
+    if config.compare.students:
+        jobs, left_out = compare_jobs(this, teacher, students)
+        parts = {"evaluate": config.evaluate, "compare": config.compare}
+        settings = {k: json.loads(v.to_json_best_effort()) for k, v in parts.items()}
+        evaluate_jobs(this, jobs, settings, left_out)
+    else:
+        ((_, student),) = students.values()
+        evaluate(this, teacher, student)
     log.close()
-    report = build_report(workdir)
-    print(f"report: {report}", flush=True)
-    return report
+    if hosts.is_chief():
+        report = build_report(workdir)
+        print(f"report: {report}", flush=True)
+    hosts.barrier("done")  # the first to leave would end the others
+    return workdir / "report.html"
+
+
+def begin_workdir(workdir: Path, resolved: dict) -> None:
+    """Writes config.json, once all hosts have found nothing to refuse."""
+    hosts.barrier("checked")
+    if hosts.is_chief():
+        write_atomic(workdir / "config.json", (json.dumps(resolved, indent=1) + "\n").encode())
 
 
 def check_workdir(workdir: Path, resolved: dict) -> None:
     """Refuses a folder whose run had another configuration, naming the keys that differ."""
     path = workdir / "config.json"
+    if str(workdir).split("/")[0].endswith(":"):  # a Path has one slash of gs://
+        raise ValueError(
+            f"--workdir={workdir} is no folder: mount the bucket (gcsfuse) or a shared disk, and name "
+            "the folder it is mounted on."
+        )
+    parent = next(p for p in (workdir.absolute(), *workdir.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"{workdir} cannot be made: {parent} is no folder that can be written to.")
     if not path.exists():
         if workdir.exists() and any(workdir.iterdir()):
             raise ValueError(
@@ -142,6 +200,10 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
     try:
+        found = (_HOSTS.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+        hosts.start(hosts.find_hosts(*found))
+        hosts.only_chief_prints()
+        check_given(config, getattr(flags.FLAGS["config"], "override_values", {}))
         run(config, _WORKDIR.value or f"runs/{config.task}")
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", flush=True)

@@ -32,6 +32,7 @@ def i2sb_superres(config: ConfigDict, kind: str) -> None:
     i2sb_teacher(config, beta_max=0.3)
     config.corruption = {"name": "superres", "kind": kind, "factor": 4}
     config.evaluate.images = 50_000  # I2SB's protocol: the whole validation set
+    config.evaluate.published = f"sr4x-{kind}"
     ibmd(config, calls=1, updates=3000, learning_rate=5e-5)
 
 
@@ -39,6 +40,7 @@ def i2sb_jpeg(config: ConfigDict, quality: int, updates: int) -> None:
     """JPEG of quality 5 (K = 2000) or 10 (K = 3000): I2SB teacher, one call."""
     i2sb_teacher(config, beta_max=0.3)
     config.corruption = {"name": "jpeg", "quality": quality}
+    config.evaluate.published = f"jpeg-{quality}"
     ibmd(config, calls=1, updates=updates, learning_rate=5e-5)
 
 
@@ -50,6 +52,7 @@ def i2sb_inpaint(config: ConfigDict) -> None:
     """
     i2sb_teacher(config, beta_max=1.0, deterministic=True)
     config.corruption = {"name": "inpaint_center", "fill": "noise"}
+    config.evaluate.published = "inpaint-center-128"
     config.keep_known = True
     ibmd(config, calls=4, updates=2000, learning_rate=5e-5, roll_out="chain", noise=False)
 
@@ -57,13 +60,16 @@ def i2sb_inpaint(config: ConfigDict) -> None:
 def dbim_inpaint(config: ConfigDict) -> None:
     """The centre 128 x 128 of 256 x 256: DBIM's teacher, four calls, L = 1, rate 3e-6, K = 3000.
 
-    x_T holds zeros in the hole, and the networks see x_T and the class: the data must come with
-    labels. Known pixels are put back after every call (DBIM sec. 4); the losses then count the hole
-    alone, as IBMD's do here, while DBIM trained its teacher on all pixels.
+    x_T holds zeros in the hole, and the networks see x_T and the class, by the sub-folder of the
+    image: train/WNID/ and val/WNID/ (for a part of ImageNet, data.classes must be a file with all
+    1000 WNIDs). Known pixels are put back after every call (DBIM sec. 4); the losses then count
+    the hole alone, as IBMD's do here, while DBIM trained its teacher on all pixels.
     """
     dbim_teacher(config)
     config.corruption = {"name": "inpaint_center", "fill": "zero"}
+    config.evaluate.published = "inpaint-center-128"
     config.keep_known = True
+    config.data.classes = "subfolders"  # sorted WNIDs are ADM's order
     ibmd(config, calls=4, updates=3000, learning_rate=3e-6, bridge_updates=1, roll_out="random")
 
 
@@ -74,6 +80,7 @@ def ddbm_handbags(config: ConfigDict, calls: int, updates: int) -> None:
     """
     ddbm_teacher(config, "ddbm_e2h64", steps=420_000, batch=192)
     config.data.name = "edges2handbags"
+    config.evaluate.published = "edges2handbags"
     config.data.size = 64
     ibmd(config, calls=calls, updates=updates, learning_rate=1e-5, roll_out="random")
 
@@ -86,6 +93,7 @@ def ddbm_diode(config: ConfigDict, calls: int, updates: int) -> None:
     """
     ddbm_teacher(config, "ddbm_diode256", steps=440_000, batch=16)
     config.data.name = "diode_normals"
+    config.evaluate.published = "normals-to-image"
     config.data.size = 256
     ibmd(config, calls=calls, updates=updates, learning_rate=1e-5, roll_out="random")
 
@@ -103,6 +111,7 @@ def i2sb_teacher(config: ConfigDict, beta_max: float, deterministic: bool = Fals
     _network(config, "i2sb256", dtype="float32")
     _train(config, steps=1_000_000, batch=256, microbatches=8, ema=0.99)
     _optimizer(config.train, name="adamw", learning_rate=5e-5, schedule="i2sb")
+    config.evaluate.protocol = "i2sb"
     config.evaluate.sampler = "ancestral"
     config.evaluate.teacher_nfe = (1, 10, 100, 999)
 
@@ -118,6 +127,7 @@ def dbim_teacher(config: ConfigDict) -> None:
     config.preconditioning = {"name": "i2sb"}
     _network(config, "dbim_inpaint256", dtype="bfloat16")
     _train(config, steps=400_000, batch=256, microbatches=8, ema=0.9999)
+    config.evaluate.protocol = "dbim"
     _radam(config)
 
 
@@ -134,6 +144,7 @@ def ddbm_teacher(config: ConfigDict, preset: str, steps: int, batch: int) -> Non
     config.preconditioning = {"name": "bridge_karras"}
     _network(config, preset, dtype="bfloat16")
     _train(config, steps=steps, batch=batch, microbatches=1, ema=0.9999)
+    config.evaluate.protocol = "ddbm"
     _radam(config)
 
 

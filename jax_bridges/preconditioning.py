@@ -106,7 +106,81 @@ class Plain:
         return jnp.ones_like(jnp.asarray(t))
 
 
-PRECONDITIONINGS = {"i2sb": I2SBScaling, "bridge_karras": BridgeKarras, "none": Plain}
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitVariance(BridgeKarras):
+    """`BridgeKarras` with network time 1000 t / T, for bridges whose time is no noise level (DDPM)."""
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        return Scalings(*self._scales(bridge, t), 1000.0 * t / bridge.T)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Epsilon:
+    """DDPM and ADM: the network predicts the noise, told the table's index (arXiv 2006.11239, eq. 11).
+
+    c_in = 1, c_skip = 1 / alpha, c_out = -sigma / alpha, weight alpha^2 / sigma^2; network time
+    0 .. steps - 1 on a table of `steps` entries.
+    """
+
+    steps: float = 1000.0
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        alpha, sigma = bridge.alpha(t), bridge.sigma(t)
+        index = (self.steps - 1) * t / bridge.T
+        return Scalings(jnp.ones_like(alpha), 1.0 / alpha, -sigma / alpha, index)
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """`1 / c_out^2`: plain mean squares of the noise."""
+        t = jnp.asarray(t)
+        return (bridge.alpha(t) / bridge.sigma(t)) ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Velocity:
+    """The network predicts how the mean path moves, `v = a' x_T + b' x_0` (arXiv 2209.03003, eq. 1).
+
+    On the linear path `v = x_T - x_0` and x_0 = x_t - t v; on a noisy bridge, `(x_t - x_0) / t`, the
+    drift that bridge matching regresses (arXiv 2303.16852, eq. 7). With `d = a' b - a b'`: c_in = 1,
+    c_skip = a' / d, c_out = -a / d, weight 1 / c_out^2; network time 1000 t / T.
+    """
+
+    def _scales(self, bridge: Bridge, t: Array) -> tuple[Array, Array]:
+        if isinstance(bridge, I2SBBridge):
+            raise ValueError(
+                "The preconditioning 'velocity' needs a bridge with a slope, which a table has not: "
+                "take bridge 'brownian' or 'interpolant', or preconditioning 'i2sb'."
+            )
+        means = lambda t: bridge.coefficients(t)[:2]  # noqa: E731
+        (a, b), (da, db) = jax.jvp(means, (t,), (jnp.ones_like(t),))
+        d = da * b - a * db
+        return da / d, -a / d
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        c_skip, c_out = self._scales(bridge, t)
+        return Scalings(jnp.ones_like(t), c_skip, c_out, 1000.0 * t / bridge.T)
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """`1 / c_out^2`: plain mean squares of the velocity."""
+        return 1.0 / self._scales(bridge, jnp.asarray(t))[1] ** 2
+
+
+PRECONDITIONINGS = {
+    "i2sb": I2SBScaling,
+    "bridge_karras": BridgeKarras,
+    "unit_variance": UnitVariance,
+    "epsilon": Epsilon,
+    "none": Plain,
+    "velocity": Velocity,
+}
 
 
 def make_preconditioning(name: str, **settings):

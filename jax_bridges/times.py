@@ -25,7 +25,17 @@ def towards_source(bridge: Bridge, u: Array) -> Array:
     return uniform(bridge, jnp.sqrt(u))
 
 
-TRAINING_TIMES = {"uniform": uniform, "towards_source": towards_source}
+def edm_lognormal(bridge: Bridge, u: Array) -> Array:
+    """EDM's noise levels for training, `ln t ~ N(-1.2, 1.2^2)` (arXiv 2206.00364, table 1)."""
+    t = jnp.exp(-1.2 + 1.2 * jax.scipy.special.ndtri(u))
+    return jnp.clip(t, bridge.t_min, bridge.T)
+
+
+TRAINING_TIMES = {
+    "uniform": uniform,
+    "towards_source": towards_source,
+    "edm_lognormal": edm_lognormal,  # for bridges whose time is a noise level
+}
 
 
 def training_times(name: str, bridge: Bridge, u: Array) -> Array:
@@ -123,3 +133,14 @@ def student_grid(bridge: Bridge, nfe: int, trained: int | None = None) -> np.nda
         )
     grid = uniform_grid(bridge, trained)[:-1]
     return grid[[int(k * trained / nfe) for k in range(nfe)]]
+
+
+def consistency_grid(bridge: Bridge, calls: int, gamma: float) -> np.ndarray:
+    """Times at which a consistency student is called, T - gamma first, evenly spaced; `[calls]`.
+
+    A deterministic bridge has one path from x_T, so its first time is T itself.
+    """
+    if calls < 1:
+        raise ValueError(f"A student needs at least one network call; nfe = {calls} was asked for.")
+    first = float(bridge.T) - (0.0 if bridge.deterministic else gamma)
+    return np.linspace(first, float(bridge.t_min), calls + 1)[:-1]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
+import numpy as np
+import pytest
+from PIL import Image
 
 
 def pytest_configure(config):
@@ -10,3 +15,14 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory) -> Path:
+    """A folder of 24 random images of 16x16 pixels."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        array = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(array).save(folder / f"{i:02}.png")
+    return folder

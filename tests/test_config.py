@@ -13,8 +13,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import jax_bridges.config
-from jax_bridges.config import base_config, differences, validate
+from jax_bridges.config import base_config, differences
 from jax_bridges.training.system import System
+from jax_bridges.validation import validate
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -216,9 +217,10 @@ def test_every_key_of_the_base_has_a_comment():
         "clip",
     }
     flat = {line.split(":")[0] for line in differences({}, json.loads(base_config().to_json()))}
-    grouped = ("corruption.", "bridge.", "preconditioning.")
+    consistency = set(base_config().distill.cbd) - {"optimizer"}
+    grouped = ("corruption.", "bridge.", "preconditioning.", "distill.cbd.", "distill.cbt.")
     flat = {k for k in flat if "ptimizer." not in k and not k.startswith(grouped)}
-    assert flat <= keys and optimizer <= keys  # the pattern above has seen them all
+    assert flat <= keys and optimizer <= keys and consistency <= keys  # all seen
 
 
 def test_size_may_be_one_number_or_two():

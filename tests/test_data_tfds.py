@@ -149,6 +149,26 @@ def test_not_prepared(tmp_path):
         assert f"{call}.download_and_prepare()" in text
 
 
+@pytest.mark.parametrize(
+    "name, size, full, files",
+    [
+        ("edges2handbags/64px", 64, "edges2handbags/64px", "edges2handbags.tar.gz"),
+        ("edges2handbags", 256, "edges2handbags/256px", "edges2handbags.tar.gz"),
+        ("diode_normals", 64, "diode_normals/64px", "train_normals and val_normals"),
+    ],
+)
+def test_our_own_builders_are_prepared_from_files_fetched_by_hand(
+    tmp_path, name, size, full, files
+):
+    with pytest.raises(FileNotFoundError) as error:
+        source(tmp_path, name=f"tfds:{name}", size=size)
+    text = str(error.value)
+    assert f"python -m jax_bridges.data.builders {full} MANUAL_DIR {tmp_path}" in text
+    assert f"read it as tfds:{full}" in text and files in text
+    own = full.partition("/")[0]
+    assert f"data.name={own} data.path=MANUAL_DIR" in text and "\n" not in text
+
+
 def test_no_random_access(data_dir):
     info = data_dir / "tiny_bridges/1.0.0/dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AbstractMesh
 
 from jax_bridges.bridges import make_bridge
-from jax_bridges.config import base_config, validate
+from jax_bridges.config import base_config
 from jax_bridges.stages.abstract_plan import (
     abstract_batch,
     abstract_params,
@@ -31,6 +31,7 @@ from jax_bridges.stages.abstract_plan import (
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel
+from jax_bridges.validation import validate
 
 ROOT = Path(__file__).parents[1]
 
@@ -329,6 +330,23 @@ def test_ibmd_of_half_a_billion_parameters_compiles():
     assert found["state"] == pytest.approx(36 * 552.81e6 / 2**30, rel=0.01)
     assert 20 < found["work"] < 80e9 / 2**30 - found["state"]
     assert found["here"] < 12  # eight such states would be 148 GiB
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "row, shards",
+    [
+        ("edges_to_image:handbags64", 1),
+        ("normals_to_image:diode256", 8),
+        ("inpaint:imagenet256_ddbm", 8),
+    ],
+)
+def test_ibmd_of_the_other_networks_compiles(row, shards):
+    """At full size: DDBM's, seeing x_T, and DBIM's, with labels; I2SB's is above."""
+    found = compile_for_eight(row, "distill", shards)
+    _, millions = NETWORKS[row]
+    assert found["state"] == pytest.approx(36 * millions * 1e6 / shards / 2**30, rel=0.02)
+    assert found["work"] > 1 and found["here"] < 12
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_training import image_batch, optimizer_config, pointwise, random_params, small_config
+from toy import image_batch, optimizer_config, pointwise, random_params, small_config
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.samplers import sample_few_step

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jax_bridges.import_torch import read_torch
+from jax_bridges.import_torch.writer import write_safetensors
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = dict(np.load(GOLDEN / "reader_expected.npz"))
@@ -209,3 +210,29 @@ def test_missing_file_and_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         read_torch(tmp_path / "none.pt")
     refused(tmp_path, "folder")
+
+
+# ---------------------------------------------------------------- the writer of safetensors
+
+
+def test_safetensors_are_read_by_others_and_by_us(tmp_path):
+    from safetensors import safe_open
+
+    arrays = {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3).T,  # not contiguous
+        "b": np.asarray([1, -2], np.int64),
+        "c": np.asarray([0.5, 3], ml_dtypes.bfloat16),
+        "d": np.float64(2.5).reshape(()),
+        "e": np.zeros((0, 4), np.float16),
+    }
+    path = write_safetensors(tmp_path / "x.safetensors", arrays, {"format": "pt"})
+    with safe_open(path, framework="numpy") as theirs:
+        assert theirs.metadata() == {"format": "pt"}
+        for name in "abde":
+            np.testing.assert_array_equal(theirs.get_tensor(name), arrays[name], strict=True)
+    ours = read_torch(path)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(ours[name], array, strict=True)
+    with pytest.raises(ValueError, match="'z' is complex64"):
+        write_safetensors(tmp_path / "y", {"z": np.zeros(2, np.complex64)})
+    assert [p.name for p in tmp_path.iterdir()] == ["x.safetensors"]

@@ -1,11 +1,10 @@
-"""Training: averages, optimisers, grafting, the steps, and what they must not depend on."""
+"""Training: grafting, the steps, and what they must not depend on."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,239 +12,31 @@ import optax
 import pytest
 from gaussian import GaussianPair
 from ml_collections import ConfigDict
+from toy import (
+    Pointwise,
+    compiled,
+    image_batch,
+    leaves_equal,
+    optimizer_config,
+    random_params,
+    same,
+    small_config,
+    small_system,
+    zero_z,
+)
 
 from jax_bridges.bridges import make_bridge
-from jax_bridges.config import base_config
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.keys import fold, normal, uniform
 from jax_bridges.preconditioning import make_preconditioning
-from jax_bridges.training.optimizers import SCHEDULES, ema_update, make_optimizer, make_schedule
+from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import (
-    gradients,
     make_ibmd_step,
     make_teacher_step,
     time_weight,
 )
 from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
-
-
-def optimizer_config(**changes) -> ConfigDict:
-    return ConfigDict(
-        {
-            **dict(name="adam", learning_rate=1e-2, schedule="constant", warmup=0),
-            **dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=0.0),
-            **changes,
-        }
-    )
-
-
-def compiled(step):
-    """A step for one device, quickly compiled: it runs only once or twice."""
-    cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if cpu else None
-    return jax.jit(step, static_argnums=4, compiler_options=options)
-
-
-def same(tree):
-    """`mean` on one device."""
-    return tree
-
-
-def leaves_equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-# -- average, optimiser, schedules ----------------------------------------------------------------
-
-
-def test_average_warms_up_with_exact_values():
-    """decay_k = min(decay, (1 + k) / (10 + k)): 0.1, 2/11, 3/12, ... up to 0.9."""
-    ema, expected = {"a": jnp.zeros(2)}, 0.0
-    for k in range(100):
-        value = float(k % 7)
-        ema = ema_update(ema, {"a": jnp.full(2, value)}, jnp.int32(k), 0.9)
-        decay = min(0.9, (1 + k) / (10 + k))
-        expected = decay * expected + (1 - decay) * value
-        np.testing.assert_allclose(ema["a"], expected, rtol=2e-6)
-    first = ema_update({"a": jnp.ones(1)}, {"a": jnp.zeros(1)}, jnp.int32(0), 0.99)
-    np.testing.assert_allclose(first["a"], 0.1, rtol=1e-6)
-
-
-def test_clipping_bounds_the_global_norm():
-    """Seen through plain sums: Adam itself would hide the size of a gradient."""
-    grads = {"a": jnp.array([3.0]), "b": jnp.array([4.0])}
-    params = jax.tree.map(jnp.zeros_like, grads)
-    state = make_optimizer(optimizer_config(clip=1.0), 10)
-    moments = state.update(grads, state.init(params), params)[1].inner_state[1][0]
-    np.testing.assert_allclose(moments.mu["a"], 0.1 * 0.6, rtol=1e-6)
-    np.testing.assert_allclose(moments.mu["b"], 0.1 * 0.8, rtol=1e-6)
-    free = make_optimizer(optimizer_config(clip=0.0), 10)
-    moments = free.update(grads, free.init(params), params)[1].inner_state[0][0]
-    np.testing.assert_allclose(moments.mu["b"], 0.1 * 4.0, rtol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw", "radam"])
-def test_optimisers_are_optax_with_the_configured_numbers(name):
-    numbers = dict(b1=0.5, b2=0.7, eps=0.01, weight_decay=0.3)
-    config = optimizer_config(name=name, learning_rate=0.1, **numbers)
-    reference = {
-        "adam": optax.adam(0.1, b1=0.5, b2=0.7, eps=0.01),
-        "adamw": optax.adamw(0.1, b1=0.5, b2=0.7, eps=0.01, weight_decay=0.3),
-        "radam": optax.radam(0.1, b1=0.5, b2=0.7, eps=0.01),
-    }[name]
-    ours = make_optimizer(config, 10)
-    one = two = {"a": jnp.array([1.0, -2.0])}
-    state, other = ours.init(one), reference.init(two)
-    for k in range(8):
-        grads = {"a": jnp.array([0.3 + k, 1.0 / (k + 1)])}
-        moves, state = ours.update(grads, state, one)
-        one = optax.apply_updates(one, moves)
-        moves, other = reference.update(grads, other, two)
-        two = optax.apply_updates(two, moves)
-        np.testing.assert_allclose(one["a"], two["a"], rtol=1e-6)
-
-
-def test_schedules():
-    def rates(name, at, warmup=10, steps=100):
-        config = optimizer_config(schedule=name, learning_rate=2.0, warmup=warmup)
-        schedule = make_schedule(config, steps)
-        return [float(schedule(k)) for k in at]
-
-    np.testing.assert_allclose(rates("constant", [0, 5, 10, 99]), [0, 1, 2, 2])
-    np.testing.assert_allclose(rates("constant", [0, 5], warmup=0), [2, 2])
-    middle = 10 + 90 / 2
-    np.testing.assert_allclose(rates("cosine", [0, 5, 10, middle, 100]), [0, 1, 2, 1, 0], atol=1e-6)
-    np.testing.assert_allclose(rates("cosine", [0], warmup=0), [2])
-    np.testing.assert_allclose(
-        rates("i2sb", [5, 10, 1009, 1010, 3010]), [1, 2, 2, 2 * 0.99, 2 * 0.99**3], rtol=1e-6
-    )
-    for name in SCHEDULES:  # a run shorter than its warm-up still has a schedule
-        assert np.isfinite(rates(name, [0, 3], warmup=50, steps=4)).all()
-    with pytest.raises(ValueError, match="learning-rate schedule 'step'.*cosine"):
-        make_schedule(optimizer_config(schedule="step"), 1)
-    with pytest.raises(ValueError, match="optimiser 'lion'.*adam"):
-        make_optimizer(optimizer_config(name="lion"), 1)
-
-
-# -- gradients ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("parts", [2, 4, 8])
-def test_microbatches_add_up_to_the_batch(parts):
-    rng = np.random.default_rng(0)
-    batch = {"x": rng.normal(size=(8, 5)).astype(np.float32), "index": np.arange(8)}
-    params = {"w": jnp.asarray(rng.normal(size=5), jnp.float32)}
-
-    def loss(params, part):
-        return jnp.mean(jnp.sin(part["x"] @ params["w"]) * (1 + part["index"]))
-
-    value, grads = gradients(loss, params, batch, 1, same)
-    other, parted = gradients(loss, params, batch, parts, same)
-    np.testing.assert_allclose(value, other, rtol=1e-6)
-    np.testing.assert_allclose(grads["w"], parted["w"], atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
-    optimizer = make_optimizer(optimizer_config(clip=1.0), 100)
-    player = Player.create({"a": jnp.array([1.0, 2.0])}, optimizer)
-    good, broken = {"a": jnp.array([0.5, -0.5])}, {"a": jnp.array([0.5, bad])}
-    update = jax.jit(lambda p, g, k: p.update(g, optimizer, k, 0.9))
-    for k in range(3):
-        player = update(player, good, jnp.int32(k))
-    before = jax.device_get(player)
-    for k in range(3, 5):
-        player = update(player, broken, jnp.int32(k))
-        leaves_equal(player.params, before.params)
-        leaves_equal(player.ema, before.ema)
-        leaves_equal(player.opt.inner_state, before.opt.inner_state)
-        assert int(player.skipped) == int(player.skipped_in_a_row) == k - 2
-    after = update(player, good, jnp.int32(5))
-    # It goes on as if the bad ones had never come.
-    expected = update(before, good, jnp.int32(5))
-    leaves_equal(after.params, expected.params)
-    assert int(after.skipped) == 2 and int(after.skipped_in_a_row) == 0
-    assert np.abs(np.asarray(after.params["a"]) - before.params["a"]).min() > 1e-4
-
-
-# -- a system with a network that compiles in no time ---------------------------------------------
-
-
-class Pointwise(nn.Module):
-    """An MLP on single values of (x_t, t[, x_T]) and on all of z, which has a kernel of its own."""
-
-    conditional: bool = False
-    z_channels: int = 0
-    dropout: float = 0.0
-    width: int = 32
-
-    @nn.compact
-    def __call__(self, x, c_noise, xT=None, z=None, label=None, train=False):
-        t = jnp.broadcast_to((c_noise / 1000.0).reshape(-1, 1, 1, 1), x.shape)
-        parts = [x, t, jnp.sqrt(t)] + ([xT] if self.conditional else [])
-        h = nn.Dense(self.width, name="first")(jnp.stack(parts, axis=-1))
-        if self.z_channels:
-            zero = nn.initializers.zeros
-            extra = nn.Dense(self.width, use_bias=False, kernel_init=zero, name="z_in")(z)
-            h += extra[..., None, :]
-        h = nn.tanh(nn.Dense(self.width, name="second")(nn.tanh(h)))
-        return nn.Dense(1, name="last")(h)[..., 0]
-
-
-def small_config(**changes) -> ConfigDict:
-    """A tiny run with every choice that these tests compute by hand, whatever the defaults are."""
-    config = base_config()
-    config.corruption = ConfigDict({"name": "inpaint_center", "fill": "noise"})
-    config.bridge = ConfigDict({"name": "i2sb", "beta_max": 3.0})
-    config.preconditioning = ConfigDict({"name": "i2sb"})
-    config.network.conditional = False
-    config.train.update(dict(times="uniform", weight="native", weight_max=0.0))
-    config.distill.update(
-        dict(
-            weight="one", weight_max=0.0, bridge_weight="native", bridge_weight_max=0.0,
-            times="uniform", normalize=True, roll_out="random", student_steps=4, z_channels=3,
-        )
-    )  # fmt: skip
-    config.data.size = 8
-    config.network.update(dict(widths=(8, 8), patch=2, groups=2))
-    config.distill.bridge_updates = 2
-    config.distill.batch = config.train.batch = 4
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def small_system(config=None) -> System:
-    """Centre inpainting of 8x8 images with pointwise networks."""
-    return pointwise(System.create(config or small_config()), width=8)
-
-
-def pointwise(system: System, width: int) -> System:
-    """The system with pointwise networks of the same inputs."""
-    made = {
-        name: Pointwise(width=width, z_channels=getattr(system, name).z_channels)
-        for name in ("teacher", "student", "bridge_net")
-    }
-    return dataclasses.replace(system, **made)
-
-
-@functools.lru_cache(maxsize=8)
-def random_params(net, seed=0):
-    """Parameters that are random all over, without running an initialiser."""
-    rng = np.random.default_rng(seed)
-    image, z = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 8, 8, net.z_channels))
-    shapes = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), image, jnp.zeros(1), image, z)["params"]
-    )
-    return jax.tree.map(lambda s: np.float32(0.4 * rng.normal(size=s.shape)), shapes)
-
-
-def zero_z(net):
-    """What `net.init` gives where it matters here: a noise input of zeros."""
-    params = random_params(net, seed=1)
-    zero = {k: jax.tree.map(np.zeros_like, v) for k, v in params.items() if k == "z_in"}
-    return params | zero
-
 
 # -- grafting -------------------------------------------------------------------------------------
 
@@ -292,18 +83,6 @@ def test_a_new_average_is_its_own_buffer():
 
 
 # -- data of a step -------------------------------------------------------------------------------
-
-
-def image_batch(count, start=0, paired=False, seed=0, size=8):
-    """uint8 images of draws start .. start + count: the same draw is the same image."""
-    images = np.stack(
-        [
-            np.random.default_rng([seed, i]).integers(0, 256, (size, size, 3), dtype=np.uint8)
-            for i in range(start, start + count)
-        ]
-    )
-    batch = {"x0": images, "index": np.arange(start, start + count, dtype=np.uint32)}
-    return batch | ({"xT": 255 - images} if paired else {})
 
 
 def prepared(system):

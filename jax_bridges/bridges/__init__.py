@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from jax_bridges.bridges.base import Bridge, Coefficients, Posterior, expand
 from jax_bridges.bridges.closed_form import VE, VP, Brownian
+from jax_bridges.bridges.diffusion import DDPM, EDM, Diffusion, Levels
+from jax_bridges.bridges.goub import GOUB
 from jax_bridges.bridges.i2sb import I2SB, I2SBinDDBM, symmetric_betas
+from jax_bridges.bridges.interpolant import Interpolant, StochasticInterpolant
+from jax_bridges.bridges.resshift import ResShift
 from jax_bridges.choices import choose
 
 BRIDGES = {
@@ -13,6 +17,11 @@ BRIDGES = {
     "brownian": Brownian,
     "ve": VE,
     "vp": VP,
+    "goub": GOUB.create,
+    "resshift": ResShift.create,
+    "interpolant": StochasticInterpolant.create,
+    "ddpm": DDPM.create,  # diffusion priors: no x_T, for zero_shot
+    "edm": EDM,
 }
 
 
@@ -26,9 +35,17 @@ __all__ = [
     "Bridge",
     "Brownian",
     "Coefficients",
+    "DDPM",
+    "Diffusion",
+    "EDM",
+    "GOUB",
     "I2SB",
     "I2SBinDDBM",
+    "Interpolant",
+    "Levels",
     "Posterior",
+    "ResShift",
+    "StochasticInterpolant",
     "VE",
     "VP",
     "expand",

@@ -61,6 +61,29 @@ class Bridge(abc.ABC):
     T: float = 1.0
     deterministic: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
+    @property
+    def pinned(self) -> bool:
+        """Whether all paths end in x_T itself; False: in x_T with noise, drawn by `start`."""
+        return True
+
+    @property
+    def needs_source(self) -> bool:
+        """Whether x_T stays in `step`: only a network that sees x_T can then be sampled from."""
+        return False
+
+    def required(self, xT: Array | None) -> Array:
+        """x_T for a `step` that depends on it; ValueError if it was not given."""
+        if xT is None:
+            raise ValueError(
+                f"A step of the bridge {type(self).__name__} depends on x_T, which was not given: pass xT."
+            )
+        return xT
+
+    def start(self, xT: Array, noise: Array) -> Array:
+        """The state at T from which x_0 is sampled: x_T itself where the bridge is `pinned`."""
+        del noise
+        return xT
+
     # -- what a prior defines ------------------------------------------------------------------
     @abc.abstractmethod
     def alpha(self, t: Array) -> Array:
@@ -137,10 +160,27 @@ class Bridge(abc.ABC):
             std = jnp.zeros_like(std)
         return Posterior(alpha_s * (1.0 - w), alpha_s * w / self.alpha(t), std)
 
-    def step(self, x0_hat: Array, xt: Array, t: Array, s: Array, noise: Array | float) -> Array:
-        """One ancestral step t -> s: a draw of `q(x_s | x_0 = x0_hat, x_t)`; noise 0 gives its mean."""
+    def step(
+        self,
+        x0_hat: Array,
+        xt: Array,
+        t: Array,
+        s: Array,
+        noise: Array | float,
+        xT: Array | None = None,
+    ) -> Array:
+        """One ancestral step t -> s: a draw of `q(x_s | x_0 = x0_hat, x_t)`; noise 0 gives its mean.
+
+        Where x_T does not drop out of it (GOUB, some interpolants), it is `q(x_s | x_0, x_t, x_T)`.
+        """
+        del xT
         x0, x, std = (expand(v, xt) for v in self.posterior(t, s))
         return x0 * x0_hat + x * xt + std * noise
+
+    def increment_std(self, t: Array, s: Array) -> Array:
+        """Standard deviation of the noise that the prior adds from s to t, seen at s (Euler-Maruyama)."""
+        grown = self.rho2(t) - self.rho2(s)
+        return self.alpha(s) * jnp.sqrt(jnp.maximum(grown, 0.0))
 
     def score(self, x0_hat: Array, xt: Array, xT: Array, t: Array) -> Array:
         """`grad_x log q(x_t | x_T)` for the denoiser's x0_hat: `-(x - a x_T - b x0_hat) / c^2`.
@@ -164,6 +204,11 @@ class Bridge(abc.ABC):
         spread = expand(self.alpha(t) ** 2 * self.rho_bar2(t), xt)
         return -(xt - expand(self.alpha_bar(t), xt) * xT) / spread
 
+    def prior_drift(self, xt: Array, xT: Array, t: Array) -> Array:
+        """Drift of the prior SDE, `f x`."""
+        del xT
+        return expand(self.f(t), xt) * xt
+
     def reverse_sde(
         self, x0_hat: Array, xt: Array, xT: Array, t: Array, guidance: float | Array = 1.0
     ) -> tuple[Array, Array]:
@@ -176,7 +221,7 @@ class Bridge(abc.ABC):
         """
         g2 = self.g2(t)
         score, h = self.score(x0_hat, xt, xT, t), self.h(xt, xT, t)
-        drift = expand(self.f(t), xt) * xt - expand(g2, xt) * (score - guidance * h)
+        drift = self.prior_drift(xt, xT, t) - expand(g2, xt) * (score - guidance * h)
         return drift, jnp.sqrt(g2)
 
     def ode_drift(
@@ -184,4 +229,5 @@ class Bridge(abc.ABC):
     ) -> Array:
         """Velocity dx/dt of the probability-flow ODE, `f x - g^2 (score / 2 - w h)` (DDBM eq. 8)."""
         score, h = self.score(x0_hat, xt, xT, t), self.h(xt, xT, t)
-        return expand(self.f(t), xt) * xt - expand(self.g2(t), xt) * (0.5 * score - guidance * h)
+        force = expand(self.g2(t), xt) * (0.5 * score - guidance * h)
+        return self.prior_drift(xt, xT, t) - force

@@ -7,17 +7,20 @@
 from jax_bridges.choices import choose
 from jax_bridges.corruptions.base import Corrupted, Corruption, keep_known
 from jax_bridges.corruptions.blur import Blur
+from jax_bridges.corruptions.composition import Composition
 from jax_bridges.corruptions.inpaint import (
     FILL_OF_TEACHER,
     FILLS,
     InpaintCenter,
     InpaintFreeform,
+    InpaintMask,
     fill_hole,
 )
 from jax_bridges.corruptions.jpeg import Jpeg
 from jax_bridges.corruptions.masks import freeform_masks, read_masks, write_masks
 from jax_bridges.corruptions.mixture import Mixture
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
+from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
 from jax_bridges.corruptions.superres import SuperResolution
 
 CORRUPTIONS = {
@@ -29,6 +32,9 @@ CORRUPTIONS = {
     "colorize": Colorize,
     "denoise": Denoise,
     "mixture": Mixture,
+    "walsh_hadamard": WalshHadamard,
+    "block_sensing": BlockSensing,
+    "composition": Composition,
     "identity": Identity,
     "paired": Paired,
 }
@@ -50,7 +56,7 @@ I2SB_TASKS = {
 def make_corruption(name: str, **settings) -> Corruption:
     """The corruption `name` of CORRUPTIONS with these settings, e.g. ("superres", factor=2).
 
-    A mixture's `parts` may be corruptions, names or pairs (name, settings); without parts it
+    A mixture's or composition's `parts` may be corruptions, names or pairs (name, settings); without parts it
     has I2SB's nine tasks. Lists, as configurations hold them, become tuples.
 
     Raises: ValueError for an unknown name, setting or value, listing the known ones.
@@ -58,6 +64,8 @@ def make_corruption(name: str, **settings) -> Corruption:
     if name == "mixture":
         parts = settings.get("parts") or I2SB_TASKS.values()
         settings["parts"] = tuple(map(_make_part, parts))
+    if name == "composition":
+        settings["parts"] = tuple(map(_make_part, settings.get("parts") or ()))
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     return choose("corruption", CORRUPTIONS, name, settings)
 
@@ -76,18 +84,22 @@ __all__ = [
     "FILLS",
     "FILL_OF_TEACHER",
     "I2SB_TASKS",
+    "BlockSensing",
     "Blur",
     "Colorize",
+    "Composition",
     "Corrupted",
     "Corruption",
     "Denoise",
     "Identity",
     "InpaintCenter",
     "InpaintFreeform",
+    "InpaintMask",
     "Jpeg",
     "Mixture",
     "Paired",
     "SuperResolution",
+    "WalshHadamard",
     "fill_hole",
     "freeform_masks",
     "keep_known",

@@ -21,7 +21,8 @@ class Corruption:
 
     An instance may therefore be closed over, passed to a jitted function as it is, or be a static
     argument. `linear` says that `forward`, `transpose` and `pinv` exist (A, A^T and A^+ on
-    [B, H, W, C] images); `paired` that x_T comes with the data and cannot be computed.
+    [B, H, W, C] images), and with them `spectral_map`; `paired` that x_T comes with the data and
+    cannot be computed.
     """
 
     linear: ClassVar[bool] = False
@@ -38,6 +39,35 @@ class Corruption:
     def hole_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """The hole (y0, x0, y1, x1), ends excluded, where it is one fixed rectangle; else None."""
         return None
+
+    # -- singular values of a linear one, A = U diag(s) V^T ------------------------------------
+    def row_norms2(self, y):
+        """The diagonal of A A^T, shaped like y, of an operator whose A A^T is diagonal."""
+        return self.forward(self.transpose(jnp.ones_like(y)))
+
+    def spectral_map(self, x, function):
+        """V f(s) V^T x, [B, H, W, C] -> [B, H, W, C], without U, V or s ever being formed.
+
+        `function` takes an array of singular values, 0 in the null space, and may close over traced
+        scalars. Here for operators with orthogonal rows, A A^T = diag(d):
+        f(0) x + A^T (f(sqrt d) - f(0)) / d A x. Others override it.
+        """
+        y = self.forward(x)
+        d = self.row_norms2(y)
+        some, none = jnp.where(d > 0, d, 1), function(jnp.zeros((), x.dtype))
+        return none * x + self.transpose(
+            jnp.where(d > 0, (function(jnp.sqrt(some)) - none) / some, 0) * y
+        )
+
+    def project(self, x):
+        """A^+ A x: the part of x [B, H, W, C] that y = A x determines; x minus it is the null space's."""
+        return self.pinv(self.forward(x))
+
+    def singular_values(self, height: int, width: int, channels: int = 3) -> np.ndarray:
+        """All that are not zero for images of this size, descending, float32 [rank]."""
+        y = self.forward(jnp.zeros((1, height, width, channels)))
+        s = np.sqrt(np.asarray(self.row_norms2(y))).ravel()
+        return np.sort(s[s > 0])[::-1]
 
 
 def corruption(cls):
@@ -84,6 +114,20 @@ def separable(left, x, right):
     exact = jax.lax.Precision.HIGHEST
     x = jnp.einsum("hH,bHwc->bhwc", left, x, precision=exact)
     return jnp.einsum("wW,bhWc->bhwc", right, x, precision=exact)
+
+
+def separable_map(x, rows, columns, function):
+    """V f(s) V^T x for A = A_rows (x) A_columns: rows and columns are pairs (s [n], V [n, n])."""
+    (s1, v1), (s2, v2) = rows, columns
+    gains = function(jnp.asarray(np.outer(s1, s2)[..., None], x.dtype))
+    x = separable(v1.T, x, v2.T) * gains
+    return separable(v1, x, v2)
+
+
+def outer_values(s1, s2, channels: int) -> np.ndarray:
+    """The products of s1 and s2 that are not zero, once a channel, descending."""
+    s = np.repeat(np.outer(s1, s2).ravel(), channels).astype(np.float32)
+    return np.sort(s[s > 0])[::-1]
 
 
 def one_of(owner: str, field: str, value, known) -> None:

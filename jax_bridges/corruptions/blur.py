@@ -12,7 +12,9 @@ from jax_bridges.corruptions.base import (
     check_batch,
     corruption,
     one_of,
+    outer_values,
     separable,
+    separable_map,
 )
 
 # Taps, and standard deviation down the rows and along the columns (DDRM, DDNM, I2SB).
@@ -54,6 +56,12 @@ def blur_pinv(n: int, taps: int, std: float, threshold: float) -> np.ndarray:
     """
     u, s, v = blur_svd(n, taps, std, max(threshold, n * np.finfo(np.float64).eps))
     return (v * reciprocal(s)) @ u.T
+
+
+def blur_truncated(n: int, taps: int, std: float, threshold: float) -> np.ndarray:
+    """`blur_matrix` [n, n] without its singular values below threshold: what `blur_pinv` inverts."""
+    u, s, v = blur_svd(n, taps, std, max(threshold, n * np.finfo(np.float64).eps))
+    return (u * s) @ v.T
 
 
 def reciprocal(s):
@@ -98,8 +106,9 @@ class Blur(Corruption):
     operators `forward`, `transpose`, `pinv` act on their argument as it is.
 
     `threshold`: `pinv` ignores singular values of the 1-D matrices below it, because 1 / s would
-    drown the result in noise; with 0 it inverts whatever can be inverted. `forward` is never
-    truncated.
+    drown the result in noise; with 0 it inverts whatever can be inverted. `forward` and `transpose`
+    leave them out as well with truncated=True, so that A A^+ A = A: the operator of the zero-shot
+    papers (DDRM, DDNM), whose tables are measured with y = A x of that A.
 
     legacy=True is NOT a blur: it is the operator that I2SB's blur checkpoints were trained on and
     DDRM's and DDNM's tables were measured with. It drops the last tap, zeroes 1-D singular values
@@ -113,6 +122,7 @@ class Blur(Corruption):
     std: float | tuple[float, float] | None = None
     legacy: bool = False
     threshold: float = 3e-2
+    truncated: bool = False
     linear: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -140,13 +150,13 @@ class Blur(Corruption):
         """A x, [B, H, W, C] -> [B, H, W, C]."""
         if self.legacy:
             return self._legacy(x, "forward")
-        return separable(*self._between(x, blur_matrix))
+        return separable(*self._between(x, *self._matrix))
 
     def transpose(self, y):
         """A^T y, [B, H, W, C] -> [B, H, W, C]."""
         if self.legacy:
             return self._legacy(y, "transpose")
-        rows, y, columns = self._between(y, blur_matrix)
+        rows, y, columns = self._between(y, *self._matrix)
         return separable(rows.T, y, columns.T)
 
     def pinv(self, y):
@@ -155,18 +165,44 @@ class Blur(Corruption):
             return self._legacy(y, "pinv")
         return separable(*self._between(y, blur_pinv, self.threshold))
 
+    def spectral_map(self, x, function):
+        """V f(s) V^T x (see `Corruption.spectral_map`), s as `pinv` has them: 0 below threshold."""
+        if self.legacy:
+            (_, v, spectrum) = self._legacy_operator(*x.shape[1:])
+            return spectral(x, function(jnp.asarray(spectrum, x.dtype)), v, v)
+        return separable_map(x, *self._spectra(*x.shape[1:3]), function)
+
+    def singular_values(self, height, width, channels=3):
+        if self.legacy:
+            s = self._legacy_operator(height, width, channels)[2].ravel().astype(np.float32)
+            return np.sort(s[s > 0])[::-1]
+        (rows, _), (columns, _) = self._spectra(height, width)
+        return outer_values(rows, columns, channels)
+
+    @property
+    def _matrix(self):
+        return (blur_truncated, self.threshold) if self.truncated else (blur_matrix,)
+
+    def _spectra(self, height, width):
+        taps, stds = self._kernel()
+        least = max(self.threshold, max(height, width) * np.finfo(np.float64).eps)
+        pairs = zip((height, width), stds, strict=True)
+        return tuple(blur_svd(n, taps, std, least)[1:] for n, std in pairs)
+
     def _between(self, x, matrix, *settings):
         taps, (down, across) = self._kernel()
         height, width = x.shape[1:3]
         return matrix(height, taps, down, *settings), x, matrix(width, taps, across, *settings)
 
-    def _legacy(self, x, action):
-        height, width, channels = x.shape[1:]
+    def _legacy_operator(self, height, width, channels):
         if height != width:
             raise ValueError(
                 f"blur: legacy=True exists for square images only, not {height} x {width}."
             )
-        u, v, spectrum = _legacy_operator(height, channels, *self._kernel(), self.threshold)
+        return _legacy_operator(height, channels, *self._kernel(), self.threshold)
+
+    def _legacy(self, x, action):
+        u, v, spectrum = self._legacy_operator(*x.shape[1:])
         if action == "forward":
             return spectral(x, spectrum, v, u)
         return spectral(x, spectrum if action == "transpose" else reciprocal(spectrum), u, v)

@@ -5,8 +5,11 @@ trained with fresh N(0, I) noise there, DDBM and DBIM teachers with zeros; white
 draws the hole in pictures (see `FILL_OF_TEACHER`).
 """
 
+import dataclasses
 from typing import ClassVar
 
+import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -124,5 +127,34 @@ class InpaintFreeform(Corruption):
     def forward(self, x, mask):
         """Zeroes the hole; unlike other operators this one (= A^T = A^+) needs its mask."""
         return fill_hole(x, mask, None, "zero")
+
+    transpose = pinv = forward
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class InpaintMask(Corruption):
+    """Removes the pixels of a given mask, one for all images or one for each; A = A^T = A^+.
+
+    Unlike the other corruptions it holds an array: a pytree with one leaf, so that masks may be
+    traced, e.g. those of `InpaintFreeform.masks`.
+
+    Attributes:
+      mask: [B or 1, H, W, 1], 1 in the hole.
+      fill: see `fill_hole`.
+    """
+
+    mask: chex.Array
+    fill: str = dataclasses.field(default="zero", metadata={"static": True})
+    linear: ClassVar[bool] = True
+
+    def __call__(self, x0, keys):
+        check_batch(x0, keys)
+        one_of("inpaint_mask", "fill", self.fill, FILLS)
+        mask = jnp.broadcast_to(jnp.asarray(self.mask, x0.dtype), (*x0.shape[:3], 1))
+        return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
+
+    def forward(self, x):
+        return fill_hole(x, self.mask, None, "zero")
 
     transpose = pinv = forward

@@ -12,7 +12,9 @@ from jax_bridges.corruptions.base import (
     check_batch,
     corruption,
     one_of,
+    outer_values,
     separable,
+    separable_map,
 )
 
 
@@ -43,11 +45,44 @@ def bicubic_matrix(n: int, factor: int) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=64)
+def bicubic_enlarge(n: int, factor: int) -> np.ndarray:
+    """Matrix [n, n / factor] of plain bicubic interpolation, mirrored at the borders (float64)."""
+    small = n // factor
+    centre = (np.arange(n)[:, None] + 0.5) / factor - 0.5
+    pixels = np.floor(centre).astype(int) + np.arange(-1, 3)
+    taps = cubic(centre - pixels)
+    pixels %= 2 * small
+    pixels = np.minimum(pixels, 2 * small - 1 - pixels)
+    matrix = np.zeros((n, small))
+    np.add.at(matrix, (np.arange(n)[:, None], pixels), taps / taps.sum(1, keepdims=True))
+    matrix.flags.writeable = False
+    return matrix
+
+
+def low_pass(x, factor: int):
+    """x [B, H, W, C] shrunk `factor` times and enlarged again, both bicubic: ILVR's phi_N.
+
+    The shrinking is `SuperResolution`'s, which is the antialiased one of MATLAB and of DPS's Resizer
+    for even factors. Raises ValueError unless both sides are multiples of factor.
+    """
+    small = SuperResolution(factor=factor).forward(x)
+    rows, columns = (bicubic_enlarge(n, factor) for n in x.shape[1:3])
+    return separable(rows, small, columns)
+
+
+@functools.lru_cache(maxsize=64)
 def bicubic_pinv(n: int, factor: int) -> np.ndarray:
     """Pseudo-inverse [n, n / factor] of `bicubic_matrix`, whose singular values all exceed 0.3."""
     matrix = np.linalg.pinv(bicubic_matrix(n, factor))
     matrix.flags.writeable = False
     return matrix
+
+
+@functools.lru_cache(maxsize=64)
+def bicubic_spectrum(n: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """s [n] (0 in the null space) and V [n, n] of `bicubic_matrix` = U diag(s) V^T."""
+    _, s, vt = np.linalg.svd(bicubic_matrix(n, factor))
+    return np.append(s, np.zeros(n - len(s))), vt.T
 
 
 @corruption
@@ -100,6 +135,19 @@ class SuperResolution(Corruption):
         if self.kind == "bicubic":
             return separable(bicubic_pinv(height, self.factor), y, bicubic_pinv(width, self.factor))
         return self._repeat(y)
+
+    def spectral_map(self, x, function):
+        """V f(s) V^T x (see `Corruption.spectral_map`); pooling has the one singular value 1 / factor."""
+        if self.kind == "pool":
+            return super().spectral_map(x, function)
+        rows, columns = (bicubic_spectrum(n, self.factor) for n in x.shape[1:3])
+        return separable_map(x, rows, columns, function)
+
+    def singular_values(self, height, width, channels=3):
+        if self.kind == "pool":
+            return super().singular_values(height, width, channels)
+        rows, columns = (bicubic_spectrum(n, self.factor)[0] for n in (height, width))
+        return outer_values(rows, columns, channels)
 
     def _repeat(self, y):
         return jnp.repeat(jnp.repeat(y, self.factor, axis=1), self.factor, axis=2)

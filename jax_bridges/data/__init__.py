@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from jax_bridges.choices import look_up
+from jax_bridges.data.classes import check_classes
 from jax_bridges.data.diode import open_diode_normals
 from jax_bridges.data.earth import open_earth, open_earth_relief
 from jax_bridges.data.edges import open_edges
@@ -20,8 +21,19 @@ from jax_bridges.data.files import open_folder, open_pairs
 from jax_bridges.data.loader import Loader, first
 from jax_bridges.data.source import DEFAULTS, Source, resolve
 from jax_bridges.data.tfds import open_tfds
+from jax_bridges.data.unpaired import Unpaired
 
-__all__ = ["DATASETS", "DEFAULTS", "Loader", "Source", "first", "is_paired", "make_source"]
+__all__ = [
+    "DATASETS",
+    "DEFAULTS",
+    "Loader",
+    "Source",
+    "check_classes",
+    "first",
+    "has_labels",
+    "is_paired",
+    "make_source",
+]
 
 # Each takes a resolved configuration (see `source.resolve`) and returns a Source.
 DATASETS = {
@@ -30,10 +42,13 @@ DATASETS = {
     "edges": open_edges,  # a folder of images and their edges by Canny's detector: x0, xT
     "edges2handbags": open_edges2handbags,  # the set of pix2pix, as published: x0, xT
     "diode_normals": open_diode_normals,  # DIODE outdoor, photographs and normals, as published
-    "folder": open_folder,  # a folder of images: x0
+    "folder": open_folder,  # a folder of images: x0, and the label with `classes`
     "pairs": open_pairs,  # two folders of images matched by name: x0, xT
     "tfds": open_tfds,  # "tfds:NAME", a prepared set of TensorFlow Datasets: x0, and xT with xT_key
 }
+
+# Where labels can come from: key of the configuration -> the datasets that read it.
+LABEL_KEYS = {"classes": ("folder", "pairs", "edges"), "label_key": ("tfds",)}
 
 PAIRED = ("earth_relief", "pairs", "edges", "edges2handbags", "diode_normals")
 
@@ -45,6 +60,7 @@ def make_source(data_config: Any, split: str) -> Source:
       data_config: has attributes named as in `DEFAULTS`; what it lacks takes the default.
         `name`: a key of `DATASETS`, or "tfds:NAME".
         `size`: side of the square images, or (height, width), in pixels.
+        `unpaired`: training examples have the x_T of another example (`Unpaired`).
         `path`, `path_xT`: the folder of x0 and, for pairs, of xT; for tfds, `path` is its data_dir.
         `test_fraction`: share of examples kept for test where the data has no test split.
         `on_bad_file`: "refuse" (an error names bad files) or "skip" (a warning does).
@@ -53,7 +69,11 @@ def make_source(data_config: Any, split: str) -> Source:
         `max_upscale`: an image that would have to grow by more than this is a bad file.
         `downscale`: earth averages the map over so many pixels each way first.
         `edge_sigma`: edges smooths the image by a Gaussian of so many pixels before the detector.
-        `image_key`, `xT_key`: for tfds, the features that hold x0 and (if any) xT.
+        `image_key`, `xT_key`, `label_key`: for tfds, the features that hold x0 and, if any, xT and
+        the class.
+        `classes`: for folder, pairs and edges: "subfolders" (the sub-folder of x0 is its class,
+        numbered in sorted order), a text file that lists the sub-folders in the order of their
+        numbers, or "" for data without labels.
       split: "train" or "test".
 
     Raises:
@@ -61,7 +81,14 @@ def make_source(data_config: Any, split: str) -> Source:
       FileNotFoundError: data that is not there.
     """
     c = resolve(data_config, split)
-    return look_up("dataset", DATASETS, str(c.name).partition(":")[0])(c)
+    kind = str(c.name).partition(":")[0]
+    source = look_up("dataset", DATASETS, kind)
+    for key, kinds in LABEL_KEYS.items():
+        if getattr(c, key) and kind not in kinds:
+            raise ValueError(
+                f"data.{key} is for {', '.join(kinds)}, but data.name is '{c.name}': set it to ''."
+            )
+    return Unpaired(source(c)) if c.unpaired and split == "train" else source(c)
 
 
 def is_paired(data_config: Any) -> bool:
@@ -70,3 +97,9 @@ def is_paired(data_config: Any) -> bool:
     name = str(c.name).partition(":")[0]
     look_up("dataset", DATASETS, name)
     return name in PAIRED or (name == "tfds" and bool(c.xT_key))
+
+
+def has_labels(data_config: Any) -> bool:
+    """Whether the examples of this configuration have a "label", without opening the data."""
+    c = resolve(data_config, "train")
+    return any(getattr(c, key) for key in LABEL_KEYS)

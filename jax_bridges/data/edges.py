@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 from scipy import ndimage
 
+from jax_bridges.data.classes import class_count
 from jax_bridges.data.files import open_folder
 from jax_bridges.data.source import Source
 
@@ -70,13 +71,14 @@ class EdgeSource:
     def __init__(self, photographs: Source, sigma: float):
         self.photographs, self.sigma = photographs, sigma
         self.name = photographs.name
+        self.classes = class_count(photographs)
 
     def __len__(self) -> int:
         return len(self.photographs)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        x0 = self.photographs[i]["x0"]
-        return {"x0": x0, "xT": edge_map(x0, self.sigma)}
+        example = self.photographs[i]
+        return {**example, "xT": edge_map(example["x0"], self.sigma)}
 
 
 def open_edges(c: SimpleNamespace) -> EdgeSource:

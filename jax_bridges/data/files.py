@@ -27,6 +27,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from jax_bridges.data.classes import labels_of, read_classes
 from jax_bridges.data.images import SUFFIXES, BadImage, check_header, read_images
 
 FULL_CHECK = 10_000
@@ -37,9 +38,11 @@ TRAIN_FOLDERS, TEST_FOLDERS = ("train",), ("test", "val", "validation")
 class SkippingSource:
     """A source over items that may turn out bad while the run goes on (see the module).
 
-    A subclass has `describe(i)`, the name for messages, and `_read(i)`, which returns the images
-    of `keys` or raises BadImage.
+    A subclass has `describe(i)`, the name for messages, and `_read(i)`, which returns the arrays
+    of `keys` or raises BadImage. `classes` is the number of classes where `keys` has "label".
     """
+
+    classes = 0
 
     def __init__(self, name: str, length: int, keys: tuple[str, ...], on_bad_file: str):
         self.name, self.keys, self.on_bad_file = name, keys, on_bad_file
@@ -84,11 +87,21 @@ class SkippingSource:
 class FileSource(SkippingSource):
     """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i."""
 
-    def __init__(self, c: SimpleNamespace, folder: Path, files: dict[str, tuple[Path, ...]]):
-        """Checks the files (see the module), leaves bad ones out, and cuts to `c.max_images`."""
+    def __init__(
+        self,
+        c: SimpleNamespace,
+        folder: Path,
+        files: dict[str, tuple[Path, ...]],
+        classes: dict[str, int] | None = None,
+    ):
+        """Checks the files (see the module), leaves bad ones out, and cuts to `c.max_images`.
+
+        With `classes`, from `read_classes`, the sub-folder in a file's name is its label.
+        """
         name = f"{c.name}-{c.split} ({folder})"
         self._settings = (c.size, c.max_upscale)
         names = [*files]
+        labels = None if classes is None else labels_of(names, classes, folder)
         if c.max_images:
             names = _good(name, names, files, check_header, c)[: c.max_images]
         check = read_images if len(names) <= FULL_CHECK else check_header
@@ -96,36 +109,42 @@ class FileSource(SkippingSource):
         if not names:
             raise ValueError(f"{name}: no usable image is left; see data.path, data.test_fraction.")
         keys = ("x0", "xT")[: len(files[names[0]])]
+        if labels is not None:
+            keys, self.classes = (*keys, "label"), len(classes)
         super().__init__(name, len(names), keys, c.on_bad_file)
         self.names = names
         self.paths = [files[name] for name in names]
+        self._labels = None if labels is None else [labels[name] for name in names]
 
     def describe(self, i: int) -> str:
         """The file's name."""
         return self.names[i]
 
     def _read(self, i: int) -> list[np.ndarray]:
-        return read_images(self.paths[i], *self._settings)
+        images = read_images(self.paths[i], *self._settings)
+        return images if self._labels is None else [*images, self._labels[i]]
 
 
 def open_folder(c: SimpleNamespace) -> FileSource:
-    """Images of any kind below `c.path`: {"x0"}.
+    """Images of any kind below `c.path`: {"x0"}, and {"label"} with `c.classes`.
 
     Subfolders train/ and test/ (or val/, validation/), where present, are the splits; otherwise
     `c.test_fraction` of the images is for test. See `images.to_rgb` for what becomes of odd modes.
 
     Raises:
       FileNotFoundError: no such folder, or no images in it.
-      ValueError: bad files under "refuse"; a split without images.
+      ValueError: bad files under "refuse"; a split without images; see also `classes.py`.
     """
     root = _root("path", c.path)
     base, own = _split_folder(root, c.split)
     files = {str(path.relative_to(base)): (path,) for path in _images(base)}
-    return FileSource(c, base, _of_split(c, files, own))
+    return FileSource(c, base, _of_split(c, files, own), _classes(c, root))
 
 
 def open_pairs(c: SimpleNamespace) -> FileSource:
     """Two folders of matching images: {"x0"} from `c.path`, {"xT"} from `c.path_xT`.
+
+    With `c.classes` the sub-folder of x0 is the "label".
 
     Files match by their path below the folder without suffix ("a/7.png" and "a/7.jpg"). Sizes are
     free, also within a pair: the same part of both frames is cut out and resized. Splits as in
@@ -160,7 +179,8 @@ def open_pairs(c: SimpleNamespace) -> FileSource:
             )
         warnings.warn(f"{text}. These are skipped.", stacklevel=2)
     files = {name: (clean[name], corrupt[name]) for name in common}
-    return FileSource(c, bases[0], _of_split(c, files, own[0]))
+    classes = _classes(c, _root("path", c.path))
+    return FileSource(c, bases[0], _of_split(c, files, own[0]), classes)
 
 
 def _root(key: str, path: str) -> Path:
@@ -174,10 +194,7 @@ def _root(key: str, path: str) -> Path:
 
 def _split_folder(root: Path, split: str) -> tuple[Path, bool]:
     """The folder to look in, and whether it holds this split alone."""
-    train, test = (
-        next((root / name for name in names if (root / name).is_dir()), None)
-        for names in (TRAIN_FOLDERS, TEST_FOLDERS)
-    )
+    train, test = _split_folders(root)
     if train is None and test is None:
         return root, False
     chosen = train if split == "train" else test
@@ -188,6 +205,20 @@ def _split_folder(root: Path, split: str) -> tuple[Path, bool]:
             "so that data.test_fraction splits them."
         )
     return chosen, True
+
+
+def _split_folders(root: Path) -> list[Path | None]:
+    """Those of train and of test, None where there is none."""
+    return [
+        next((root / name for name in names if (root / name).is_dir()), None)
+        for names in (TRAIN_FOLDERS, TEST_FOLDERS)
+    ]
+
+
+def _classes(c: SimpleNamespace, root: Path) -> dict[str, int] | None:
+    """Numbers of the classes, the same for both splits."""
+    folders = [folder for folder in _split_folders(root) if folder is not None]
+    return read_classes(c.classes, folders or [root])
 
 
 def _images(base: Path) -> list[Path]:

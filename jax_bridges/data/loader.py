@@ -32,7 +32,8 @@ class Loader:
     """Maps a step to a batch of this host.
 
     A batch is {"x0": uint8 [*shape, H, W, 3], "index": uint32 [*shape]}, and "xT" like "x0" for a
-    paired source; `shape` is `batch_shape` with the last axis divided by the number of hosts.
+    paired source, "label" int32 [*shape] for one with classes; `shape` is `batch_shape` with the
+    last axis divided by the number of hosts.
     `index` is the draw number (modulo 2**32), the same for any number of hosts: noise keys are made
     of it. Decoded examples are kept in memory up to `cache_mb`, so that later epochs are copies.
     """
@@ -78,10 +79,9 @@ class Loader:
 
         # The cache holds the first examples, as many as fit: no eviction, so hits do not depend on
         # the history. `np.empty` takes memory only for the slots that are filled.
-        self._images = {key: image.shape for key, image in source[0].items()}
-        room = int(cache_mb * 2**20 / sum(math.prod(shape) for shape in self._images.values()))
-        slots = min(room, len(source))
-        self._cache = {k: np.empty((slots, *s), np.uint8) for k, s in self._images.items()}
+        self._like = {key: np.asarray(value) for key, value in source[0].items()}
+        room = int(cache_mb * 2**20 / sum(value.nbytes for value in self._like.values()))
+        self._cache = self._empty(min(room, len(source)))
         self._filled = np.zeros(len(source), bool)
 
     def batch_at(self, step: int) -> Batch:
@@ -95,6 +95,10 @@ class Loader:
         """
         return BatchIterator(self, start_step)
 
+    def _empty(self, n: int) -> Batch:
+        """Room for n examples."""
+        return {k: np.empty((n, *like.shape), like.dtype) for k, like in self._like.items()}
+
     def _batch(self, step: int, pool: Executor | None) -> Batch:
         draws = step * math.prod(self.batch_shape) + self._positions
         flat = draws.ravel()
@@ -104,11 +108,11 @@ class Loader:
             here = epochs == epoch
             examples[here] = _epoch_order(len(self.source), self.seed, epoch)[places[here]]
 
-        batch = {k: np.empty((len(flat), *shape), np.uint8) for k, shape in self._images.items()}
+        batch = self._empty(len(flat))
         cached = self._filled[examples]
         if cached.all():
-            for key, images in batch.items():
-                np.take(self._cache[key], examples, axis=0, out=images)
+            for key, values in batch.items():
+                np.take(self._cache[key], examples, axis=0, out=values)
         else:
             rows = range(len(flat))
             parts = (
@@ -117,7 +121,7 @@ class Loader:
             fill = functools.partial(self._fill, batch, examples)
             for _ in (map if pool is None else pool.map)(fill, parts):
                 pass  # runs all of it, raises what it raised
-        batch = {k: images.reshape(*draws.shape, *images.shape[1:]) for k, images in batch.items()}
+        batch = {k: values.reshape(*draws.shape, *values.shape[1:]) for k, values in batch.items()}
         return {**batch, "index": draws.astype(np.uint32)}
 
     def _fill(self, batch: Batch, examples: np.ndarray, rows: range) -> None:
@@ -125,13 +129,13 @@ class Loader:
         for row in rows:
             i = int(examples[row])
             if self._filled[i]:
-                for key, images in batch.items():
-                    images[row] = self._cache[key][i]
+                for key, values in batch.items():
+                    values[row] = self._cache[key][i]
                 continue
-            for key, image in self.source[i].items():
-                batch[key][row] = image
+            for key, value in self.source[i].items():
+                batch[key][row] = value
                 if i < len(self._cache[key]):
-                    self._cache[key][i] = image
+                    self._cache[key][i] = value
             self._filled[i] = i < len(self._cache["x0"])
 
 
@@ -193,7 +197,8 @@ def first(source: Source, n: int) -> Batch:
     """The first n examples of a source, for evaluation.
 
     Returns:
-      {"x0": uint8 [n, H, W, 3], "index": uint32 [n] = 0 .. n - 1}, and "xT" if paired.
+      {"x0": uint8 [n, H, W, 3], "index": uint32 [n] = 0 .. n - 1}, "xT" if paired, and "label"
+      int32 [n] if there are classes.
 
     Raises:
       ValueError: the source has fewer than n examples, or n < 1.

@@ -23,6 +23,7 @@ DEFAULTS = {
     "size": 32,  # side of a square image, or (height, width); pixels
     "path": "",  # folder: the images; pairs: the clean x0; tfds: its data_dir ("" = TFDS's own)
     "path_xT": "",  # pairs: the folder of the corrupted sources xT
+    "unpaired": False,  # training x0 and xT come from different examples
     "test_fraction": 0.1,  # share of examples kept for test where the data has no test split
     "on_bad_file": "refuse",  # "refuse": an error that names the file; "skip": a warning instead
     "crop": "center",  # the largest centred part of the right shape, resized with antialiasing
@@ -32,6 +33,8 @@ DEFAULTS = {
     "edge_sigma": 1.0,  # edges: pixels of smoothing first; 1 suits 64 pixels, 2 suits 256
     "image_key": "image",  # tfds: the feature that holds x0
     "xT_key": "",  # tfds: the feature that holds xT; "" = not paired
+    "label_key": "",  # tfds: the feature that holds the class, a ClassLabel; "" = no labels
+    "classes": "",  # folder, pairs, edges: "subfolders", or a file that lists them; "" = no labels
 }
 
 
@@ -39,8 +42,10 @@ class Source(Protocol):
     """A list of examples: `source[i]` is always the same, from any thread and in any order.
 
     `source[i]` is {"x0": uint8 [H, W, 3]} and, for a paired source, {"x0": ..., "xT": ...} with
-    "xT" uint8 [H, W, 3] too. The arrays may be views of shared memory: copy before writing. The
-    order is shuffled once and for all, so the first n examples stand for the whole.
+    "xT" uint8 [H, W, 3] too. A source with labels adds "label", an int32 from 0 to `classes` - 1,
+    the attribute that says of how many classes they are. The arrays may be views of shared memory:
+    copy before writing. The order is shuffled once and for all, so the first n examples stand for
+    the whole.
     """
 
     name: str

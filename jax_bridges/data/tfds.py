@@ -27,15 +27,25 @@ TEST_SPLITS = ("test", "validation")
 ORDER_SEED = 0
 
 
+# The builders of this package (builders.py), and what they are given.
+OWN = {
+    "edges2handbags": "the unpacked edges2handbags.tar.gz of pix2pix (train/ and val/)",
+    "diode_normals": "the unpacked train, val, train_normals and val_normals archives of DIODE",
+}
+
+
 class TfdsSource(SkippingSource):
     """Examples `order[i]` of one split of a prepared set."""
 
-    def __init__(self, c: SimpleNamespace, split: str, records, order: np.ndarray):
+    def __init__(
+        self, c: SimpleNamespace, split: str, records, order: np.ndarray, classes: int = 0
+    ):
         keys = {"x0": c.image_key} | ({"xT": c.xT_key} if c.xT_key else {})
-        super().__init__(f"{c.name}-{c.split}", len(order), tuple(keys), c.on_bad_file)
-        self.order = order
+        labels = ("label",) if c.label_key else ()
+        super().__init__(f"{c.name}-{c.split}", len(order), (*keys, *labels), c.on_bad_file)
+        self.order, self.classes = order, classes
         self._split, self._records = split, records
-        self._features = tuple(keys.values())
+        self._features, self._label_key = tuple(keys.values()), c.label_key
         self._settings = (c.size, c.max_upscale)
 
     def describe(self, i: int) -> str:
@@ -46,20 +56,28 @@ class TfdsSource(SkippingSource):
             record = self._records[int(self.order[i])]
         except Exception as error:  # whatever the reader of the records raises
             raise BadImage(f"cannot be read ({error})") from error
-        return read_images(tuple(record[feature] for feature in self._features), *self._settings)
+        label = record[self._label_key] if self.classes else None
+        if self.classes and not 0 <= label < self.classes:
+            raise BadImage(
+                f"its class is {label}, none of the {self.classes} of '{self._label_key}'"
+            )
+        images = read_images(tuple(record[name] for name in self._features), *self._settings)
+        return images if label is None else [*images, np.int32(label)]
 
 
 def open_tfds(c: SimpleNamespace) -> TfdsSource:
     """Images of the feature `c.image_key`: {"x0"}, and of `c.xT_key`, if given: {"xT"}.
 
-    The splits are those of the set: train, and test or else validation; a set without these
-    gives `c.test_fraction` of its train split, in a fixed random order.
+    The feature `c.label_key`, if given, is the {"label"}. The splits are those of the set: train,
+    and test or else validation; a set without these gives `c.test_fraction` of its train split, in
+    a fixed random order. A test split whose labels are withheld (-1, as in ImageNet) is passed over
+    where labels are wanted.
 
     Raises:
       ModuleNotFoundError: tensorflow-datasets is not installed.
       FileNotFoundError: the set is unknown or not prepared; the text says how to prepare it.
       ValueError: prepared in a format that has no random access, no train split, no such image
-        feature.
+        feature, no such class feature.
     """
     try:
         import tensorflow_datasets
@@ -72,7 +90,7 @@ def open_tfds(c: SimpleNamespace) -> TfdsSource:
         raise ValueError("Name the set of TFDS, as in data.name='tfds:cifar10'.")
     where = c.path or "the default folder of TFDS"
     folder = f"data_dir={c.path!r}, " if c.path else ""
-    how = (
+    how = _own_builder(name, c) or (
         "once, with TensorFlow (pip install 'jax_bridges[tfds]'): python -c \"import "
         f"tensorflow_datasets as t; t.builder({name!r}, {folder}file_format='array_record')"
         '.download_and_prepare()"'
@@ -94,20 +112,35 @@ def open_tfds(c: SimpleNamespace) -> TfdsSource:
                 f"'{name}' has no image feature '{key}': set data.image_key and data.xT_key to "
                 f"some of: {', '.join(sorted(images)) or 'none here'}."
             )
-    test = next((split for split in TEST_SPLITS if split in splits), None)
+    if c.label_key:
+        kind = tensorflow_datasets.features.ClassLabel
+        labels = sorted(key for key, feature in features.items() if isinstance(feature, kind))
+        if c.label_key not in labels:
+            raise ValueError(
+                f"'{name}' has no class feature '{c.label_key}': set data.label_key to one of: "
+                f"{', '.join(labels) or 'none here'}."
+            )
+
+    def read(split: str):
+        if split not in splits:
+            raise ValueError(f"'{name}' has no split '{split}', only {', '.join(splits)}.")
+        try:
+            return builder.as_data_source(
+                split=split,
+                decoders={key: tensorflow_datasets.decode.SkipDecoding() for key in images},
+            )
+        except NotImplementedError as error:
+            raise ValueError(
+                f"'{name}' in {where} is in a format without random access; prepare it again, in "
+                f"another data_dir, {how}"
+            ) from error
+
+    def withheld(split: str) -> bool:
+        return bool(c.label_key) and read(split)[0][c.label_key] < 0
+
+    test = next((s for s in TEST_SPLITS if s in splits and not withheld(s)), None)
     split = test if c.split == "test" and test else "train"
-    if split not in splits:
-        raise ValueError(f"'{name}' has no split '{split}', only {', '.join(splits)}.")
-    try:
-        records = builder.as_data_source(
-            split=split,
-            decoders={key: tensorflow_datasets.decode.SkipDecoding() for key in images},
-        )
-    except NotImplementedError as error:
-        raise ValueError(
-            f"'{name}' in {where} is in a format without random access; prepare it again, in "
-            f"another data_dir, {how}"
-        ) from error
+    records = read(split)
     order = permutation(len(records), ORDER_SEED)
     if test is None:  # cut the train split
         count = max(1, round(len(order) * c.test_fraction))
@@ -116,4 +149,18 @@ def open_tfds(c: SimpleNamespace) -> TfdsSource:
         order = order[: c.max_images]
     if len(order) == 0:
         raise ValueError(f"'{name}' has no {c.split} examples; see data.test_fraction.")
-    return TfdsSource(c, split, records, order)
+    classes = features[c.label_key].num_classes if c.label_key else 0
+    return TfdsSource(c, split, records, order, classes)
+
+
+def _own_builder(name: str, c: SimpleNamespace) -> str:
+    """How to prepare a set of builders.py, which reads files fetched by hand; "" for other sets."""
+    own, _, size = name.partition("/")
+    if own not in OWN:
+        return ""
+    size = size or ("64px" if max(c.size) <= 64 else "256px")
+    return (
+        "once, with TensorFlow (pip install 'jax_bridges[tfds]'): python -m jax_bridges.data.builders "
+        f"{own}/{size} MANUAL_DIR {c.path or 'DATA_DIR'}, and read it as tfds:{own}/{size}; MANUAL_DIR "
+        f"holds {OWN[own]}, which data.name={own} data.path=MANUAL_DIR reads as they are, unprepared"
+    )

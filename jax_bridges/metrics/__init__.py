@@ -5,11 +5,22 @@
 
 FD-Lite0 is the Fréchet distance on EfficientNet-Lite0's features: it ranks the rows of one report
 and is not an FID, nor comparable with one. `hole_crop` limits any of them to the hole.
+
+FID, IS, CA and LPIPS need weights that are not shipped (`weights.FILES` has their addresses); how
+a paper measures them is a protocol (`PROTOCOLS`), and `Measure` makes a report's row of it all.
 """
 
+from jax_bridges.metrics.bootstrap import mean_interval, set_interval
 from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
 from jax_bridges.metrics.image import hole_crop, psnr, ssim, to_uint8
+from jax_bridges.metrics.inception import inception_outputs
 from jax_bridges.metrics.lite0 import Lite0, Lite0Output, lite0_input, lite0_outputs, lite0_params
+from jax_bridges.metrics.lpips import lpips
+from jax_bridges.metrics.measure import METRIC_NEEDS, Measure, check_metrics
+from jax_bridges.metrics.protocols import PROTOCOLS
+from jax_bridges.metrics.reference import RunningMoments, load_statistics
+from jax_bridges.metrics.resnet import resnet_logits
+from jax_bridges.metrics.scores import hits, inception_score
 
 
 def fd_lite0(features_a, features_b) -> float:
@@ -28,19 +39,32 @@ PAIR_METRICS = {"psnr": psnr, "ssim": ssim}
 SET_METRICS = {"fd_lite0": fd_lite0}
 
 __all__ = [
+    "METRIC_NEEDS",
     "PAIR_METRICS",
+    "PROTOCOLS",
     "SET_METRICS",
     "Lite0",
     "Lite0Output",
+    "Measure",
     "Moments",
+    "RunningMoments",
+    "check_metrics",
     "fd_lite0",
     "frechet_distance",
+    "hits",
     "hole_crop",
+    "inception_outputs",
+    "inception_score",
     "kernel_distance",
     "lite0_input",
     "lite0_outputs",
     "lite0_params",
+    "load_statistics",
+    "lpips",
+    "mean_interval",
     "psnr",
+    "resnet_logits",
+    "set_interval",
     "ssim",
     "to_uint8",
     "top1",

@@ -17,9 +17,11 @@ class Moments:
 
     The factor is what the Fréchet distance needs, and stays exact where the covariance is singular
     (fewer features than dimensions). It has a row a feature until it is reduced to at most D.
+    `count` None: published statistics that do not say of how many images; `root` is then a factor
+    of the covariance itself.
     """
 
-    count: int
+    count: int | None
     mean: np.ndarray
     root: np.ndarray
 
@@ -35,12 +37,12 @@ class Moments:
         return cls(len(x), mean, _reduced(x - mean, 2))
 
     @classmethod
-    def from_covariance(cls, count: int, mean, covariance) -> Moments:
+    def from_covariance(cls, count: int | None, mean, covariance) -> Moments:
         """From published statistics: mean [D] and sample covariance [D, D] (divided by N - 1)."""
         values, vectors = linalg.eigh(np.asarray(covariance, np.float64))
         # What is below rounding is zero: its root would not be.
         values[values < values[-1] * len(values) * np.finfo(np.float64).eps] = 0
-        root = vectors * np.sqrt(values * (count - 1))
+        root = vectors * np.sqrt(values * (1 if count is None else count - 1))
         return cls(count, np.asarray(mean, np.float64), root.T)
 
     def merge(self, other: Moments) -> Moments:
@@ -48,7 +50,11 @@ class Moments:
 
         Chan, Golub and LeVeque 1979: scatters add, plus n m / (n + m) times the outer square of
         the difference of means, which is one more row of the factor.
+
+        Raises ValueError where a count is not known.
         """
+        if None in (self.count, other.count):
+            raise ValueError("Moments of an unknown number of samples cannot be merged.")
         count = self.count + other.count
         shift = other.mean - self.mean
         row = shift * np.sqrt(self.count * other.count / count)
@@ -58,7 +64,11 @@ class Moments:
     @property
     def covariance(self) -> np.ndarray:
         """[D, D], divided by N - 1."""
-        return self.root.T @ self.root / (self.count - 1)
+        return self.root.T @ self.root / self._divisor
+
+    @property
+    def _divisor(self) -> int:
+        return 1 if self.count is None else self.count - 1
 
     def save(self, path: str | os.PathLike) -> None:
         """To an .npz file, whole or not at all."""
@@ -97,21 +107,22 @@ def frechet_distance(a: Moments, b: Moments, allow_unequal: bool = False) -> flo
     different counts do not compare.
 
     Raises ValueError for other dimensions, for fewer than 2 samples, and for unequal counts unless
-    `allow_unequal`.
+    `allow_unequal`; a count that is not known passes.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"Features of {len(a.mean)} and {len(b.mean)} dimensions do not compare.")
-    if min(a.count, b.count) < 2:
+    counts = [m.count for m in (a, b) if m.count is not None]
+    if min(counts, default=2) < 2:
         raise ValueError(
             f"A Fréchet distance needs 2 samples or more, not {a.count} and {b.count}."
         )
-    if a.count != b.count and not allow_unequal:
+    if len(set(counts)) > 1 and not allow_unequal:
         raise ValueError(
             f"Sets of {a.count} and {b.count} samples have a different bias: use as many of each, "
             "or pass allow_unequal=True."
         )
     # Scaled so that root^T root is the covariance itself.
-    root_a, root_b = (_reduced(m.root, 1) / np.sqrt(m.count - 1) for m in (a, b))
+    root_a, root_b = (_reduced(m.root, 1) / np.sqrt(m._divisor) for m in (a, b))
     cross = linalg.svdvals(root_a @ root_b.T, overwrite_a=True, check_finite=False).sum()
     spread = np.square(root_a).sum() + np.square(root_b).sum() - 2 * cross
     return float(np.square(a.mean - b.mean).sum() + max(spread, 0.0))

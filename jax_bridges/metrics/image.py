@@ -65,16 +65,12 @@ def _gaussian_rows(size: int, taps: int = 11, sigma: float = 1.5) -> np.ndarray:
 
 
 @jax.jit
-def ssim(x, y):
-    """Structural similarity, [B], of x and y, both [B, H, W, C] with H, W >= 11.
+def structural_similarity(x, y, data_range):
+    """SSIM, [B], of float images x and y, both [B, H, W, C] with H, W >= 11, of any range.
 
-    Wang et al. 2004, eq. 13, on uint8 levels / 255 (`to_uint8`; the data range is 1): Gaussian
-    window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, population (not sample) covariances,
-    mean over channels and all windows that lie inside the image.
-
-    Raises ValueError for images smaller than the window.
+    As `ssim`, without its quantisation. C1 and C2 grow with `data_range`, and the mean's term
+    depends on where zero is: images in [-1, 1] have another SSIM than the same in [0, 1].
     """
-    x, y = (v / 255 for v in _levels(x, y))
     height, width = x.shape[1:3]
     if min(height, width) < 11:
         raise ValueError(f"SSIM needs images of 11 x 11 pixels or more, not {height} x {width}.")
@@ -84,10 +80,23 @@ def ssim(x, y):
     maps = jnp.einsum("ph,sbhwc->sbpwc", rows, maps, precision="highest")
     maps = jnp.einsum("qw,sbpwc->sbpqc", columns, maps, precision="highest")
     mean_x, mean_y, square_x, square_y, product = maps
-    c1, c2 = 0.01**2, 0.03**2
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * (product - mean_x * mean_y) + c2)
     energy = mean_x**2 + mean_y**2
     return (similarity / ((energy + c1) * (square_x + square_y - energy + c2))).mean((1, 2, 3))
+
+
+@jax.jit
+def ssim(x, y):
+    """Structural similarity, [B], of x and y, both [B, H, W, C] with H, W >= 11.
+
+    Wang et al. 2004, eq. 13, on uint8 levels / 255 (`to_uint8`; the data range is 1): Gaussian
+    window of 11 x 11 and sigma 1.5, K1 = 0.01, K2 = 0.03, population (not sample) covariances,
+    mean over channels and all windows that lie inside the image.
+
+    Raises ValueError for images smaller than the window.
+    """
+    return structural_similarity(*(v / 255 for v in _levels(x, y)), 1.0)
 
 
 def hole_crop(images, box: tuple[int, int, int, int], margin: int = 0):

@@ -4,6 +4,7 @@ from .curves import chart, quality_chart, save_svg, step_chart
 from .headline import headline
 from .html import build_report
 from .pictures import grid, save_png, to_png_bytes
+from .published import load_published, published_rows, published_tasks
 from .results import METRICS, read_metrics, read_results, write_results
 from .table import format_table
 
@@ -14,6 +15,9 @@ __all__ = [
     "format_table",
     "grid",
     "headline",
+    "load_published",
+    "published_rows",
+    "published_tasks",
     "quality_chart",
     "read_metrics",
     "read_results",

@@ -19,7 +19,7 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40
 INK, FAINT, GRID = "var(--soft, #6b7280)", "var(--faint, #9aa1ab)", "var(--line, #d9dde3)"
 COLOURS = {"teacher": "var(--teacher, #2a6cb0)", "student": "var(--student, #c8501e)"}
 OTHER_COLOURS = ("var(--other1, #3d8a5f)", "var(--other2, #8a5ba8)", "var(--other3, #a07d1c)")
-DASHES = ("", "6 3", "2 3", "8 3 2 3")
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "14 3", "1 6")
 MAX_POINTS = 240  # of a loss curve; more are averaged in bins
 
 
@@ -62,7 +62,12 @@ def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
     for model, sampler in points:
         colour = COLOURS.get(model) or OTHER_COLOURS[others.index(model) % len(OTHER_COLOURS)]
         samplers = list(dict.fromkeys(each for name, each in names if name == model))
-        dash = DASHES[samplers.index(sampler) % len(DASHES)]
+        index = samplers.index(sampler)
+        dash = DASHES[index % len(DASHES)]
+        if (
+            model == "student"
+        ):  # several students are told apart by colour, a teacher's samplers by dash
+            colour, dash = (colour, *OTHER_COLOURS)[index % (1 + len(OTHER_COLOURS))], ""
         label = model if sampler == "-" else f"{model}, {sampler}"
         x, y = zip(*sorted(points[model, sampler]), strict=True)
         series.append(Series(label, x, y, colour, dash))
@@ -107,7 +112,9 @@ def step_series(records: list[dict], key: str, colour: str) -> Series | None:
 
 def step_chart(records: list[dict], key: str, stage: str = "train") -> str:
     """SVG of one logged value over step, with a smoothed line over it; "" where there is none."""
-    series = step_series(records, key, COLOURS["student" if stage == "distill" else "teacher"])
+    series = step_series(
+        records, key, COLOURS["student" if stage.startswith("distill") else "teacher"]
+    )
     if series is None:
         return ""
     y_log = _spread([series]) > 20

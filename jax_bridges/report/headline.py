@@ -22,7 +22,9 @@ def headline(rows: list[dict]) -> str:
         best = _best(own, key)
         return f"{_name(best)}: {_metric(key)} {format_value(rows, key, best[key])}."
     student = _best([row for row in own if row["nfe"] == min(row["nfe"] for row in own)], key)
-    sentence = f"{_name(student)}: {_metric(key)} {format_value(rows, key, student[key])}"
+    which = f" by {student['sampler']}" if len({row["sampler"] for row in students}) > 1 else ""
+    sentence = _name(student).replace(",", f"{which},", 1)
+    sentence += f": {_metric(key)} {format_value(rows, key, student[key])}"
     teachers = [
         row
         for row in rows

@@ -11,7 +11,7 @@ from . import curves
 from .files import write_atomic
 from .headline import headline
 from .page import SCRIPT, STYLE
-from .results import HOLE, METRICS, read_metrics, read_results, split_metric
+from .results import HOLE, read_metrics, read_results, split_metric
 from .table import Column, footnotes, is_published, make_columns, sort_rows
 
 # Nothing may be fetched: the browser itself holds the page to being self-contained.
@@ -150,11 +150,14 @@ def _cell(column: Column, index: int, row: dict) -> str:
 
 
 def _quality(rows: list[dict]) -> str:
-    keys = [name + HOLE for name in METRICS] + list(METRICS)
-    keys = [key for key in keys if any(row.get(key) is not None for row in rows)]
-    holes = [key for key in keys if key.endswith(HOLE)]
-    # A distance and a distortion tell two sides of one story; more charts would hide it.
-    shown = [key for key in holes or keys if key.removesuffix(HOLE) in ("fd_lite0", "psnr")]
+    own = [row for row in rows if not is_published(row)]
+    present = {key for row in own for key, value in row.items() if value is not None}
+    # Distances and a distortion tell the two sides of one story; more charts would hide it.
+    shown = [
+        next((key for key in (name + HOLE, name) if key in present), None)
+        for name in ("fid", "fd_lite0", "lpips", "psnr")
+    ]
+    shown = [key for key in shown if key]
     charts = [
         curves.quality_chart(rows, cost, key, legend=False)
         for key in shown
@@ -248,7 +251,9 @@ def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str
         names = [path.name for path in workdir.glob(f"samples/{_plain(stage)}-*.png")]
         if names:
             newest = max(names, key=lambda name: (len(name), name))
+            out.append("<details><summary>Pictures of the stage</summary>")
             out.append(_pictures(workdir, [f"samples/{newest}"], ""))
+            out.append("</details>")
     if skipped:
         lines = "1 unreadable line" if skipped == 1 else f"{skipped} unreadable lines"
         out.append(f'<p class="note">Left out of metrics.jsonl: {lines}.</p>')

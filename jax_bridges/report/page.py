@@ -11,6 +11,7 @@ STYLE = """
 body { margin:0; background:var(--paper); color:var(--ink);
   font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif }
 main { max-width:1040px; margin:0 auto; padding:48px 24px 72px }
+@media (max-width:520px) { main { padding:24px 16px 48px } }
 h1 { font-size:30px; line-height:1.2; margin:4px 0 14px; letter-spacing:-.015em }
 h2 { font-size:19px; margin:52px 0 12px; padding-top:14px; border-top:1px solid var(--line) }
 h3 { font-size:15px; margin:22px 0 8px }
@@ -24,7 +25,13 @@ p { margin:8px 0 }
   font-size:15px; color:var(--soft) }
 :focus-visible { outline:2px solid var(--focus); outline-offset:2px }
 
-.scroll { overflow-x:auto }
+.scroll { overflow-x:auto; width:max-content; min-width:100%; max-width:calc(100vw - 48px);
+  position:relative; left:50%; transform:translateX(-50%);
+  background:linear-gradient(to left,var(--paper) 30%,transparent) 100% 0/56px 100% no-repeat local,
+    linear-gradient(to left,#0003,transparent) 100% 0/16px 100% no-repeat scroll }
+@media (max-width:760px) {
+  .results tbody td:first-child, .results tr:not(.group) th:first-child { position:sticky; left:0;
+    background:var(--paper); box-shadow:1px 0 var(--line) } }
 table { border-collapse:collapse; font-size:15px; font-variant-numeric:tabular-nums }
 table.results { width:100% }
 th, td { padding:6px 10px; text-align:left; white-space:nowrap }
@@ -48,6 +55,7 @@ th[aria-sort] button { text-decoration:underline; text-underline-offset:4px;
 .charts { display:grid; grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));
   gap:14px 28px }
 .charts svg { width:100%; height:auto; display:block }
+@media (max-width:520px) { .charts svg text { font-size:15px } }
 .legend { display:flex; flex-wrap:wrap; gap:4px 24px; font-size:14px; color:var(--soft);
   margin:0 0 10px }
 .legend svg { vertical-align:-1px }

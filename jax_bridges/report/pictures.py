@@ -159,7 +159,8 @@ def _line_height(font) -> int:
 def _outline(picture: Image.Image, box, corner: tuple[int, int], scale: int) -> None:
     top, left, height, width = (int(value) * scale for value in box)
     x, y = corner
-    line = min(max(1, scale // 3), GAP // 2)  # stays in the gap where the box touches an edge
+    # It stays in the gap where the box touches an edge.
+    line = min(max(1, round(scale / 2.5)), GAP // 2)
     right, bottom = left + width + line - 1, top + height + line - 1
     edges = (x + left - line, y + top - line, x + right, y + bottom)
     ImageDraw.Draw(picture).rectangle(edges, outline=OUTLINE, width=line)

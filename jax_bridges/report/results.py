@@ -19,8 +19,11 @@ results.json is one object:
         seconds_per_image  float, optional
         METRIC             float, optional: a key of METRICS, whole image
         METRIC_hole        float, optional: the same inside the missing region
+        intervals          {METRIC: [low, high]}, optional: 95% bootstrap intervals
         source             optional: "measured" (default) or "published"
         reference          str, optional: where a published number comes from
+        same_protocol      bool, of published rows: measured as ours were, with as many images
+        same_data          bool, of published rows: on the data that ours were measured on
     pictures               list of PNG paths relative to the work directory, optional
     comparisons            list of {"label": str, "images": {name: PNG path}}, optional; every PNG
                            is embedded in the report, so about a dozen of them is plenty
@@ -56,10 +59,20 @@ METRICS = {
     "ssim": Metric("SSIM", True, 3),
     "fid": Metric("FID", False, 1),
     "ca": Metric("CA", True, 1, "%"),
+    "is": Metric("IS", True, 2),
+    "kid": Metric("KID", False),
+    "kid_lite0": Metric("KID-Lite0", False),
+    "ca_lite0": Metric("CA-Lite0", True, 1, "%"),
+    "lpips": Metric("LPIPS", False, 3),
+    "lpips_alex": Metric("LPIPS (AlexNet)", False, 3),
+    "cons": Metric("Consistency", False),
 }
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
-_ROW_WORDS = ("model", "sampler", "nfe", "images", "seconds_per_image", "source", "reference")
+_ROW_WORDS = (
+    *("model", "sampler", "nfe", "images", "seconds_per_image", "source", "reference"),
+    *("intervals", "same_protocol", "same_data"),
+)
 
 
 def write_results(path: str | os.PathLike, results: dict) -> Path:
@@ -186,6 +199,18 @@ def _check_row(where: str, row) -> None:
         nfe = row.get("nfe")
         _need(_is_count(nfe) or nfe == 0, f'{where}["nfe"] must be a whole number of network calls')
         _need(_is_count(row.get("images")), f'{where}["images"] must be a number of images')
+    for key in ("same_protocol", "same_data"):
+        _need(isinstance(row.get(key, False), bool), f'{where}["{key}"] must be true or false')
+    intervals = row.get("intervals", {})
+    _need(isinstance(intervals, dict), f'{where}["intervals"] must be {{metric: [low, high]}}')
+    for key, pair in intervals.items():
+        _need(
+            split_metric(key) is not None
+            and isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and all(_is_number(end) and math.isfinite(end) for end in pair),
+            f'{where}["intervals"]["{key}"] must be [low, high] of a metric, not {pair!r}',
+        )
     for key, value in row.items():
         if key in _ROW_WORDS and key != "seconds_per_image":
             continue
@@ -215,6 +240,12 @@ def _check_paths(where: str, paths) -> None:
 def _finite(row: dict) -> dict:
     """The row with plain Python numbers, and null for values that are not finite."""
     plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
+    if isinstance(plain.get("intervals"), dict):
+        plain["intervals"] = {
+            key: [float(end) for end in pair]
+            for key, pair in plain["intervals"].items()
+            if all(map(math.isfinite, pair))
+        }
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in plain.items()

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 from .results import HOLE, METRICS, split_metric
 
@@ -50,6 +51,7 @@ def make_columns(rows: list[dict]) -> list[Column]:
     nfe = [row.get("nfe") for row in rows]
     columns = [
         _text_column("model", "Model", names),
+        *_comparability(rows),
         _text_column("sampler", "Sampler", [row["sampler"] for row in rows]),
         _plain("nfe", "NFE", nfe, [MISSING if value is None else str(value) for value in nfe]),
     ]
@@ -62,6 +64,7 @@ def make_columns(rows: list[dict]) -> list[Column]:
             region = ("hole" if suffix else "image") if holes else ""
             values = [row.get(name + suffix) for row in rows]
             texts = tuple(format_value(rows, name + suffix, value) for value in values)
+            texts = tuple(map(partial(_with_interval, name + suffix), rows, texts))
             best = _best(rows, values, texts, metric.higher_is_better)
             arrow = "↑" if metric.higher_is_better else "↓"
             head = (name + suffix, metric.name, region, metric.unit, arrow)
@@ -98,6 +101,8 @@ def footnotes(rows: list[dict], columns: list[Column], best: str) -> str:
         notes.append(f"{images.pop():,} images per row")
     if any(is_published(row) for row in rows):
         notes.append(f"{PUBLISHED} published by others, not measured here")
+    if any(row.get("intervals") for row in rows):
+        notes.append("± half of the 95% bootstrap interval")
     if any(MISSING in column.texts for column in columns):
         notes.append(f"{MISSING} not measured")
     return "; ".join(notes) + "."
@@ -194,6 +199,34 @@ def _decimals(values, digits: int) -> int:
     if not sizes:
         return 1
     return min(6, max(0, digits - 1 - math.floor(math.log10(min(sizes)))))
+
+
+def _comparability(rows: list[dict]) -> list[Column]:
+    """A column that says of each row whose it is, and how far it compares; none without others."""
+    if not any("same_protocol" in row for row in rows):
+        return []
+    words = {
+        (True, True): "same protocol and data",
+        (True, False): "other data",
+        (False, True): "other protocol",
+        (False, False): "other protocol and data",
+    }
+    texts = [
+        f"published: {words[bool(row.get('same_protocol')), bool(row.get('same_data'))]}"
+        if is_published(row)
+        else "measured here"
+        for row in rows
+    ]
+    return [_text_column("comparable", "Whose", texts)]
+
+
+def _with_interval(key: str, row: dict, text: str) -> str:
+    """ "12.3 ±0.4", with the digits of the value, where the row has an interval of the metric."""
+    ends = row.get("intervals", {}).get(key)
+    if ends is None or text == MISSING:
+        return text
+    decimals = len(text.partition(".")[2])
+    return f"{text} ±{(ends[1] - ends[0]) / 2:.{decimals}f}"
 
 
 def _text_column(key: str, name: str, texts: list[str]) -> Column:

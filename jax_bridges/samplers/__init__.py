@@ -11,6 +11,7 @@ import functools
 from jax_bridges.choices import look_up
 from jax_bridges.samplers.ancestral import sample_ancestral
 from jax_bridges.samplers.budget import Sampler, count_calls
+from jax_bridges.samplers.consistency import sample_consistency
 from jax_bridges.samplers.dbim import sample_dbim, sample_dbim_high_order
 from jax_bridges.samplers.few_step import sample_few_step
 from jax_bridges.samplers.heun import heun_calls, sample_heun
@@ -20,6 +21,7 @@ from jax_bridges.samplers.sde import (
     sample_ode_heun,
     sample_sde_euler,
 )
+from jax_bridges.samplers.straightness import straightness
 from jax_bridges.times import angle_grid, dbim_grid, karras_grid, uniform_grid
 
 
@@ -69,6 +71,7 @@ __all__ = [
     "make_sampler",
     "ode_heun_calls",
     "sample_ancestral",
+    "sample_consistency",
     "sample_dbim",
     "sample_dbim_high_order",
     "sample_few_step",
@@ -76,4 +79,5 @@ __all__ = [
     "sample_ode_euler",
     "sample_ode_heun",
     "sample_sde_euler",
+    "straightness",
 ]

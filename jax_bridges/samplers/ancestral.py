@@ -25,15 +25,16 @@ def sample_ancestral(
 ) -> Array | tuple[Array, Array]:
     """Draws x_s from the Markov posterior `q(x_s | x0_hat, x_t)`, T to t_min (I2SB alg. 2).
 
-    Starts at x_T itself. The last step is its mean, without noise. On a `deterministic` bridge
-    this is I2SB's OT-ODE sampler. One call of `denoise` a step.
+    Starts at x_T itself (`Bridge.start`). The last step is its mean, without noise. On a
+    `deterministic` bridge this is I2SB's OT-ODE sampler. One call of `denoise` a step.
 
     Args:
       denoise: `x0_hat = denoise(x_t, t, x_T)`.
       bridge: the bridge the denoiser was trained on.
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe + 1]` descending, T first (`times.uniform_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw 2k is the step's noise, 2k + 1 the known pixels'.
+      keys: `[B]` keys, or saved noise; draw 2k is the step's noise, 2k + 1 the known pixels',
+        2 nfe the start's, where the bridge is not pinned at x_T.
       clip: clamps x0_hat to [-1, 1].
       redraw_mask: `[B, H, W, 1]`, 1 in the hole: known pixels are drawn anew after each step from
         `q(x_s | x_0 = x_T, x_T)`, as the official code does. A denoiser that returns known pixels
@@ -56,7 +57,7 @@ def sample_ancestral(
             noise = jnp.zeros_like(x)
         else:
             noise = jnp.where(k < nfe - 1, normal(keys, 2 * k, x), 0.0)
-        x = bridge.step(x0_hat, x, t, s, noise)
+        x = bridge.step(x0_hat, x, t, s, noise, xT)
         if redraw_mask is not None:
             known = xT
             if not bridge.deterministic:
@@ -64,5 +65,6 @@ def sample_ancestral(
             x = redraw_mask * x + (1.0 - redraw_mask) * known
         return x, x if return_path else None
 
-    x, path = jax.lax.scan(step, xT, jnp.arange(nfe))
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, 2 * nfe, xT))
+    x, path = jax.lax.scan(step, start, jnp.arange(nfe))
     return (x, path) if return_path else x

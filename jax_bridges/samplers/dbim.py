@@ -117,7 +117,9 @@ def _run(
         x = x + w.noise * normal(keys, k, x)
         return (x, history[: order - 1]), x if return_path else None
 
-    start = (xT, (jnp.zeros_like(xT),) * (order - 1))
+    # Where paths end in a noisy x_T, the booting noise is that noise.
+    first = xT if bridge.pinned else bridge.start(xT, normal(keys, 0, xT))
+    start = (first, (jnp.zeros_like(xT),) * (order - 1))
     (x, _), path = jax.lax.scan(call, start, (jnp.arange(nfe), called_at, rows))
     return (x, path) if return_path else x
 

@@ -44,7 +44,10 @@ def sample_few_step(
         x, x0_hat = carry
         # Moves from the previous time to this one with the previous answer, except at k = 0.
         before = times[jnp.maximum(k - 1, 0)]
-        moved = bridge.step(x0_hat, x, before, times[k], normal(keys, 2 * k - 1, x))
+        noise = normal(keys, 2 * k - 1, x)
+        moved = bridge.step(x0_hat, x, before, times[k], noise, xT)
+        if not bridge.pinned:  # at T the student saw x_T itself: its noise comes in here
+            moved = jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
         x = jnp.where(k > 0, moved, x)
         x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
         return (x, x0_hat), x0_hat if return_path else None

@@ -42,7 +42,8 @@ def sample_heun(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[N + 1]` descending, from just below T to 0 (`times.karras_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw i is that of step i.
+      keys: `[B]` keys, or saved noise; draw i is that of step i, draw N that of the start
+        where the bridge is not pinned at x_T.
       churn: part of the step taken by the SDE, in [0, 1), traced; None leaves it and its call out.
       guidance: DDBM's w, the weight of the h-transform; 1 is the exact bridge; traced.
       clip: clamps x0_hat to [-1, 1].
@@ -87,5 +88,6 @@ def sample_heun(
         x = base + expand(dt, x) * slope + noise
         return (x, base, slope), x if return_path else None
 
-    (x, _, _), path = jax.lax.scan(call, (xT, xT, jnp.zeros_like(xT)), rows)
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, len(t), xT))
+    (x, _, _), path = jax.lax.scan(call, (start, start, jnp.zeros_like(xT)), rows)
     return (x, path) if return_path else x

@@ -46,7 +46,8 @@ def sample_sde_euler(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe + 1]` descending, T first (`times.uniform_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw k is that of step k.
+      keys: `[B]` keys, or saved noise; draw k is that of step k, draw nfe that of the start where
+        the bridge is not pinned at x_T.
       clip: clamps x0_hat to [-1, 1].
       return_path: also returns the states after each step, `[nfe, B, H, W, C]`.
 
@@ -63,12 +64,13 @@ def sample_sde_euler(
         x0_hat = denoise(x, t, xT)
         if clip:
             x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
-        spread = bridge.alpha(s) * jnp.sqrt(jnp.maximum(bridge.rho2(t) - bridge.rho2(s), 0.0))
-        mean = bridge.step(x0_hat, x, t, s, 0.0)
+        spread = bridge.increment_std(t, s)
+        mean = bridge.step(x0_hat, x, t, s, 0.0, xT)
         x = mean + expand(jnp.where(k < nfe - 1, spread, 0.0), x) * normal(keys, k, x)
         return x, x if return_path else None
 
-    x, path = jax.lax.scan(step, xT, jnp.arange(nfe))
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, nfe, xT))
+    x, path = jax.lax.scan(step, start, jnp.arange(nfe))
     return (x, path) if return_path else x
 
 
@@ -139,7 +141,13 @@ def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, ret
     require_noise(bridge, name)
     times = precise_times(times, xT)
     a, b, c = bridge.coefficients(times[1:])
-    ratio = jnp.concatenate([jnp.zeros_like(times[:1]), b / c])  # zero at T, also in I2SB's table
+    noise = normal(keys, 0, xT)
+    start, u, at_T = xT, noise, jnp.zeros_like(times[:1])  # b / c, zero at T, also in I2SB's table
+    if not bridge.pinned:
+        a_T, b_T, c_T = bridge.coefficients(times[0])
+        start, at_T = bridge.start(xT, noise), (b_T / c_T)[None]
+        u = (start - a_T * xT) / c_T
+    ratio = jnp.concatenate([at_T, b / c])
     rows = (correct, times[step + correct], a[step], c[step], (ratio[1:] - ratio[:-1])[step])
 
     def call(carry, row):
@@ -155,6 +163,5 @@ def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, ret
         x = expand(a, x) * xT + expand(c, x) * u
         return (x, u, start, slope), x if return_path else None
 
-    noise = normal(keys, 0, xT)
-    (x, *_), path = jax.lax.scan(call, (xT, noise, noise, jnp.zeros_like(xT)), rows)
+    (x, *_), path = jax.lax.scan(call, (start, u, u, jnp.zeros_like(xT)), rows)
     return (x, path) if return_path else x

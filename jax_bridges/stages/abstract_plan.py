@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import train
 from jax_bridges.training import steps
+from jax_bridges.training.distillers import make_distiller
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
@@ -98,9 +98,9 @@ def make_plan(config, parallel: Parallel, compiled: bool = False, tell: Callable
 class AbstractRun(Run):
     """A run without folder, data or log, from fresh weights: enough to make its stages."""
 
-    def checkpoints(self, stage: str):
+    def done(self, stage: str) -> int:
         """None there."""
-        return SimpleNamespace(latest=lambda: None)
+        return 0
 
 
 def abstract_run(config, parallel: Parallel) -> Run:
@@ -155,7 +155,15 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
     batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
     # On a CPU the steps unroll their loops, to run faster there: 80 networks long in a paper's row.
     with mock.patch.object(steps, "_unroll", lambda: False):
-        return stage.step.lower(state, frozen, batch, jax.random.key(0))
+        traced = stage.step.trace(state, frozen, batch, _key_shape())
+    if isinstance(run.parallel.mesh, AbstractMesh):  # devices that are not there have no platform
+        return traced.lower(lowering_platforms=(jax.default_backend(),))
+    return traced.lower()
+
+
+def _key_shape() -> jax.ShapeDtypeStruct:
+    """A PRNG key's shape: a real key would bring its own device into the computation."""
+    return jax.eval_shape(lambda: jax.random.key(0))
 
 
 def compile_step(run: Run, stage: Stage) -> jax.stages.Compiled:
@@ -191,14 +199,13 @@ def step_flops(config, stage: str, call: float) -> float:
     cannot count a step, for it counts the body of a loop once. What remat repeats is not counted.
     """
     if stage == "train":
-        return 3 * call * config.train.batch
-    distill = config.distill
-    n = distill.student_steps
-    calls = min(n, 2) if distill.roll_out == "random" else n  # to generate x_0
-    trained = n if distill.roll_out == "chain_through" else 1  # of them, with a gradient
-    bridge_net = calls + 3
-    generator = calls + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
-    return (distill.bridge_updates * bridge_net + generator) * call * distill.batch
+        train = config.train
+        made = (
+            0 if train.mode == "bridge" else train.simulation_steps
+        )  # DSBM's first round has none
+        return (3 + made) * call * train.batch
+    distiller, settings = make_distiller(config.distill)
+    return distiller.calls(settings) * call * settings.batch
 
 
 # -- text ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -11,6 +12,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -18,13 +20,15 @@ from tqdm import tqdm
 
 from jax_bridges.data import first
 from jax_bridges.keys import fold
-from jax_bridges.metrics import PAIR_METRICS, fd_lite0, hole_crop, lite0_outputs, to_uint8
+from jax_bridges.metrics import PROTOCOLS, Measure, hole_crop
 from jax_bridges.report.pictures import grid, save_png
+from jax_bridges.report.published import published_rows
 from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
-from jax_bridges.samplers import SAMPLERS, sample_few_step
+from jax_bridges.samplers import SAMPLERS
 from jax_bridges.stages.run import Run, Stopped
-from jax_bridges.times import student_grid
+from jax_bridges.training import hosts
+from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
 from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree
 
@@ -32,43 +36,46 @@ EVALUATE = 2  # stream of randomness
 SAMPLE = 10  # of an example, beside those of training/system.py
 
 
-def teacher_sampler(run: Run, nfe: int) -> Callable:
-    """`sample(params, batch, key) -> uint8 [B, H, W, C]` of the teacher with at most `nfe` calls."""
-    sampler = SAMPLERS[run.config.evaluate.sampler]
-    system = run.system
+def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
+    """`sample(params, batch, key) -> [B, H, W, C]` of the teacher with at most `nfe` calls.
+
+    Images are as `evaluate.protocol` keeps them: uint8, but for DDNM's floats.
+
+    Args:
+      name: of the sampler; that of `config.evaluate` by default.
+    """
+    sampler = SAMPLERS[name or run.config.evaluate.sampler]
+    system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
     times = sampler.grid(system.bridge, nfe)
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
         denoise = system.denoiser(params, pair)
-        return to_uint8(
-            sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE))
-        )
+        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE)))
 
     return run.parallel.map(sample)
 
 
 def student_sampler(run: Run, nfe: int) -> Callable:
-    """`sample(params, batch, key) -> uint8 [B, H, W, C]` of the student with `nfe` calls."""
-    system = run.system
-    times = student_grid(system.bridge, nfe, run.config.distill.student_steps)
+    """`sample(params, batch, key) -> [B, H, W, C]` of the student with `nfe` calls, kept likewise."""
+    system, distill = run.system, run.config.distill
+    keep = PROTOCOLS[run.config.evaluate.protocol].keep
+    check_calls(distill, system.bridge, nfe)
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        generate = system.generator(params, pair)
-        return to_uint8(
-            sample_few_step(generate, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE))
-        )
+        return keep(sample_student(system, distill, params, pair, nfe, fold(pair.keys, SAMPLE)))
 
     return run.parallel.map(sample)
 
 
 def source_images(run: Run) -> Callable:
-    """`sample(params, batch, key) -> uint8`: the corrupted images themselves."""
+    """`sample(params, batch, key)`: the corrupted images themselves, as `teacher_sampler` gives its."""
+    keep = PROTOCOLS[run.config.evaluate.protocol].keep
 
     def sample(params, batch, key):
         del params
-        return to_uint8(run.system.prepare(batch, key, augment=False).xT)
+        return keep(run.system.prepare(batch, key, augment=False).xT)
 
     return run.parallel.map(sample)
 
@@ -83,7 +90,8 @@ class Picture:
     def _images(self, name: str, make: Callable, params: PyTree) -> np.ndarray:
         if name not in self._functions:
             self._functions[name] = make()
-        return self._functions[name](params, self._batch(), self.run.key(EVALUATE))[: self._count]
+        images = self._functions[name](params, self._batch(), self.run.key(EVALUATE))
+        return _pixels(self.run, images[: self._count])
 
     @property
     def _count(self) -> int:
@@ -98,10 +106,11 @@ class Picture:
         columns = {
             "source": self._images("source", lambda: source_images(self.run), None)
         } | columns
-        save_png(
-            self.run.workdir / "samples" / f"{stage}-{step}.png",
-            grid({**columns, "target": target}),
-        )
+        if hosts.is_chief():
+            save_png(
+                self.run.workdir / "samples" / f"{stage}-{step}.png",
+                grid({**columns, "target": target}, box=outline(self.run)),
+            )
 
     def teacher(self, stage: str, state: State, step: int) -> None:
         """The teacher at its smallest number of calls."""
@@ -111,16 +120,22 @@ class Picture:
         )
         self._save(stage, step, {f"teacher {nfe}": images})
 
-    def student(self, stage: str, teacher: PyTree, state: State, step: int) -> None:
-        """The teacher and the student, both at their smallest number of calls."""
+    def student(self, run: Run, stage: str, teacher: PyTree, state: State, step: int) -> None:
+        """The teacher and the student of `run`, both at their smallest number of calls."""
         nfe, few = (
             min(n)
             for n in (self.run.config.evaluate.teacher_nfe, self.run.config.evaluate.student_nfe)
         )
         by_teacher = self._images("teacher", lambda: teacher_sampler(self.run, nfe), teacher)
         params = state.players["generator"].ema
-        by_student = self._images("student", lambda: student_sampler(self.run, few), params)
+        by_student = self._images(stage, lambda: student_sampler(run, few), params)
         self._save(stage, step, {f"teacher {nfe}": by_teacher, f"student {few}": by_student})
+
+
+def outline(run: Run) -> tuple[int, int, int, int] | None:
+    """The hole as (top, left, height, width), where it is one fixed rectangle."""
+    box = run.system.corruption.hole_box(*run.system.size)
+    return (box[0], box[1], box[2] - box[0], box[3] - box[1]) if box else None
 
 
 def pad(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
@@ -130,33 +145,71 @@ def pad(batch: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
     }
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the results.
+
+    Attributes:
+      model, sampler, nfe: as the row says; nfe is the number of calls that are really made.
+      make: gives `sample(params, batch, key) -> uint8`.
+      params: averaged parameters.
+      label: of its column in the pictures; "": it is not shown.
+    """
+
+    model: str
+    sampler: str
+    nfe: int
+    make: Callable[[], Callable]
+    params: PyTree
+    label: str
+
+
+def plain_jobs(run: Run, teacher: PyTree, student: PyTree) -> list[Job]:
+    """The rows of a run with one student: `evaluate.sampler` and the student's own."""
+    config = run.config.evaluate
+    distiller, _ = make_distiller(run.config.distill)
+    jobs = []
+    for n in config.teacher_nfe:
+        make = partial(teacher_sampler, run, n)
+        jobs.append(Job("teacher", config.sampler, n, make, teacher, f"teacher {n}"))
+    for n in config.student_nfe:
+        make = partial(student_sampler, run, n)
+        jobs.append(Job("student", distiller.sampler, n, make, student, f"student {n}"))
+    return jobs
+
+
 def evaluate(run: Run, teacher: PyTree, student: PyTree) -> dict:
-    """Writes results.json and samples/evaluate.png, and prints the table; done once a configuration.
+    """Teacher and student: `evaluate_jobs` with the rows of `config.evaluate`.
 
     Args:
       teacher, student: averaged parameters.
+    """
+    settings = json.loads(run.config.evaluate.to_json_best_effort())
+    return evaluate_jobs(run, plain_jobs(run, teacher, student), settings)
+
+
+def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "") -> dict:
+    """Writes results.json and samples/evaluate.png, and prints the table; done once a configuration.
+
+    All jobs see the same images, corruptions and keys. A first row, of the corrupted images
+    themselves, is added. Of several hosts each restores its share of a batch and has all results;
+    the first writes.
+
+    Args:
+      settings: what the rows depend on: with other settings, they are measured again.
+      left_out: what is not among the rows, and why.
 
     Returns:
       The results as written.
     """
     config, path = run.config.evaluate, run.workdir / "results.json"
-    settings = json.loads(config.to_json_best_effort())
     if path.exists():
         results = read_results(path)
         if results["measured"].get("settings") == json.dumps(settings):
             print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
             return results
 
-    jobs = [("source", "-", 0, lambda: source_images(run), None)]
-    jobs += [
-        ("teacher", config.sampler, n, lambda n=n: teacher_sampler(run, n), teacher)
-        for n in config.teacher_nfe
-    ]
-    jobs += [
-        ("student", "few_step", n, lambda n=n: student_sampler(run, n), student)
-        for n in config.student_nfe
-    ]
-
+    jobs = [Job("source", "-", 0, partial(source_images, run), None, "source"), *jobs]
     images = min(config.images, len(run.test_data))
     if images < config.images:
         print(
@@ -167,29 +220,37 @@ def evaluate(run: Run, teacher: PyTree, student: PyTree) -> dict:
     box = run.system.corruption.hole_box(*run.system.size)
     if box:
         regions["_hole"] = lambda a: hole_crop(a, box, config.margin)
-    target = {r: crop(data["x0"]) for r, crop in regions.items()}
-    features = {r: lite0_outputs(crop).features for r, crop in target.items()}
+    measures = {
+        region: Measure(config, crop(data["x0"]), data.get("label"), hole=bool(region))
+        for region, crop in regions.items()
+    }
 
     rows, shown = [], {}
-    bar = tqdm(jobs, desc="evaluate", unit="row", disable=None if sys.stderr.isatty() else True)
-    for model, sampler, nfe, make, params in bar:
-        restored, seconds = restore_all(run, make(), params, data, config.batch)
-        row = {"model": model, "sampler": sampler, "nfe": nfe, "images": images}
-        if nfe:
+    silent = None if sys.stderr.isatty() and hosts.is_chief() else True
+    bar = tqdm(jobs, desc="evaluate", unit="row", disable=silent)
+    for job in bar:
+        restored, seconds = restore_all(run, job.make(), job.params, data, config.batch)
+        row = {"model": job.model, "sampler": job.sampler, "nfe": job.nfe, "images": images}
+        if job.nfe:
             row["seconds_per_image"] = seconds
         for region, crop in regions.items():
-            mine = crop(restored)
-            for name, metric in PAIR_METRICS.items():
-                row[name + region] = float(np.mean(metric(mine, target[region])))
-            row["fd_lite0" + region] = fd_lite0(lite0_outputs(mine).features, features[region])
+            again = partial(consistency, run, restored, data, config.batch) if not region else None
+            values = measures[region](crop(restored), again)
+            for name, interval in values.pop("intervals", {}).items():
+                row.setdefault("intervals", {})[name + region] = interval
+            row.update({name + region: value for name, value in values.items()})
         rows.append(row)
-        shown[f"{model} {nfe}" if nfe else model] = restored[: config.pictures]
+        if job.label:
+            shown[job.label] = _pixels(run, restored[: config.pictures])
         if bar.disable:
-            print(f"evaluate: {model} {nfe or ''}".rstrip(), flush=True)
+            print(f"evaluate: {job.label or f'{job.sampler} {job.nfe}'}", flush=True)
 
+    if config.published:
+        place = (config.published, config.protocol, config.published_data, images)
+        rows += published_rows(*place, metrics=config.metrics)
     shown["target"] = data["x0"][: config.pictures]
-    outline = (box[0], box[1], box[2] - box[0], box[3] - box[1]) if box else None
-    save_png(run.workdir / "samples" / "evaluate.png", grid(shown, box=outline))
+    if hosts.is_chief():
+        save_png(run.workdir / "samples" / "evaluate.png", grid(shown, box=outline(run)))
     results = {
         "title": f"{run.config.task}: {run.system.size[0]}x{run.system.size[1]}, {run.config.data.name}",
         "task": run.config.task,
@@ -199,13 +260,16 @@ def evaluate(run: Run, teacher: PyTree, student: PyTree) -> dict:
             "region": f"hole {box[2] - box[0]}x{box[3] - box[1]} + margin {config.margin}"
             if box
             else "whole image",
+            **measures[""].how(),
             "settings": json.dumps(settings),
+            **({"left_out": left_out} if left_out else {}),
         },
         "rows": rows,
         "pictures": ["samples/evaluate.png"],
         "comparisons": comparisons(run, shown),
     }
-    write_results(path, results)
+    if hosts.is_chief():
+        write_results(path, results)
     print(format_table(rows), flush=True)
     return results
 
@@ -213,7 +277,7 @@ def evaluate(run: Run, teacher: PyTree, student: PyTree) -> dict:
 def restore_all(
     run: Run, sample: Callable, params: PyTree, data: dict[str, np.ndarray], size: int
 ) -> tuple[np.ndarray, float]:
-    """All images restored, uint8 `[N, H, W, C]`, and seconds an image.
+    """All images restored, `[N, H, W, C]` as the protocol keeps them, and seconds an image.
 
     The first batch, which compiles, is not timed; a lone batch is made twice.
     """
@@ -230,6 +294,39 @@ def restore_all(
     return np.concatenate(parts)[:images], float(np.mean(spent[1:])) / size
 
 
+def consistency(
+    run: Run, restored: np.ndarray, data: dict[str, np.ndarray], size: int
+) -> np.ndarray | None:
+    """||A x0_hat - y||, `[N]`: root mean square of what the corruption makes of the restored images
+    minus x_T, both with the example's own noise and mask, in units of [-1, 1].
+
+    The whole of x_T counts, and A is the corruption itself, so that it need not be linear. None for
+    paired data, whose corruption is not known.
+    """
+    if "xT" in data:
+        return None
+
+    def gap(params, batch, key):
+        del params
+        mine = run.system.prepare({**batch, "x0": batch["restored"]}, key, augment=False)
+        gap = mine.xT - run.system.prepare(batch, key, augment=False).xT
+        return jax.numpy.sqrt(jax.numpy.square(gap).mean((1, 2, 3)))
+
+    if restored.dtype != np.uint8:  # as `prepare` takes it
+        restored = (restored + 1) * 127.5
+    measure, values = run.parallel.map(gap), []
+    for start in range(0, len(restored), size):
+        part = {k: v[start : start + size] for k, v in {**data, "restored": restored}.items()}
+        count = len(part["restored"])
+        values.append(np.asarray(measure(None, pad(part, size), run.key(EVALUATE)))[:count])
+    return np.concatenate(values)
+
+
+def _pixels(run: Run, images: np.ndarray) -> np.ndarray:
+    """Images as a protocol keeps them, in uint8."""
+    return np.asarray(PROTOCOLS[run.config.evaluate.protocol].pixels(images))
+
+
 def comparisons(run: Run, shown: dict[str, np.ndarray]) -> list[dict]:
     """Single pictures for the report's slider: what is compared, image by image."""
     items = []
@@ -237,7 +334,8 @@ def comparisons(run: Run, shown: dict[str, np.ndarray]) -> list[dict]:
         names = {}
         for name, images in shown.items():
             names[name] = f"samples/compare/{i}-{name.replace(' ', '-')}.png"
-            save_png(run.workdir / names[name], images[i])
+            if hosts.is_chief():
+                save_png(run.workdir / names[name], images[i])
         items.append({"label": f"test image {i}", "images": names})
     return items
 

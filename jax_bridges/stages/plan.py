@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jax_bridges.stages.memory import Held, held_compiled, held_state, refuse_too_large
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.typing import PyTree
 
@@ -30,14 +31,20 @@ def forward_flops(run: Run) -> float:
     return float(lowered.cost_analysis().get("flops", float("nan")))
 
 
-def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, float]:
+def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     """Compiles a stage's step and makes a few throw-away steps on random images.
 
     `stage.step` is the compiled step from here on, so nothing is compiled twice.
 
     Returns:
-      (seconds a step, bytes a device holds for state and step).
+      (seconds a step, what a device holds for state and step).
+
+    Raises:
+      ValueError: the state, or the step, cannot fit; the first is said before anything is
+        allocated or compiled, the second before anything is run.
     """
+    held = held_state(run, stage)
+    refuse_too_large(run, stage, held)
     state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
     shape = (*stage.batch_shape, *run.system.size, run.system.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -45,14 +52,17 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, float]:
         "x0": images,
         "index": np.arange(stage.images, dtype=np.uint32).reshape(stage.batch_shape),
     }
-    if "xT" in run.train_data[0]:
+    example = run.train_data[0]
+    if "xT" in example:
         batch["xT"] = images
-    batch = run.parallel.put(batch, stage.batch_axis)
+    if "label" in example:
+        batch["label"] = np.zeros(stage.batch_shape, np.int32)
+    batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
     key = run.key(100 + stage.number)
     compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
     stage.step = compiled
-    memory = compiled.memory_analysis()
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes if memory else float("nan")
+    held = held_compiled(held, compiled)
+    refuse_too_large(run, stage, held)
     state, metrics = compiled(state, stage.frozen, batch, key)
     jax.block_until_ready(metrics)
     start = time.perf_counter()
@@ -62,11 +72,11 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, float]:
     return (time.perf_counter() - start) / trials, held
 
 
-def describe(run: Run, stages: list[tuple[Stage, float, float]]) -> str:
+def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
     """The plan as text.
 
     Args:
-      stages: (stage, seconds a step, bytes a device) of each stage that is still to train.
+      stages: (stage, seconds a step, what a device holds) of each stage that is still to train.
     """
     system, config = run.system, run.config
     teacher = jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0))
@@ -76,15 +86,18 @@ def describe(run: Run, stages: list[tuple[Stage, float, float]]) -> str:
         f"{len(run.test_data)} test images of {system.size[0]}x{system.size[1]}",
         f"network    {config.network.name}, {parameters(teacher) / 1e6:.2f}M parameters, "
         f"{forward_flops(run) / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
-        f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode}",
+        f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode} "
+        f"({run.parallel.reason})",
     ]
     total = 0.0
     for stage, seconds, held in stages:
         total += seconds * stage.steps
         lines.append(
             f"{stage.name:10s} {stage.steps} steps of {stage.images} images, {1e3 * seconds:.0f} ms a step, "
-            f"{held / 2**20:.0f} MiB a device: about {duration(seconds * stage.steps)}"
+            f"{held.total / 2**20:.0f} MiB a device: about {duration(seconds * stage.steps)}"
         )
+        known = f" of {held.limit / 2**30:.3g} GiB" if held.limit else ""
+        lines.append(f"{'':10s} a device holds {held}{known}")
     if stages:
         lines.append(f"training   about {duration(total)} in all, then the evaluation")
     return "\n".join(lines)

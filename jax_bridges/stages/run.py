@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.data import Loader, Source
+from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -33,40 +34,61 @@ class Diverged(RuntimeError):
 
 
 class StopSignal:
-    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second Ctrl-C kills."""
+    """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second Ctrl-C kills.
+
+    Of several hosts a signal to any one stops all, at the same step.
+    """
 
     def __init__(self):
         self._event = threading.Event()
+        self._asked = 0
 
     def listen(self) -> None:
         """Installs the handlers (main thread only)."""
-        signal.signal(signal.SIGTERM, self._handle)
+        if jax.process_count() == 1:  # else JAX listens for SIGTERM, since it was started
+            signal.signal(signal.SIGTERM, self._handle)
         signal.signal(signal.SIGINT, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
-        self._event.set()
+        if jax.process_count() == 1:
+            self._event.set()
+        else:
+            signal.raise_signal(signal.SIGTERM)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def is_set(self) -> bool:
-        """Whether a signal has come."""
+        """Whether to stop now; all hosts must ask at the same places, and get the same answer."""
+        if jax.process_count() > 1 and not self._event.is_set():
+            self._asked += 1
+            if hosts.all_reached_stop(self._asked):
+                self._event.set()
         return self._event.is_set()
 
 
 class MetricsLog:
-    """Appends JSON lines to metrics.jsonl, and the same numbers to TensorBoard files beside it."""
+    """Appends JSON lines to metrics.jsonl, and the same numbers to TensorBoard files beside it.
+
+    Both are made by the first line.
+    """
 
     def __init__(self, workdir: Path):
+        self._workdir, self._lines = workdir, None
+
+    def _open(self) -> None:
         from tensorboardX import SummaryWriter
 
-        path = workdir / "metrics.jsonl"
+        self._workdir.mkdir(parents=True, exist_ok=True)
+        path = self._workdir / "metrics.jsonl"
         cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._lines = open(path, "a", buffering=1)
         if cut:  # a killed run left half a line: the next one must not join it
             self._lines.write("\n")
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._board = SummaryWriter(str(self._workdir / "tensorboard"))
 
     def write(self, stage: str, step: int, **values: float) -> None:
         """One line; numbers are rounded to 6 digits, and null where they are not finite (JSON has no NaN)."""
+        if self._lines is None:
+            self._open()
         short = {k: float(f"{v:.6g}") if np.isfinite(v) else None for k, v in values.items()}
         self._lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
         for name, value in short.items():
@@ -75,8 +97,46 @@ class MetricsLog:
 
     def close(self) -> None:
         """Flushes both."""
-        self._lines.close()
-        self._board.close()
+        if self._lines is not None:
+            self._lines.close()
+            self._board.close()
+            self._lines = None
+
+
+class NoLog:
+    """In place of `MetricsLog` on all hosts but the first."""
+
+    def write(self, stage: str, step: int, **values: float) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class Profile:
+    """Records a few steps of a stage, to be looked at with xprof; of several hosts the first's."""
+
+    def __init__(self, folder: Path, first: int, steps: int):
+        """`steps` steps after the `first` ones of this start; 0: none."""
+        self._folder, self._first, self._running = str(folder), first, False
+        self._steps = steps if hosts.is_chief() else 0
+
+    def before(self, step: int, state: PyTree) -> None:
+        """Starts or ends the recording before the step of this number, counted from this start."""
+        if self._steps and step == self._first:
+            jax.block_until_ready(state)
+            jax.profiler.start_trace(self._folder)
+            self._running = True
+        elif step == self._first + self._steps:
+            self.close(state)
+
+    def close(self, state: PyTree = None) -> None:
+        """Ends a recording that is running, once `state` has been computed."""
+        if self._running:
+            self._running = False
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            print(f"profile: {self._folder}", flush=True)
 
 
 @dataclasses.dataclass
@@ -89,12 +149,20 @@ class Run:
     parallel: Parallel
     train_data: Source
     test_data: Source
-    log: MetricsLog
+    log: MetricsLog | NoLog
     stop: StopSignal
 
     def key(self, purpose: int) -> Array:
         """Base key of a purpose; stages number theirs."""
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+
+    def done(self, stage: str) -> int:
+        """Step of a stage's newest checkpoint; 0 without one. Nothing is created."""
+        folder = self.workdir / "checkpoints" / stage
+        if not folder.is_dir():
+            return 0
+        with Checkpoints(folder, read_only=True) as checkpoints:
+            return checkpoints.latest() or 0
 
     def checkpoints(self, stage: str) -> Checkpoints:
         """The checkpoints of a stage."""
@@ -160,19 +228,25 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
     if done:
         print(f"{stage.name}: going on at step {done} of {stage.steps}", flush=True)
 
-    loader = Loader(run.train_data, stage.batch_shape, config.seed, cache_mb=config.data.cache_mb)
+    loader = Loader(
+        run.train_data, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
+        cache_mb=config.data.cache_mb,
+    )  # fmt: skip
     key = run.key(100 + stage.number)
+    profile = Profile(run.workdir / "profile" / stage.name, **config.profile)
     meta = {"stage": stage.name, "config": json.loads(config.to_json_best_effort())}
     bar = tqdm(
         total=stage.steps, initial=done, desc=stage.name, unit="step", mininterval=1.0,
-        dynamic_ncols=True, disable=None if sys.stderr.isatty() else True,
+        dynamic_ncols=True, disable=None if sys.stderr.isatty() and hosts.is_chief() else True,
     )  # fmt: skip
     try:
         with loader.iterate(done) as batches:
             since, at = time.perf_counter(), done
             for step in range(done, stage.steps):
                 batch = run.parallel.put(next(batches), stage.batch_axis)
-                state, metrics = stage.step(state, stage.frozen, batch, key)
+                profile.before(step - done, state)
+                with jax.profiler.StepTraceAnnotation(stage.name, step_num=step):
+                    state, metrics = stage.step(state, stage.frozen, batch, key)
                 now = step + 1
                 bar.update()
                 last = now == stage.steps
@@ -204,6 +278,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
                     since, at = time.perf_counter(), now
     finally:
         bar.close()
+        profile.close()
         checkpoints.close()
     return state
 

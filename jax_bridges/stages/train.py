@@ -1,4 +1,4 @@
-"""Stage 1: the teacher, by bridge matching on pairs; or a teacher that is there already."""
+"""Stage 1: the teacher, by bridge matching in one of its modes; or a teacher that is there already."""
 
 from __future__ import annotations
 
@@ -9,35 +9,52 @@ import jax
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import model_differences
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.training.couplings import make_dsbm_step, make_reflow_step
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
 from jax_bridges.typing import PyTree
 
 NAME = "train"
+STEPS = {"bridge": make_teacher_step, "reflow": make_reflow_step, "dsbm": make_dsbm_step}
 
 
 def train(run: Run) -> Stage:
-    """The stage that trains the player "teacher", from the weights in `teacher.init` if set."""
-    system, config, init = run.system, run.config.train, run.config.teacher.init
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    """The stage that trains the player "teacher", from the weights in `teacher.init` if set.
 
-    begun = run.checkpoints(NAME).latest() is not None
+    With `train.mode` "dsbm" there is a player "forward" too, which takes turns with it; with "reflow"
+    the weights in `teacher.init` also make the pairs.
+    """
+    system, config, init = run.system, run.config.train, run.config.teacher.init
+    turns = config.rounds // 2 + 1 if config.mode == "dsbm" else 1  # of the teacher
+    updates = turns * config.steps // config.rounds if config.mode == "dsbm" else config.steps
+    optimizer = make_optimizer(config.optimizer, updates)
+
+    begun = run.done(NAME) > 0
 
     def make_state(key, start) -> State:
         params = system.init(key, system.teacher)
         params = params if start is None else graft(start, params)
-        return State.create(teacher=Player.create(params, optimizer))
+        players = {"teacher": Player.create(params, optimizer)}
+        if config.mode == "dsbm":
+            back = system.init(jax.random.fold_in(key, 1), system.teacher)
+            players["forward"] = Player.create(back, optimizer)
+        return State.create(**players)
 
+    if config.mode == "reflow" and not init:  # only its cost is asked for
+        frozen = jax.eval_shape(lambda k: system.init(k, system.teacher), run.key(0))
+    else:
+        needed = init and (config.mode == "reflow" or not begun)
+        frozen = load_teacher(run, init) if needed else None
     return Stage(
         name=NAME,
         number=0,
         make_state=make_state,
-        step=run.parallel.step(make_teacher_step(system, config, optimizer)),
+        step=run.parallel.step(STEPS[config.mode](system, config, optimizer)),
         batch_shape=(config.batch,),
         steps=config.steps,
         max_skipped=config.max_skipped,
-        frozen=load_teacher(run, init) if init and not begun else None,
+        frozen=frozen,
     )
 
 
@@ -64,7 +81,8 @@ def check_teacher(config: dict) -> None:
             f"{path} was imported as '{recorded['source']['family']}', which is no bridge yet: "
             "train it with --config.teacher.init instead of --config.teacher.checkpoint."
         )
-    changed = model_differences(recorded, config, () if used else ("network",))
+    whole = used or config["train"]["mode"] == "reflow"
+    changed = model_differences(recorded, config, () if whole else ("network",))
     if changed:
         raise ValueError(
             f"The teacher in {path} is another model than this configuration's: change that or "

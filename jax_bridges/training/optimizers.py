@@ -8,11 +8,22 @@ import optax
 from jax_bridges.choices import look_up
 from jax_bridges.typing import Array, PyTree
 
+# In what the mean gradient is kept between steps; an update uses it before it is rounded, so that
+# with b1 = 0 nothing changes but the memory. None: as the parameters.
+MOMENTS = {"float32": None, "bfloat16": jnp.bfloat16}
+
 # How each optimiser is made from (learning rate, configuration).
 OPTIMIZERS = {
-    "adam": lambda rate, c: optax.adam(rate, b1=c.b1, b2=c.b2, eps=c.eps),
+    "adam": lambda rate, c: optax.adam(
+        rate, b1=c.b1, b2=c.b2, eps=c.eps, mu_dtype=MOMENTS[c.get("moment_dtype", "float32")]
+    ),
     "adamw": lambda rate, c: optax.adamw(
-        rate, b1=c.b1, b2=c.b2, eps=c.eps, weight_decay=c.weight_decay
+        rate,
+        b1=c.b1,
+        b2=c.b2,
+        eps=c.eps,
+        weight_decay=c.weight_decay,
+        mu_dtype=MOMENTS[c.get("moment_dtype", "float32")],
     ),
     "radam": lambda rate, c: optax.radam(rate, b1=c.b1, b2=c.b2, eps=c.eps),
 }

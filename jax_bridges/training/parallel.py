@@ -4,6 +4,10 @@
 "fsdp": `jit` over a (data, fsdp) mesh; large leaves of the state are sharded over "fsdp" (ZeRO) and the
 compiler places the communication. One device is the 1 x 1 mesh. In neither is there a device axis in
 the state, so a checkpoint of one is a checkpoint of the other.
+
+On several hosts (training/hosts.py) both work on global arrays over all devices. Each host puts its own
+share of a batch on its own devices; pmap is then written as the `jit(shard_map(...))` that it has been
+since jax 0.8, as `jax.pmap` itself would hand each host a private state that orbax cannot save.
 """
 
 from __future__ import annotations
@@ -30,11 +34,15 @@ class Parallel:
       mode: "pmap" or "fsdp".
       mesh: ("data", "fsdp") mesh of all devices; under pmap its second axis has length 1.
       min_shard: leaves with fewer elements are replicated, not sharded.
+      hosts: number of processes the devices belong to; the mesh is ordered by them.
+      reason: why this mode was taken, for people to read.
     """
 
     mode: str
     mesh: Mesh
     min_shard: int = 2**16
+    hosts: int = 1
+    reason: str = ""
 
     @classmethod
     def create(cls, mode: str = "auto", fsdp: int = 1, devices: list | None = None) -> Parallel:
@@ -49,10 +57,14 @@ class Parallel:
           ValueError: an unknown mode, or a number of shards that does not fit.
         """
         devices = jax.devices() if devices is None else devices
+        # By host, so that each host's share of a batch is one piece; else in JAX's own order.
+        devices = sorted(devices, key=lambda device: device.process_index)
+        hosts = len({device.process_index for device in devices})
         if mode not in MODES:
             raise ValueError(f"parallel.mode is '{mode}': choose one of {', '.join(MODES)}.")
+        reason = "parallel.mode says so"
         if mode == "auto":
-            mode = "pmap" if len(devices) > 1 and fsdp == 1 else "fsdp"
+            mode, reason = _choose(len(devices), hosts, fsdp)
         if mode == "pmap" and fsdp != 1:
             raise ValueError(
                 "parallel.mode 'pmap' replicates the state: set parallel.fsdp to 1, or mode to 'fsdp'."
@@ -60,7 +72,7 @@ class Parallel:
         if fsdp < 1 or len(devices) % fsdp:
             raise ValueError(f"parallel.fsdp is {fsdp}: it must divide the {len(devices)} devices.")
         mesh = Mesh(np.asarray(devices).reshape(-1, fsdp), ("data", "fsdp"))
-        return cls(mode, mesh)
+        return cls(mode, mesh, hosts=hosts, reason=reason)
 
     @property
     def devices(self) -> int:
@@ -95,8 +107,24 @@ class Parallel:
         shapes = jax.eval_shape(make, *args)
         return jax.jit(make, out_shardings=self.shardings(shapes))(*args)
 
+    def share(self, batch: PyTree, axis: int = 0) -> PyTree:
+        """This host's piece of a batch that every host has as a whole: what `put` takes."""
+        if self.hosts == 1:
+            return batch
+
+        def cut(a: np.ndarray) -> np.ndarray:
+            size = a.shape[axis] // self.hosts
+            piece = slice(jax.process_index() * size, (jax.process_index() + 1) * size)
+            return a[(slice(None),) * axis + (piece,)]
+
+        return jax.tree.map(cut, batch)
+
     def put(self, batch: PyTree, axis: int = 0) -> PyTree:
-        """A host batch of numpy arrays on the devices, split along `axis`."""
+        """This host's share of a batch, numpy arrays, on the devices, split along `axis`."""
+        if self.hosts > 1:
+            sharding = self._named(*(None,) * axis, self._axes)
+            make = jax.make_array_from_process_local_data
+            return jax.tree.map(lambda a: make(sharding, np.asarray(a)), batch)
         if self.mode == "pmap":
             n = self.devices
 
@@ -123,6 +151,13 @@ class Parallel:
                 # Metrics of local losses have been averaged with the gradients: equal on all devices.
                 return state, metrics
 
+            if self.hosts > 1:
+                split = PartitionSpec(*(None,) * batch_axis, self._axes)
+                everywhere = PartitionSpec()
+                return jax.jit(
+                    self._replicas(local, (everywhere, everywhere, split, everywhere), everywhere),
+                    donate_argnums=0,
+                )
             return jax.pmap(
                 local, axis_name="data", in_axes=(None, None, 0, None), out_axes=None,
                 devices=list(self.mesh.devices.reshape(-1)), donate_argnums=0,
@@ -135,11 +170,31 @@ class Parallel:
 
         return run
 
+    def _replicas(self, function: Callable, inputs: Any, outputs: Any) -> Callable:
+        """`pmap` over the devices of several hosts: the function sees its device's piece alone."""
+        # Unchecked as pmap is: the gradient of a local loss stays local until `pmean` averages it.
+        return jax.shard_map(
+            function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
+        )
+
     def map(self, function: Callable[[PyTree, PyTree, Array], PyTree]) -> Callable:
         """Wraps `function(params, batch, key) -> arrays [B, ...]` for sampling: a batch in, numpy out.
 
         The batch is split over the devices along its first axis; params and key go to all of them.
+        Of several hosts each gives the whole batch, computes its share, and gets all results in the
+        order of the batch.
         """
+        if self.hosts > 1:
+            split, everywhere = PartitionSpec(self._axes), PartitionSpec()
+            if self.mode == "pmap":
+                function = self._replicas(function, (everywhere, split, everywhere), split)
+            gathered = jax.jit(function, out_shardings=self._named())
+
+            def mapped(params, batch, key):
+                out = gathered(params, self.put(self.share(batch)), key)
+                return jax.tree.map(np.asarray, out)
+
+            return mapped
         if self.mode == "pmap":
             # One argument that is a tuple: where the leaves of three arguments happen to be three (no
             # params, a batch of two), pmap of jax 0.10.2 gives each leaf the axis of one argument.
@@ -161,3 +216,14 @@ class Parallel:
             return jax.tree.map(np.asarray, jitted(params, self.put(batch), key))
 
         return mapped
+
+
+def _choose(devices: int, hosts: int, fsdp: int) -> tuple[str, str]:
+    """The mode for "auto", and why."""
+    if fsdp > 1:
+        return "fsdp", f"parallel.fsdp = {fsdp} shards the state"
+    if devices == 1:
+        return "fsdp", "one device"
+    if hosts > 1:
+        return "fsdp", f"one program over {hosts} hosts"
+    return "pmap", "several devices of one host, each with a whole state"

@@ -13,6 +13,7 @@ from jax_bridges.corruptions import keep_known, make_corruption
 from jax_bridges.keys import Keys, example_keys, fold, randint
 from jax_bridges.models import make_network
 from jax_bridges.preconditioning import make_preconditioning, precondition
+from jax_bridges.training.settings import distill_settings
 from jax_bridges.typing import Array, Denoiser, Generator, PyTree
 
 # Streams of randomness of one example: every purpose folds its own number into the example's key.
@@ -66,18 +67,19 @@ class System:
         """Builds all parts from a configuration; errors name the part and what it takes."""
         network = dict(config.network)
         name = network.pop("name")
+        distill = distill_settings(config.distill)
         return cls(
             bridge=make_bridge(**config.bridge),
             preconditioning=make_preconditioning(**config.preconditioning),
             corruption=make_corruption(**config.corruption),
             teacher=make_network(name, **network),
-            student=make_network(name, **network, z_channels=config.distill.z_channels),
-            bridge_net=make_network(name, **network, z_channels=told_calls(config.distill) - 1),
+            student=make_network(name, **network, z_channels=distill.z_channels),
+            bridge_net=make_network(name, **network, z_channels=told_calls(distill) - 1),
             keep_known=config.keep_known,
             flip=config.data.flip,
             rotate=config.data.rotate,
             size=image_size(config.data.size),
-            z_scale=config.distill.z_scale,
+            z_scale=distill.z_scale,
         )
 
     # -- networks --------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ class System:
                 {"params": params}, x, c_noise, xT, None, pair.label, train, rngs=rngs
             )
 
-        return self._known(precondition(network, self.bridge, self.preconditioning), pair)
+        return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
     def generator(self, params: PyTree, pair: Pair) -> Generator:
         """The student `x0_hat = generate(x_t, t, x_T, z)` of a generator's parameters."""
@@ -114,7 +116,7 @@ class System:
                 {"params": params}, x, c_noise, xT, self.z_scale * z, pair.label
             )
 
-        return self._known(precondition(network, self.bridge, self.preconditioning), pair)
+        return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
     def bridge_denoiser(self, params: PyTree, pair: Pair, call: Array) -> Denoiser:
         """The denoiser of a bridge net's parameters.
@@ -133,9 +135,10 @@ class System:
                 mark = jnp.broadcast_to(one_hot[:, None, None, :], (*x.shape[:3], told))
             return self.bridge_net.apply({"params": params}, x, c_noise, xT, mark, pair.label)
 
-        return self._known(precondition(network, self.bridge, self.preconditioning), pair)
+        return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
-    def _known(self, predict, pair: Pair):
+    def known(self, predict, pair: Pair):
+        """`predict` with known pixels returned as they are in x_T, where the task is so."""
         if pair.mask is None or not self.keep_known:
             return predict
 
@@ -187,6 +190,8 @@ def told_calls(distill) -> int:
     One bridge net for the answers of all calls would match only their mixture: a blurred first call
     would be made up for by an over-dispersed last one.
     """
+    if distill.get("method", "ibmd") != "ibmd":  # there is no bridge net
+        return 1
     told = distill.bridge_net_sees_call and distill.roll_out == "random"
     return distill.student_steps if told else 1
 

@@ -1,0 +1,29 @@
+"""Every sampler and every student of one teacher, on one set of held-out images:
+
+    python -m jax_bridges.main --config=configs/compare.py --config.teacher.checkpoint=runs/inpaint
+
+Without `teacher.checkpoint` the teacher is trained first. The variant names the task, a file of
+configs/ and, after a second colon, its variant: `configs/compare.py:superres`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def get_config(variant: str = ""):
+    """Variants: "" (inpaint), or the name of another file of configs/ with its own variant."""
+    task, _, rest = (variant or "inpaint").partition(":")
+    known = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "compare")
+    if task not in known:
+        raise ValueError(f"configs/compare.py has no variant '{task}': choose {', '.join(known)}.")
+    spec = importlib.util.spec_from_file_location(task, FOLDER / f"{task}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(rest)
+    config.task = f"compare_{config.task}"
+    config.compare.students = ("ibmd", "cbd", "cbt")
+    return config

@@ -1,0 +1,105 @@
+"""Mean and covariance of features as a stream, over batches and hosts, and in files of others."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from jax_bridges.metrics.frechet import Moments
+
+
+class RunningMoments:
+    """Mean and scatter in float64 of features that come batch by batch; memory D^2.
+
+    `add` every batch (features of all local devices together), `over_hosts` at the end of a run of
+    several processes, then `moments`. Sums are centred at each batch's mean (Chan, Golub and
+    LeVeque 1979), so that nothing is lost to cancellation however many batches there are.
+    """
+
+    def __init__(self, dimensions: int):
+        self.count = 0
+        self.mean = np.zeros(dimensions)
+        self.scatter = np.zeros((dimensions, dimensions))
+
+    def add(self, features) -> None:
+        """Features [N, D]; N may be 0. Raises ValueError for another shape or values not finite."""
+        x = np.asarray(features, np.float64)
+        if x.ndim != 2 or x.shape[1] != len(self.mean):
+            raise ValueError(f"Features must be [N, {len(self.mean)}], not {x.shape}.")
+        if not np.isfinite(x).all():
+            raise ValueError("Features hold NaN or infinity: look at the images they come from.")
+        if len(x):
+            centred = x - x.mean(0)
+            self._merge(len(x), x.mean(0), centred.T @ centred)
+
+    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
+        total = self.count + count
+        shift = mean - self.mean
+        self.scatter += scatter + np.outer(shift, shift) * (self.count * count / total)
+        self.mean = self.mean + shift * (count / total)
+        self.count = total
+
+    def over_hosts(self) -> RunningMoments:
+        """Of the features of all processes together, the same on each; call it on all of them."""
+        if jax.process_count() == 1:
+            return self
+        from jax.experimental.multihost_utils import process_allgather
+
+        packed = np.concatenate([[float(self.count)], self.mean, self.scatter.reshape(-1)])
+        # As pairs of 32-bit words: jax would round float64 to float32 on the way.
+        gathered = np.asarray(process_allgather(packed.view(np.uint32)))
+        together, dimensions = RunningMoments(len(self.mean)), len(self.mean)
+        for words in gathered:
+            count, mean, scatter = np.split(words.view(np.float64), [1, 1 + dimensions])
+            if count[0]:
+                together._merge(int(count[0]), mean, scatter.reshape(dimensions, dimensions))
+        return together
+
+    def moments(self) -> Moments:
+        """As `Moments`; ValueError with fewer than 2 features."""
+        if self.count < 2:
+            raise ValueError(f"Moments need 2 features or more, not {self.count}.")
+        return Moments.from_covariance(self.count, self.mean, self.scatter / (self.count - 1))
+
+
+def load_statistics(path: str | os.PathLike) -> Moments:
+    """Reference statistics from an .npz file, of any of these kinds:
+
+    - of pytorch-fid, clean-fid, ADM and I2SB: "mu" [D] and "sigma" [D, D], of an unknown number of
+      images; ADM's "mu_s", "sigma_s" and images "arr_0" are left alone;
+    - of DDBM and DBIM: the same with "act" [N, D], which tells the number of images;
+    - features alone, as "act" or "pool_3" [N, D];
+    - `Moments.save`'s.
+
+    Raises FileNotFoundError; ValueError for another file, and for one of images without statistics.
+    """
+    path = Path(path)
+    try:
+        with np.load(path) as saved:
+            keys = set(saved.files)
+            if {"count", "mean", "root"} <= keys:
+                return Moments(int(saved["count"]), saved["mean"], saved["root"])
+            acts = next((saved[k] for k in ("act", "pool_3") if k in keys), None)
+            if {"mu", "sigma"} <= keys:
+                mean, covariance = saved["mu"], saved["sigma"]
+                if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+                    raise ValueError(f"mu is {mean.shape} and sigma {covariance.shape}")
+                if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+                    raise ValueError("mu or sigma is not finite")
+                return Moments.from_covariance(
+                    acts if acts is None else len(acts), mean, covariance
+                )
+            if acts is not None:
+                return Moments.of(acts)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path}: no such file of reference statistics.") from None
+    except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
+        raise ValueError(f"{path}: not an .npz file of reference statistics ({error}).") from None
+    held = ", ".join(sorted(keys)) or "nothing"
+    raise ValueError(
+        f"{path}: holds {held}, and neither statistics ('mu' and 'sigma') nor features ('act' or "
+        "'pool_3'): of images alone, compute the features first."
+    )

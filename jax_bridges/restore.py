@@ -1,0 +1,362 @@
+"""Restore pictures: `python -m jax_bridges.restore MODEL IN OUT`, for pictures of any size.
+
+MODEL is the WORKDIR of a run (its student; --model=teacher for its teacher), an import of a
+released teacher, or a file of jax_bridges.export. IN is a picture or a folder; OUT the PNG or the
+folder to write. A model that fills holes is told where by --mask=FILE (white is missing; for a
+folder of pictures also a folder of masks of the same names) or --box=LEFT,TOP,WIDTH,HEIGHT.
+
+    from jax_bridges.restore import Restorer
+    restorer = Restorer("runs/inpaint", nfe=2)
+    picture = restorer("photo.jpg", mask="mask.png", seed=0)
+    picture.save("restored.png")                    # picture.pixels: uint8 or uint16 [H, W, C]
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from jax_bridges.data.images import BadImage
+from jax_bridges.report.pictures import save_png
+from jax_bridges.restoring.files import Order, find_orders
+from jax_bridges.restoring.holes import Box, find_hole, parse_box
+from jax_bridges.restoring.jobs import fill_box, fill_free, restore_whole, run_jobs, widest_part
+from jax_bridges.restoring.models import open_model
+from jax_bridges.restoring.pictures import Picture, check_size, read_picture
+from jax_bridges.restoring.sheets import before_and_after, sample_sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One picture to restore: anything `read_picture` takes, its hole, and which sample is wanted."""
+
+    picture: Any
+    mask: Any = None
+    boxes: Sequence[Box] = ()
+    invert: bool = False
+    sample: int = 0
+
+
+class Restorer:
+    """A model that restores pictures of any size; `Restorer(path)(picture)`."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        player: str = "student",
+        *,
+        nfe: int | None = None,
+        sampler: str | None = None,
+        tile: int | tuple[int, int] | None = None,
+        label: int | None = None,
+        batch: int = 16,
+        overlap: float = 0.25,
+        enlarge: int | None = None,
+    ):
+        """Reads the model; compiles nothing yet.
+
+        Args:
+          path, player, nfe, sampler, tile, label, batch: see `restoring.models.open_model`.
+          overlap: share of a tile (of the box, for models of one fixed hole) that it has in common
+            with each neighbour, in [0, 0.75].
+          enlarge: super-resolution repeats the pixels of a small picture so many times first; 1 for
+            a picture that has been enlarged like that already. The model's factor by default.
+
+        Raises:
+          FileNotFoundError, ValueError: one sentence.
+        """
+        if not 0 <= overlap <= 0.75:
+            raise ValueError(f"--overlap={overlap}: it is a share of a tile, from 0 to 0.75.")
+        if batch < 1:
+            raise ValueError(f"--batch={batch}: it must be at least 1.")
+        tile = (tile, tile) if isinstance(tile, int) else tile
+        self.model = open_model(
+            path, player, nfe=nfe, sampler=sampler, tile=tile, label=label, batch=batch
+        )
+        self.enlarge = self.model.enlarge if enlarge is None else enlarge
+        if self.enlarge not in (1, self.model.enlarge):
+            raise ValueError(
+                f"--enlarge={enlarge}: this model takes "
+                + " or ".join(str(n) for n in sorted({1, self.model.enlarge}))
+                + "."
+            )
+        self.batch, self.overlap = batch, overlap
+
+    def __call__(
+        self,
+        picture: Any,
+        mask: Any = None,
+        boxes: Sequence[Box] = (),
+        *,
+        invert: bool = False,
+        seed: int = 0,
+        sample: int = 0,
+    ) -> Picture:
+        """One picture restored.
+
+        Args:
+          picture: a path, bytes, a Pillow image or pixels, as `read_picture` takes them.
+          mask: where pixels are missing, likewise, or bool `[H, W]`; see `find_hole`.
+          boxes: further holes, (left, top, width, height) each.
+          invert: the mask's dark half is what is missing.
+          seed, sample: of the noise; another number, another possible answer.
+
+        Returns:
+          A `Picture` of the same size (times `enlarge`), type and alpha; pixels outside the hole are
+          those that were given, bit for bit.
+
+        Raises:
+          BadImage: the picture or its mask cannot be used.
+        """
+        task = Task(picture, mask, boxes, invert, sample)
+        return next(self.many([task], seed))[1]
+
+    def many(
+        self, tasks: Iterable[Task], seed: int = 0, progress: Callable[[int], Any] | None = None
+    ) -> Iterator[tuple[int, Picture]]:
+        """(number, picture) of each task as it is done; tiles of several pictures share a batch.
+
+        What a picture becomes depends on neither the others nor the batch. `progress` is told the
+        number of tiles that each round answered.
+        """
+        opened = {}
+
+        def jobs():
+            for number, task in enumerate(tasks):
+                picture, hole = self.read(task)
+                opened[number] = picture, hole, task.sample
+                yield number, self._job(picture.to_float(), hole)
+
+        def answer(questions):
+            names, tiles = zip(*questions, strict=True)
+            lengths = [len(t) for t in tiles]
+            samples = np.repeat([opened[name][2] for name in names], lengths)
+            together = type(tiles[0])(
+                *(
+                    None if parts[0] is None else np.concatenate(parts)
+                    for parts in zip(*(dataclasses.astuple(t) for t in tiles), strict=True)
+                )
+            )
+            answers = self.model.answer(together, samples, seed)
+            if progress is not None:
+                progress(len(together))
+            return np.split(answers, np.cumsum(lengths)[:-1])
+
+        for number, restored in run_jobs(jobs(), answer, self.batch):
+            picture, hole, _ = opened.pop(number)
+            yield number, picture.compose(restored, hole, self.model.colours)
+
+    def read(self, task: Task) -> tuple[Picture, np.ndarray | None]:
+        """The task's picture, enlarged if the model does that, and its hole, bool `[H, W]` or None.
+
+        Raises BadImage for a picture or mask that cannot be used, or a mask too many or too few.
+        """
+        picture = read_picture(task.picture)
+        check_size(tuple(n * self.enlarge for n in picture.size))
+        if self.enlarge > 1:
+            picture = picture.enlarged(self.enlarge)
+        given = task.mask is not None or bool(task.boxes)
+        if self.model.masks == "none" and given:
+            raise BadImage("this model restores whole pictures: give it no --mask and no --box")
+        if self.model.masks == "needed" and not given:
+            raise BadImage("this model fills holes: say where with --mask or --box")
+        if not given:
+            return picture, None
+        return picture, find_hole(picture.size, task.mask, task.boxes, task.invert)
+
+    def warm_up(self) -> float:
+        """Compiles, on a small picture; the seconds it took."""
+        begin = time.perf_counter()
+        picture = np.zeros((*self.model.size, 3), np.uint8)
+        height, width = picture.shape[:2]
+        boxes = () if self.model.masks == "none" else [(width // 2, height // 2, 1, 1)]
+        self(picture, boxes=boxes) if self.enlarge == 1 else self(picture[:1, :1])
+        return time.perf_counter() - begin
+
+    def limits(self, hole: np.ndarray) -> str:
+        """What the model can do with this hole, in a sentence; "" where it is like those of training."""
+        if self.model.box is None:
+            return ""
+        y0, x0, y1, x1 = self.model.box
+        height, width = widest_part(hole)
+        if height <= y1 - y0 and width <= x1 - x0:
+            return ""
+        tile = f"{self.model.size[1]}x{self.model.size[0]}"
+        return (
+            f"this model has only ever seen a hole of {x1 - x0}x{y1 - y0} pixels in the middle of "
+            f"{tile}, and this one is up to {width}x{height}: it is filled piece by piece from its "
+            "border inward, each piece from what is known or was filled before, which continues "
+            "texture but no large shapes (a model trained with inpaint_freeform takes any mask)"
+        )
+
+    def _job(self, image: np.ndarray, hole: np.ndarray | None):
+        model, chunk = self.model, 4 * self.batch
+        if hole is None:
+            return restore_whole(image, model.size, self._overlap(model.size), model.align, chunk)
+        if model.box is None:
+            return fill_free(image, hole, model.size, self._overlap(model.size), chunk)
+        inner = model.box[2] - model.box[0], model.box[3] - model.box[1]
+        return fill_box(image, hole, model.size, model.box, self._overlap(inner), chunk)
+
+    def _overlap(self, size: tuple[int, int]) -> tuple[int, int]:
+        return tuple(int(n * self.overlap) for n in size)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m jax_bridges.restore", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
+    add("source", metavar="IN", help="a picture, or a folder of pictures (and folders)")
+    add("out", metavar="OUT", help="a .png for a picture; a folder otherwise")
+    add("--model", choices=("student", "teacher"), default="student", help="whose weights")
+    add("--mask", metavar="PATH", help="picture of what is missing (white), or a folder of such")
+    add("--box", metavar="L,T,W,H", action="append", default=[], help="a hole; may be repeated")
+    add("--invert", action="store_true", help="black is missing in the mask, not white")
+    add("--nfe", type=int, help="network calls a tile")
+    add("--sampler", help="of a teacher; the run's own by default")
+    add("--seed", type=int, default=0, help="another seed, another possible answer")
+    add("--samples", type=int, default=1, help="answers a picture, and a grid of them")
+    add("--compare", action="store_true", help="also write NAME-compare.png: before and after")
+    add("--enlarge", type=int, help="super-resolution: 1 if IN has its final size already")
+    add("--label", type=int, help="class, for networks that have classes")
+    add("--tile", type=int, help="side of a tile; for imports, which do not record it")
+    add("--overlap", type=float, default=0.25, help="share of a tile in common with a neighbour")
+    add("--batch", type=int, default=16, help="tiles at once")
+    add("--on-bad-file", choices=("refuse", "skip"), default="refuse", dest="on_bad_file")
+    add("--force", action="store_true", help="overwrite what is in OUT already (never IN)")
+    return parser
+
+
+def run(argv: list[str]) -> list[Path]:
+    """Parses, checks every file, restores, says how fast; the paths written.
+
+    Raises ValueError or OSError, in one sentence, before anything is written wherever that can be
+    known before.
+    """
+    flags = _parser().parse_args(argv)
+    if flags.samples < 1:
+        raise ValueError(f"--samples={flags.samples}: it must be at least 1.")
+    if not 0 <= flags.seed < 2**32:
+        raise ValueError(f"--seed={flags.seed}: it must lie between 0 and 2**32 - 1.")
+    boxes = [parse_box(text) for text in flags.box]
+    extra = ["grid"] * (flags.samples > 1) + ["compare"] * flags.compare
+    extra += [str(i) for i in range(2, flags.samples + 1)]
+    orders = find_orders(flags.source, flags.out, flags.mask, extra, flags.force)
+    restorer = Restorer(
+        flags.workdir, flags.model, nfe=flags.nfe, sampler=flags.sampler, tile=flags.tile,
+        label=flags.label, batch=flags.batch, overlap=flags.overlap, enlarge=flags.enlarge,
+    )  # fmt: skip
+    print(f"{flags.workdir}: {restorer.model.text}", flush=True)
+    orders = _check(restorer, orders, boxes, flags)
+    print(f"compiled in {restorer.warm_up():.1f} s", flush=True)
+
+    begin, written, done, pixels = time.perf_counter(), [], {}, 0
+    tasks = [
+        Task(order.source, order.mask, boxes, flags.invert, sample)
+        for order in orders
+        for sample in range(flags.samples)
+    ]
+    bar = tqdm(desc="restore", unit=" tiles", disable=None if sys.stderr.isatty() else True)
+    for number, picture in restorer.many(tasks, flags.seed, bar.update):
+        order = orders[number // flags.samples]
+        samples = done.setdefault(order, {})
+        samples[number % flags.samples] = picture
+        pixels += picture.size[0] * picture.size[1]
+        if len(samples) == flags.samples:
+            samples = [samples[i] for i in range(flags.samples)]
+            written += _write(restorer, order, done.pop(order) and samples, boxes, flags)
+            print(f"{order.source} -> {order.out}", flush=True)
+    bar.close()
+    spent, megapixels = time.perf_counter() - begin, pixels / 1e6
+    many = f"{len(tasks)} pictures" if len(tasks) > 1 else "1 picture"
+    print(
+        f"{many}, {megapixels:.2f} megapixels in {spent:.1f} s: {megapixels / spent:.3g} "
+        "megapixels/s",
+        flush=True,
+    )
+    return written
+
+
+def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]:
+    """Reads every picture once, so that a bad one shows before anything is compiled or written."""
+    good, bad, notes = [], [], {}
+    for order in orders:
+        try:
+            _, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
+        except BadImage as error:
+            bad.append(f"{order.source}: {error}.")
+            continue
+        good.append(order)
+        note = "" if hole is None else restorer.limits(hole)
+        if note:
+            notes.setdefault(note, []).append(order.source)
+    if bad and (flags.on_bad_file == "refuse" or not good):
+        hint = (
+            "" if len(orders) == 1 else "\nNothing was written; --on-bad-file=skip leaves such out."
+        )
+        raise ValueError(
+            "\n".join(bad[:10] + [f"and {len(bad) - 10} more"] * (len(bad) > 10)) + hint
+        )
+    for line in bad:
+        print(f"skipped: {line}", file=sys.stderr, flush=True)
+    for note, names in notes.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        print(f"note: {names[0]}{more}: {note}.", file=sys.stderr, flush=True)
+    return good
+
+
+def _write(restorer: Restorer, order: Order, samples: list[Picture], boxes, flags) -> list[Path]:
+    """The samples of one picture, and the sheets that were asked for."""
+    written = [samples[0].save(order.out, force=flags.force)]
+    for i, picture in enumerate(samples[1:], start=2):
+        written.append(picture.save(order.beside(str(i)), force=flags.force))
+    if flags.compare or len(samples) > 1:
+        task = Task(order.source, order.mask, boxes, flags.invert)
+        before, hole = restorer.read(task)
+        images = [picture.to_uint8() for picture in samples]
+        if flags.compare:
+            sheet = before_and_after(before.to_uint8(), images[0], hole)
+            written.append(save_png(order.beside("compare"), sheet))
+        if len(samples) > 1:
+            sheet = sample_sheet(before.to_uint8(), images, hole)
+            written.append(save_png(order.beside("grid"), sheet))
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0, or 1 after one sentence on stderr."""
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jax_bridges"))
+    if jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", cache)
+    try:
+        run(sys.argv[1:] if argv is None else argv)
+    except (ValueError, OSError) as error:
+        if os.environ.get("JAX_BRIDGES_DEBUG"):
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Where a picture is to be filled: a mask file, drawn boxes, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jax_bridges.data.images import BadImage
+from jax_bridges.restoring.pictures import read_picture
+
+Box = tuple[int, int, int, int]  # left, top, width, height in pixels
+
+
+def parse_box(text: str) -> Box:
+    """A box from "LEFT,TOP,WIDTH,HEIGHT"; ValueError in one sentence."""
+    parts = text.split(",")
+    try:
+        left, top, width, height = (int(part) for part in parts)
+    except ValueError:
+        raise ValueError(
+            f"--box={text}: it must be LEFT,TOP,WIDTH,HEIGHT in whole pixels, such as 10,20,64,48."
+        ) from None
+    if min(left, top) < 0 or min(width, height) < 1:
+        raise ValueError(
+            f"--box={text}: left and top must be at least 0, width and height at least 1."
+        )
+    return left, top, width, height
+
+
+def find_hole(
+    size: tuple[int, int], mask=None, boxes: Sequence[Box] = (), invert: bool = False
+) -> np.ndarray:
+    """Where pixels are missing, bool `[H, W]`: the mask's bright half and the boxes together.
+
+    Args:
+      size: (H, W) of the upright picture.
+      mask: whatever `read_picture` takes, or bool `[H, W]`; a pixel is missing where its brightest
+        channel is at least half of white. Alpha does not count.
+      boxes: (left, top, width, height) each, inside the picture.
+      invert: the mask's dark half is missing instead; boxes stay what they are.
+
+    Raises:
+      BadImage: the mask is unreadable or of another size, a box leaves the picture, nothing is
+        missing, or everything is.
+    """
+    hole = np.zeros(size, bool)
+    if mask is not None:
+        hole |= _read(mask, size) ^ invert
+    for left, top, width, height in boxes:
+        if left + width > size[1] or top + height > size[0]:
+            raise BadImage(
+                f"the box {left},{top},{width},{height} leaves the picture, which is "
+                f"{size[1]}x{size[0]}"
+            )
+        hole[top : top + height, left : left + width] = True
+    if not hole.any():
+        raise BadImage("the mask marks no pixel: white is what is missing (see --invert)")
+    if hole.all():
+        raise BadImage("the mask marks every pixel, so nothing is known to go on (see --invert)")
+    return hole
+
+
+def _read(mask, size: tuple[int, int]) -> np.ndarray:
+    if isinstance(mask, np.ndarray) and mask.dtype == bool and mask.ndim == 2:
+        found = mask
+    else:
+        try:
+            pixels = read_picture(mask).pixels
+        except BadImage as bad:
+            raise BadImage(f"its mask {_name(mask)}: {bad}") from bad
+        found = pixels.max(-1) > np.iinfo(pixels.dtype).max // 2
+    if found.shape != size:
+        raise BadImage(
+            f"its mask {_name(mask)} is {found.shape[1]}x{found.shape[0]}, and the upright picture "
+            f"{size[1]}x{size[0]}: they must be of one size"
+        )
+    return found
+
+
+def _name(mask) -> str:
+    return "" if isinstance(mask, (np.ndarray, bytes)) else str(mask)

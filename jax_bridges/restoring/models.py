@@ -1,0 +1,324 @@
+"""What restores tiles: the student or teacher of a work directory, or an exported student.
+
+Both answer `Tiles`, of the size they were trained at, whatever the number of tiles at once. The
+noise of a work directory's model is a fixed field over the picture: overlapping tiles see the same
+noise where they overlap, so that they agree there, and no batch size changes a result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from jax_bridges.config import base_config
+from jax_bridges.corruptions import Colorize, Jpeg, Mixture, SuperResolution, keep_known
+from jax_bridges.export import read_player, split_export
+from jax_bridges.restoring.jobs import Tiles
+from jax_bridges.samplers import make_sampler
+from jax_bridges.training.distillers import check_calls, sample_student
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.system import Pair, System
+from jax_bridges.typing import Array, PyTree
+
+FILL, STEPS = range(2)  # streams of noise of one sample
+_SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
+
+
+@dataclasses.dataclass
+class Model:
+    """A restorer of tiles.
+
+    Attributes:
+      text: what it is, for people.
+      size: (h, w) of a tile.
+      box: (y0, x0, y1, x1) of the one hole it was trained on; None where that varied.
+      masks: "needed", "possible" or "none".
+      colours: it makes colour pictures of gray ones.
+      enlarge: how often it repeats the pixels of a small picture first.
+      align: corners of tiles are multiples of it.
+      classes: number of classes it must be told one of; 0: none.
+      answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
+    """
+
+    text: str
+    size: tuple[int, int]
+    box: tuple[int, int, int, int] | None
+    masks: str
+    colours: bool
+    enlarge: int
+    align: int
+    classes: int
+    answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
+
+
+def open_model(
+    path: str | Path,
+    player: str = "student",
+    *,
+    nfe: int | None = None,
+    sampler: str | None = None,
+    tile: tuple[int, int] | None = None,
+    label: int | None = None,
+    batch: int = 16,
+) -> Model:
+    """A model from a folder (a run's, or an import of a released teacher) or an exported file.
+
+    Args:
+      player: "student" or "teacher".
+      nfe: network calls a tile; the most it was trained for (student) or evaluated at (teacher) by
+        default. An exported file has its own.
+      sampler: of a teacher; the run's own by default.
+      tile: (h, w), for an import alone, which does not record the size it was trained at.
+      label: class, for a network that has classes.
+      batch: tiles at once; rounded up to a multiple of the number of devices.
+
+    Raises:
+      FileNotFoundError, ValueError: one sentence.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"There is no {path}: give the WORKDIR of a run or an exported file."
+        )
+    if path.is_dir():
+        return _from_workdir(path, player, nfe, sampler, tile, label, batch)
+    given = {"--model=teacher": player != "student", "--sampler": sampler, "--tile": tile}
+    for flag in (name for name, value in given.items() if value):
+        raise ValueError(f"{path} is an exported student: {flag} goes with the WORKDIR of a run.")
+    return _from_export(path, nfe, label)
+
+
+class _System(System):
+    """Known pixels are those of the picture, `pair.x0`: x_T may hide more than the hole."""
+
+    def known(self, predict, pair: Pair):
+        if pair.mask is None or not self.keep_known:
+            return predict
+
+        def wrapped(xt, t, xT, *z):
+            return keep_known(predict(xt, t, xT, *z), pair.x0, pair.mask)
+
+        return wrapped
+
+
+def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
+    recorded, params = read_player(path, player)
+    if "bridge" not in recorded:
+        raise ValueError(
+            f"{path} was imported as a plain network, which is no bridge yet: train it."
+        )
+    if "data" in recorded and tile:
+        raise ValueError(f"{path} records the size it was trained at: leave --tile out.")
+    if "data" not in recorded and not tile:
+        raise ValueError(
+            f"{path} is an import, which does not record the size it was trained at: give "
+            "--tile=256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)."
+        )
+    config = _complete(recorded, tile)
+    system = _System.create(config)
+    if player == "student":
+        if sampler:
+            raise ValueError("--sampler is of a teacher (--model=teacher): a student has its own.")
+        nfe = max(config.evaluate.student_nfe) if nfe is None else nfe
+        check_calls(config.distill, system.bridge, nfe)
+    else:
+        chosen = make_sampler(sampler or config.evaluate.sampler)
+        nfe = max(config.evaluate.teacher_nfe) if nfe is None else nfe
+        times = chosen.grid(system.bridge, nfe)
+    network = system.student if player == "student" else system.teacher
+    classes = getattr(network, "num_classes", 0) or 0
+    _check_label(label, classes)
+
+    def sample(params: PyTree, given: dict[str, Array], key: Array) -> Array:
+        image, mask = given["image"], given.get("mask")
+        noise = noise_field(key, given["samples"], given["origin"], system.size)
+        xT = _source(system.corruption, image, given.get("blank"), noise)
+        labels = jnp.full(len(image), label, jnp.int32) if classes else None
+        pair = Pair(image, xT, None if mask is None else mask[..., None], noise(STEPS), labels)
+        if player == "student":
+            return sample_student(system, config.distill, params, pair, nfe, pair.keys, clip=True)
+        denoise = system.denoiser(params, pair)
+        return jnp.clip(chosen.sample(denoise, system.bridge, xT, times, pair.keys), -1.0, 1.0)
+
+    parallel = Parallel.create("fsdp")
+    batch = -(-batch // parallel.devices) * parallel.devices
+    params = jax.device_put(params, parallel.shardings(params))
+    run = parallel.map(sample)
+
+    def answer(tiles: Tiles, samples: np.ndarray, seed: int) -> np.ndarray:
+        given = {"image": tiles.image, "origin": tiles.origin, "samples": samples.astype(np.int32)}
+        if tiles.mask is not None:
+            given |= {"mask": tiles.mask, "blank": tiles.blank}
+        key, out = jax.random.key(seed), []
+        for start in range(0, len(tiles), batch):
+            part = {k: _padded(v[start : start + batch], batch) for k, v in given.items()}
+            out.append(run(params, part, key))
+        return np.concatenate(out)[: len(tiles)]
+
+    text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
+    return _model(text, system, classes, answer)
+
+
+def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
+    data, recorded, calls = split_export(path.read_bytes())
+    if recorded is None:
+        raise ValueError(
+            f"{path} is no file of `python -m jax_bridges.export`, or one of an older version, which does "
+            "not say what it was trained for: export the run again."
+        )
+    if nfe not in (None, calls):
+        raise ValueError(f"{path} was exported with {calls} network calls: leave --nfe out.")
+    try:
+        exported = jax.export.deserialize(bytearray(data))
+    except Exception as error:  # flatbuffers and XLA raise many kinds for damaged files
+        raise ValueError(f"{path} is damaged ({error}): export the run again.") from error
+    config = _complete(recorded, None)
+    system = System.create(config)
+    images = exported.in_avals[0].dtype
+    classes = getattr(system.student, "num_classes", 0) or 0
+    _check_label(label, classes)
+    uint8, wants_mask = images == jnp.uint8, len(exported.in_avals) == 3 + bool(classes)
+
+    @jax.jit
+    def run(tile: dict[str, Array]) -> Array:
+        xT = _source(system.corruption, tile["image"], None, None)
+        xT = jnp.rint((xT + 1) * 127.5) if uint8 else xT
+        values = [xT[None].astype(images)]
+        if wants_mask:  # the file keeps as known what is not blank
+            values.append(tile["blank"][None, ..., None].astype(images))
+        if classes:
+            values.append(jnp.full(1, label, jnp.int32))
+        x0 = exported.call(*values, tile["seed"])[0].astype(jnp.float32)
+        return x0 / 127.5 - 1 if uint8 else x0
+
+    def answer(tiles: Tiles, samples: np.ndarray, seed: int) -> np.ndarray:
+        given = {"image": tiles.image, "seed": tile_seeds(seed, samples, tiles.origin)}
+        if wants_mask:
+            whole = np.ones(tiles.image.shape[:3], bool)
+            given["blank"] = whole if tiles.blank is None else tiles.blank
+        # One by one: within the file, noise belongs to an image's place in its batch.
+        out = [run({k: v[i] for k, v in given.items()}) for i in range(len(tiles))]
+        return np.stack([np.asarray(x0) for x0 in out])
+
+    text = f"{config.task} student, exported, {calls} network call{'s' * (calls > 1)} a tile"
+    model = _model(text, system, classes, answer)
+    if model.masks == "possible":  # the fill of a mixture's hole is not in the file
+        model.masks = "none"
+    return model
+
+
+def noise_field(key: Array, samples: Array, origin: Array, size: tuple[int, int]):
+    """`noise(stream)(draw) -> [B, h, w, 3]`: standard normal noise that belongs to places.
+
+    The noise of a pixel depends on the seed, the sample's number, the stream, the draw and the
+    pixel's place in the picture alone.
+
+    Args:
+      key: of the seed.
+      samples: int32 `[B]`, which sample a tile is of.
+      origin: int32 `[B, 2]`, (y, x) of the tile's corner.
+      size: (h, w) of a tile.
+    """
+
+    def noise(stream: int):
+        def draw(number: Array | int) -> Array:
+            def of_tile(sample, corner):
+                base = jax.random.fold_in(jax.random.fold_in(key, sample), stream)
+                base = jax.random.fold_in(base, jnp.asarray(number, jnp.int32))
+
+                def of_row(y):
+                    row = jax.random.fold_in(base, y)
+                    columns = corner[1] + jnp.arange(size[1])
+                    keys = jax.vmap(lambda x: jax.random.fold_in(row, x))(columns)
+                    return jax.vmap(lambda k: jax.random.normal(k, (3,)))(keys)
+
+                return jax.vmap(of_row)(corner[0] + jnp.arange(size[0]))
+
+            return jax.vmap(of_tile)(samples, origin)
+
+        return draw
+
+    return noise
+
+
+def tile_seeds(seed: int, samples: np.ndarray, origin: np.ndarray) -> np.ndarray:
+    """uint32 `[N]`: a seed of its own for each tile, from its place and its sample's number."""
+    rows = zip(samples, origin, strict=True)
+    values = [zlib.crc32(struct.pack("<qqqq", seed, int(s), int(y), int(x))) for s, (y, x) in rows]
+    return np.array(values, np.uint32)
+
+
+def _source(corruption: Any, image: Array, blank: Array | None, noise) -> Array:
+    """x_T of tiles: what a corruption adds that a picture cannot have, holes' fill above all."""
+    if isinstance(corruption, Colorize):
+        xT = jnp.broadcast_to(corruption.forward(image), image.shape)
+        if corruption.noise_std and noise is not None:
+            xT = xT + corruption.noise_std * noise(FILL)(0)
+        return xT
+    if blank is None:
+        return image
+    fill = _fill(corruption)
+    value = noise(FILL)(0) if fill == "noise" else {"zero": 0.0, "white": 1.0}[fill]
+    return jnp.where(blank[..., None], value, image)
+
+
+def _fill(corruption: Any) -> str | None:
+    parts = corruption.parts if isinstance(corruption, Mixture) else (corruption,)
+    return next((part.fill for part in parts if hasattr(part, "fill")), None)
+
+
+def _model(text: str, system: System, classes: int, answer) -> Model:
+    corruption, size = system.corruption, system.size
+    if isinstance(corruption, Mixture):
+        masks = "possible" if _fill(corruption) and corruption.with_mask else "none"
+    else:
+        masks = "needed" if _fill(corruption) else "none"
+    # JPEG's blocks are 8 pixels wide, 16 where colours are halved; the model knows their raster.
+    align = math.gcd(16, *size) if isinstance(corruption, Jpeg) else 1
+    enlarge = corruption.factor if isinstance(corruption, SuperResolution) else 1
+    return Model(
+        text=text,
+        size=size,
+        box=corruption.hole_box(*size),
+        masks=masks,
+        colours=corruption.paired or isinstance(corruption, Colorize),
+        enlarge=enlarge,
+        align=max(align, enlarge),
+        classes=classes,
+        answer=answer,
+    )
+
+
+def _complete(recorded: dict[str, Any], tile: tuple[int, int] | None) -> ConfigDict:
+    """The recorded configuration with defaults for what it does not say (imports, older runs)."""
+    config = {"corruption": {"name": "paired"}} | recorded
+    full = base_config().to_dict()
+    for key, value in config.items():
+        full[key] = {**full[key], **value} if key in _SECTIONS else value
+    if tile:
+        full["data"]["size"] = list(tile)
+        full["task"] = recorded["source"]["family"]
+    return ConfigDict(full)
+
+
+def _check_label(label: int | None, classes: int) -> None:
+    if classes and (label is None or not 0 <= label < classes):
+        given = "" if label is None else f", not {label}"
+        raise ValueError(f"The network has classes: give --label=0 to {classes - 1}{given}.")
+    if label is not None and not classes:
+        raise ValueError("The network has no classes: leave --label out.")
+
+
+def _padded(a: np.ndarray, size: int) -> np.ndarray:
+    """`a` with its last entry repeated up to `size` entries."""
+    return np.concatenate([a, np.repeat(a[-1:], size - len(a), axis=0)]) if len(a) < size else a

@@ -1,0 +1,67 @@
+"""Pictures of results: before and after side by side, and several samples as a grid."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from jax_bridges.report.pictures import OUTLINE, grid
+
+WIDEST = 1024  # pixels of one picture in a sheet; larger ones are shrunk
+SMALLEST = 128  # smaller ones are enlarged, every pixel a square
+PAPER = (255, 255, 255)
+
+
+def before_and_after(
+    before: np.ndarray, after: np.ndarray, hole: np.ndarray | None = None
+) -> Image.Image:
+    """Two uint8 pictures `[H, W, 3]` side by side; the hole is gray and outlined in the first."""
+    return _sheet({"before": show_hole(before, hole), "after": after}, 2)
+
+
+def sample_sheet(
+    before: np.ndarray, samples: list[np.ndarray], hole: np.ndarray | None = None
+) -> Image.Image:
+    """The picture and its samples, uint8 `[H, W, 3]`, in a grid that is about as wide as high."""
+    pictures = {"before": show_hole(before, hole)}
+    pictures |= {f"sample {i}": each for i, each in enumerate(samples, start=1)}
+    height, width = before.shape[:2]
+    return _sheet(pictures, max(2, round((len(pictures) * height / width) ** 0.5)))
+
+
+def show_hole(image: np.ndarray, hole: np.ndarray | None) -> np.ndarray:
+    """`image` uint8 `[H, W, 3]` with its hole gray and a line around it."""
+    if hole is None:
+        return image
+    line = max(1, round(max(image.shape) / WIDEST))
+    around = ndimage.binary_dilation(hole, np.ones((3, 3)), iterations=line) & ~hole
+    image = np.where(hole[..., None], np.uint8(128), image)
+    return np.where(around[..., None], np.array(OUTLINE, np.uint8), image)
+
+
+def _sheet(pictures: dict[str, np.ndarray], columns: int) -> Image.Image:
+    names = list(pictures)
+    size = pictures[names[0]].shape[:2]
+    shown = {name: _fit(image, size)[None] for name, image in pictures.items()}
+    scale = max(1, -(-SMALLEST // max(1, shown[names[0]].shape[2])))
+    lines = []
+    for start in range(0, len(names), columns):
+        lines.append(grid({name: shown[name] for name in names[start : start + columns]}, scale))
+    sheet = Image.new("RGB", (max(p.width for p in lines), sum(p.height for p in lines)), PAPER)
+    top = 0
+    for line in lines:
+        sheet.paste(line, (0, top))
+        top += line.height
+    return sheet
+
+
+def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The picture at `size` (an enlarged one shows its pixels), at most WIDEST pixels wide or high."""
+    shrink = min(1.0, WIDEST / max(size))
+    target = tuple(max(1, round(n * shrink)) for n in size)
+    if image.shape[:2] == target:
+        return image
+    bigger = image.shape[0] < target[0]
+    how = Image.Resampling.NEAREST if bigger else Image.Resampling.LANCZOS
+    return np.asarray(Image.fromarray(image).resize(target[::-1], how))

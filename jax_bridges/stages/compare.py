@@ -1,0 +1,107 @@
+"""Several students of one teacher, and the rows that compare them with the teacher's samplers."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.samplers import SAMPLERS
+from jax_bridges.stages.distill import NAME
+from jax_bridges.stages.evaluate import Job, student_sampler, teacher_sampler
+from jax_bridges.stages.run import Run
+from jax_bridges.training.system import System
+from jax_bridges.typing import PyTree
+
+
+def student_runs(run: Run) -> dict[str, Run]:
+    """The run of each student by the name of its stage: `distill`, or `distill_METHOD` of a comparison.
+
+    A student's run is the run itself with `distill.method` and the networks that the method needs.
+    """
+    if not run.config.compare.students:
+        return {NAME: run}
+    runs = {}
+    for method in run.config.compare.students:
+        config = of_method(run.config, method)
+        system = System.create(config)
+        runs[f"{NAME}_{method}"] = dataclasses.replace(run, config=config, system=system)
+    return runs
+
+
+def of_method(config, method: str):
+    """A copy of the configuration whose `distill.method` is `method`."""
+    config = config.copy_and_resolve_references()
+    config.distill.method = method
+    return config
+
+
+def why_not(bridge: Bridge, sampler: str, nfe: int) -> str:
+    """Why a teacher's sampler cannot do `nfe` calls on this bridge; "" if it can."""
+    entry = SAMPLERS[sampler]
+
+    def sample(xT):
+        times = entry.grid(bridge, nfe)
+        return entry.sample(
+            lambda xt, t, xT: xt, bridge, xT, times, lambda draw: jnp.zeros(xT.shape)
+        )
+
+    try:
+        jax.eval_shape(sample, jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32))
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def teacher_rows(bridge: Bridge, compare) -> tuple[list[tuple[str, int, int]], list[str]]:
+    """(sampler, budget, network calls) of the teacher's rows, and a sentence for each left out.
+
+    A sampler that spends less than a budget counts with what it spends, once.
+    """
+    rows, reasons = [], {}
+    for sampler in compare.samplers:
+        seen: dict[int, int] = {}
+        for budget in compare.teacher_nfe:
+            reason = why_not(bridge, sampler, budget)
+            if not reason:
+                calls = SAMPLERS[sampler].calls(SAMPLERS[sampler].grid(bridge, budget))
+                if calls in seen:
+                    reason = f"It spends {calls} calls, as with a budget of {seen[calls]}."
+            if reason:
+                reason = reason.split("; nfe =")[0].removesuffix(".")
+                reasons.setdefault((sampler, reason), []).append(str(budget))
+                continue
+            seen[calls] = budget
+            rows.append((sampler, budget, calls))
+    return rows, [
+        f"{sampler} at {', '.join(budgets)}: {reason}."
+        for (sampler, reason), budgets in reasons.items()
+    ]
+
+
+def compare_jobs(
+    run: Run, teacher: PyTree, students: dict[str, tuple[Run, PyTree]]
+) -> tuple[list[Job], str]:
+    """The rows of a comparison, and what was left out and why.
+
+    Args:
+      teacher: averaged parameters.
+      students: method -> its run and averaged parameters.
+    """
+    rows, left_out = teacher_rows(run.system.bridge, run.config.compare)
+    # Pictures of all rows would be a wall: the teacher's first sampler, fewest and most calls of it.
+    first = [calls for sampler, _, calls in rows if sampler == rows[0][0]]
+    shown = {(rows[0][0], calls) for calls in (min(first), max(first))} if rows else set()
+    jobs = []
+    for sampler, budget, calls in rows:
+        label = f"teacher {sampler} {calls}" if (sampler, calls) in shown else ""
+        make = partial(teacher_sampler, run, budget, sampler)
+        jobs.append(Job("teacher", sampler, calls, make, teacher, label))
+    for method, (student_run, params) in students.items():
+        for n in run.config.evaluate.student_nfe:
+            make = partial(student_sampler, student_run, n)
+            jobs.append(Job("student", method, n, make, params, f"student {method} {n}"))
+    return jobs, " ".join(left_out)

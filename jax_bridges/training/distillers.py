@@ -1,0 +1,232 @@
+"""The methods of distillation behind one interface. `DISTILLERS` maps `config.distill.method` to one.
+
+All work on the same `State`: the student is the player "generator", a copy of the teacher's network at
+the start, and is sampled from its average.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.choices import look_up
+from jax_bridges.distillation import consistency
+from jax_bridges.keys import Keys
+from jax_bridges.samplers import sample_consistency, sample_few_step
+from jax_bridges.times import TRAINING_TIMES, consistency_grid, student_grid
+from jax_bridges.training.consistency_step import (
+    make_consistency_step,
+    student_denoiser,
+    student_function,
+)
+from jax_bridges.training.optimizers import make_optimizer
+from jax_bridges.training.settings import distill_settings
+from jax_bridges.training.state import Player, State, graft
+from jax_bridges.training.steps import Step, make_ibmd_step
+from jax_bridges.training.system import Pair, System
+from jax_bridges.typing import Array, PyTree
+
+MakeState = Callable[[Array, PyTree], State]
+
+
+@dataclasses.dataclass(frozen=True)
+class Distiller:
+    """One method. `settings` is what `distill_settings` gives for it everywhere.
+
+    Attributes:
+      name: its key in DISTILLERS.
+      make: `make(system, settings) -> (make_state, step)`, a `make_state(key, teacher) -> State` and the
+        step of training/parallel.py.
+      batch_shape: `batch_shape(settings)`, of what the step takes: (B,), or (G, B).
+      sample: `sample(system, params, pair, nfe, keys, settings, clip) -> x0 [B, H, W, C]`, the student's
+        answer with exactly nfe network calls.
+      grid: `grid(bridge, nfe, settings)`, the times of its calls; ValueError for an nfe it cannot do.
+      check: `check(settings, bridge)`, a ValueError for settings that cannot run, with their keys.
+      calls: `calls(settings)`, what a step costs an example, in network calls; a backward pass
+        counts as one call for the inputs and one for the parameters.
+      sampler: what the rows of results.json call the student's sampler.
+    """
+
+    name: str
+    make: Callable[[System, Any], tuple[MakeState, Step]]
+    batch_shape: Callable[[Any], tuple[int, ...]]
+    sample: Callable[..., Array]
+    grid: Callable[[Bridge, int, Any], np.ndarray]
+    check: Callable[[Any, Bridge], None]
+    calls: Callable[[Any], int]
+    sampler: str
+
+
+# -- IBMD ----------------------------------------------------------------------------------------
+def _ibmd(system: System, settings) -> tuple[MakeState, Step]:
+    generator_optimizer = make_optimizer(settings.optimizer, settings.steps)
+    updates = settings.steps * settings.bridge_updates
+    bridge_optimizer = make_optimizer(settings.bridge_optimizer, updates)
+
+    def make_state(key: Array, teacher: PyTree) -> State:
+        generator = graft(teacher, system.init(key, system.student))
+        bridge_net = graft(teacher, system.init(key, system.bridge_net))
+        return State.create(
+            generator=Player.create(generator, generator_optimizer),
+            bridge_net=Player.create(bridge_net, bridge_optimizer),
+        )
+
+    return make_state, make_ibmd_step(system, settings, generator_optimizer, bridge_optimizer)
+
+
+def _ibmd_grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
+    return student_grid(bridge, nfe, settings.student_steps)
+
+
+def _sample_ibmd(
+    system: System, params: PyTree, pair: Pair, nfe: int, keys: Keys, settings, clip: bool = False
+) -> Array:
+    times = _ibmd_grid(system.bridge, nfe, settings)
+    generate = system.generator(params, pair)
+    return sample_few_step(generate, system.bridge, pair.xT, times, keys, clip=clip)
+
+
+def _ibmd_calls(settings) -> int:
+    n = settings.student_steps
+    calls = min(n, 2) if settings.roll_out == "random" else n  # to generate x_0
+    trained = n if settings.roll_out == "chain_through" else 1  # of them, with a gradient
+    bridge_net = calls + 3
+    generator = calls + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
+    return settings.bridge_updates * bridge_net + generator
+
+
+def _ibmd_check(settings, bridge: Bridge) -> None:
+    """All of it is in config.validate."""
+
+
+# -- consistency ---------------------------------------------------------------------------------
+def _consistency(system: System, settings, *, from_teacher: bool) -> tuple[MakeState, Step]:
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+
+    def make_state(key: Array, teacher: PyTree) -> State:
+        generator = graft(teacher, system.init(key, system.student))
+        return State.create(generator=Player.create(generator, optimizer))
+
+    step = make_consistency_step(system, settings, optimizer, from_teacher=from_teacher)
+    return make_state, step
+
+
+def _boots(bridge: Bridge, nfe: int, settings) -> bool:
+    return settings.boot and nfe > 1 and not bridge.deterministic
+
+
+def _consistency_grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
+    gamma = settings.gamma * float(bridge.T)
+    return consistency_grid(bridge, nfe - _boots(bridge, nfe, settings), gamma)
+
+
+def _sample_consistency(
+    system: System, params: PyTree, pair: Pair, nfe: int, keys: Keys, settings, clip: bool = False
+) -> Array:
+    boot = _boots(system.bridge, nfe, settings)
+    return sample_consistency(
+        student_function(system, params, pair),
+        system.bridge,
+        pair.xT,
+        _consistency_grid(system.bridge, nfe, settings),
+        keys,
+        boot=student_denoiser(system, params, pair) if boot else None,
+        clip=clip,
+    )
+
+
+def _consistency_check(settings, bridge: Bridge) -> None:
+    part = f"distill.{settings.method}"
+    tables = {
+        "gap": ("gap between times", consistency.GAPS),
+        "gap_weight": ("weight of a gap", consistency.GAP_WEIGHTS),
+        "distance": ("distance", consistency.DISTANCES),
+        "target": ("target of the consistency loss", {"copy": None, "ema": None}),
+        "times": ("distribution of training times", TRAINING_TIMES),
+    }
+    for key, (kind, table) in tables.items():
+        look_up(kind, table, settings[key])
+    grain = consistency.grain(bridge) / float(bridge.T)
+    for key, low in (("gamma", grain), ("dt", grain)):
+        if not low <= settings[key] < 1.0:
+            raise ValueError(
+                f"{part}.{key} is {settings[key]}: it is a part of T, at least {low:.2g} (times closer "
+                "than that are one to this bridge) and below 1."
+            )
+    if settings.halvings < 1:
+        raise ValueError(f"{part}.halvings is {settings.halvings}: it must be at least 1.")
+    if settings.distance == "pseudo_huber" and settings.distance_scale <= 0:
+        raise ValueError(
+            f"{part}.distance_scale is {settings.distance_scale}: pseudo_huber's gradient needs one "
+            "above 0; give distance 'l2' for none."
+        )
+
+
+def _consistency_entry(name: str, *, from_teacher: bool) -> Distiller:
+    return Distiller(
+        name,
+        make=partial(_consistency, from_teacher=from_teacher),
+        batch_shape=lambda settings: (settings.batch,),
+        sample=_sample_consistency,
+        grid=_consistency_grid,
+        check=_consistency_check,
+        # The student there and back, its target, and CBD's teacher.
+        calls=lambda settings: 3 + 1 + from_teacher,
+        sampler=name,
+    )
+
+
+_ENTRIES = [
+    Distiller(
+        "ibmd",
+        make=_ibmd,
+        batch_shape=lambda settings: (settings.bridge_updates + 1, settings.batch),
+        sample=_sample_ibmd,
+        grid=_ibmd_grid,
+        check=_ibmd_check,
+        calls=_ibmd_calls,
+        sampler="few_step",
+    ),
+    _consistency_entry("cbd", from_teacher=True),
+    _consistency_entry("cbt", from_teacher=False),
+]
+DISTILLERS = {entry.name: entry for entry in _ENTRIES}
+
+
+def make_distiller(distill) -> tuple[Distiller, Any]:
+    """The method that `config.distill` names, and its settings; an unknown name is a ValueError."""
+    distiller = look_up("method of distillation", DISTILLERS, distill.get("method", "ibmd"))
+    return distiller, distill_settings(distill)
+
+
+def check_calls(distill, bridge: Bridge, nfe: int) -> None:
+    """ValueError if a student that was trained with `config.distill` cannot answer in `nfe` calls."""
+    distiller, settings = make_distiller(distill)
+    distiller.grid(bridge, nfe, settings)
+
+
+def sample_student(
+    system: System,
+    distill,
+    params: PyTree,
+    pair: Pair,
+    nfe: int,
+    keys: Keys,
+    clip: bool = False,
+) -> Array:
+    """The student's answer with exactly `nfe` network calls, `[B, H, W, C]`, by its method's sampler.
+
+    Args:
+      distill: `config.distill` of its training.
+      params: averaged parameters of the player "generator".
+      pair: what to restore.
+      keys: `[B]`.
+      clip: clamps the answer to [-1, 1].
+    """
+    distiller, settings = make_distiller(distill)
+    return distiller.sample(system, params, pair, nfe, keys, settings, clip)

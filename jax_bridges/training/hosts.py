@@ -1,0 +1,162 @@
+"""Several hosts that run one program: how they find each other, who speaks, and when all stop.
+
+JAX knows a pod's devices only after `jax.distributed` was started, before anything else is asked of
+it. On one host it must not be started by accident: it would wait for hosts that never come.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import glob
+import importlib.util
+import os
+import sys
+import urllib.request
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+KINDS = ("auto", "none", "tpu", "slurm")
+_METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Hosts:
+    """How the hosts of this program find each other.
+
+    Attributes:
+      how: what was found, for people to read.
+      settings: arguments of `jax.distributed.initialize`.
+    """
+
+    how: str
+    settings: dict[str, Any]
+
+
+def find_hosts(
+    kind: str = "auto",
+    coordinator: str = "",
+    processes: int = 0,
+    process: int = -1,
+    environment: Mapping[str, str] | None = None,
+    tpu_workers: Callable[[Mapping[str, str]], int] | None = None,
+) -> Hosts | None:
+    """Whether this process is one of several, from flags and the environment; starts nothing.
+
+    Args:
+      kind: "auto" looks for a SLURM step of several tasks and a TPU pod of several hosts; "tpu" and
+        "slurm" insist on it; "none" is this process alone.
+      coordinator, processes, process: "HOST:PORT" of process 0, their number, and this one's: all
+        three or none, and they come before what "auto" finds.
+      environment: `os.environ` by default.
+      tpu_workers: counts the hosts of the TPU this process runs on; 0 without one.
+
+    Returns:
+      None for one process alone.
+
+    Raises:
+      ValueError: flags that contradict each other or are missing.
+    """
+    environment = os.environ if environment is None else environment
+    if kind not in KINDS:
+        raise ValueError(f"--hosts is '{kind}': choose one of {', '.join(KINDS)}.")
+    given = [bool(coordinator), processes > 0, process >= 0]
+    if any(given):
+        if not all(given) or process >= processes or ":" not in coordinator:
+            raise ValueError(
+                "Hosts given by hand need all of --coordinator=HOST:PORT (of process 0), "
+                f"--processes=N and --process=0..N-1; there are '{coordinator}', {processes} and "
+                f"{process}."
+            )
+        if kind != "auto":
+            raise ValueError(f"--hosts={kind} and --coordinator are two ways to say it: give one.")
+        settings = dict(
+            coordinator_address=coordinator, num_processes=processes, process_id=process
+        )
+        return Hosts(f"process {process} of {processes} at {coordinator}", settings)
+    tasks = slurm_tasks(environment)
+    if kind == "slurm" and not tasks:
+        raise ValueError("--hosts=slurm, but this is no step of SLURM: start it with srun.")
+    if kind == "slurm" or (kind == "auto" and tasks > 1):
+        return Hosts(f"SLURM step of {tasks} tasks", {"cluster_detection_method": "slurm"})
+    if kind == "tpu":
+        return Hosts("TPU pod", {})
+    if kind == "auto":
+        workers = (tpu_workers or count_tpu_workers)(environment)
+        if workers > 1:
+            return Hosts(f"TPU pod of {workers} hosts", {})
+    return None
+
+
+def slurm_tasks(environment: Mapping[str, str]) -> int:
+    """Tasks of the SLURM step (srun) this process belongs to; 0 outside of one.
+
+    The script of sbatch and the shell of salloc know the job's tasks too, but are not one of them.
+    """
+    needed = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    if any(name not in environment for name in needed):
+        return 0
+    return int(environment.get("SLURM_STEP_NUM_TASKS", 0))
+
+
+def count_tpu_workers(environment: Mapping[str, str]) -> int:
+    """Hosts of the TPU slice this process runs on; 0 where there is no TPU.
+
+    The network is asked (the machine's own metadata server) only where libtpu is installed and a TPU
+    is plugged in.
+    """
+    if environment.get("JAX_PLATFORMS", "tpu").split(",")[0] != "tpu":
+        return 0
+    slices = int(environment.get("MEGASCALE_NUM_SLICES", 1))
+    for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):  # GKE
+        if environment.get(name):
+            return slices * len(environment[name].split(","))
+    plugged = glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*")
+    if not plugged or importlib.util.find_spec("libtpu") is None:
+        return 0
+    request = urllib.request.Request(
+        _METADATA + "worker-network-endpoints", headers={"Metadata-Flavor": "Google"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return slices * len(answer.read().decode().split(","))
+    except OSError:  # no such server, or one that knows nothing of a TPU
+        return 0
+
+
+def start(hosts: Hosts | None) -> None:
+    """Starts `jax.distributed`; with `None` does nothing. Must come before any other use of JAX."""
+    if hosts is not None:
+        # A process that ends on an error waits so long for the others, which then are told.
+        jax.distributed.initialize(**hosts.settings, shutdown_timeout_seconds=60)
+
+
+# -- who speaks ----------------------------------------------------------------------------------
+def is_chief() -> bool:
+    """Whether this is process 0: it alone writes logs, pictures and reports, and prints."""
+    return jax.process_index() == 0
+
+
+def only_chief_prints() -> None:
+    """Discards the standard output of the other processes; errors are still printed by all."""
+    if not is_chief():
+        sys.stdout = open(os.devnull, "w")
+
+
+# -- what all do together ------------------------------------------------------------------------
+def barrier(name: str) -> None:
+    """Returns when all processes are here; `name` must be the same in all of them."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def all_reached_stop(count: int) -> bool:
+    """Whether a SIGTERM that came to any process stops all of them now.
+
+    Every process calls it with count = 1, 2, 3, ... at the same places. JAX's coordination service
+    takes the largest count that any process had reached when the signal came and says yes to all at
+    the next one: no process waits for another, and no device is involved.
+    """
+    return multihost_utils.reached_preemption_sync_point(count)

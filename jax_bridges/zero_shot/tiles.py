@@ -1,0 +1,187 @@
+"""Pictures larger than the network: mask-shift, and a denoiser that works tile by tile."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import (
+    Colorize,
+    Composition,
+    Denoise,
+    Identity,
+    InpaintCenter,
+    InpaintMask,
+    SuperResolution,
+)
+from jax_bridges.keys import Keys, fold
+from jax_bridges.typing import Array
+from jax_bridges.zero_shot.ddnm import iterate, renoise
+from jax_bridges.zero_shot.steps import Steps, Travel
+
+
+def tile_starts(size: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along one axis: every `stride` pixels, the last one flush with the border.
+
+    Raises ValueError for a tile that is larger than the picture, or gaps between tiles.
+    """
+    if not 1 <= stride <= tile <= size:
+        raise ValueError(
+            f"Tiles of {tile} pixels every {stride} do not cover {size}: stride must be at most tile, "
+            "and tile at most the size."
+        )
+    return [*range(0, size - tile, stride), size - tile]
+
+
+def tile_denoiser(denoise, tile: int, stride: int):
+    """A denoiser for pictures of any size out of one for `tile` x `tile` pixels.
+
+    All tiles are denoised as one batch and blended with weights that fall linearly to a tile's
+    border (Bar-Tal et al. 2023, arXiv 2302.08113, for x_0). Any solver and operator can use it.
+
+    Args:
+      denoise: `x0_hat = denoise(x_t, t)` of `[N, tile, tile, C]`, t a scalar.
+      stride: pixels from one tile to the next.
+    """
+    ramp = np.minimum(np.arange(tile) + 1, tile - np.arange(tile)).astype(np.float32)
+    window = np.outer(ramp, ramp)[..., None]
+
+    def tiled(x: Array, t: Array) -> Array:
+        batch, height, width, channels = x.shape
+        corners = [
+            (top, left)
+            for top in tile_starts(height, tile, stride)
+            for left in tile_starts(width, tile, stride)
+        ]
+        tiles = [x[:, i : i + tile, j : j + tile] for i, j in corners]
+        out = denoise(jnp.concatenate(tiles), t).reshape(-1, batch, tile, tile, channels)
+        total, weight = jnp.zeros_like(x), np.zeros((height, width, 1), np.float32)
+        for (i, j), part in zip(corners, out, strict=True):
+            total = total.at[:, i : i + tile, j : j + tile].add(part * window)
+            weight[i : i + tile, j : j + tile] += window
+        return total / weight
+
+    return tiled
+
+
+def solve_mask_shift(
+    denoise,
+    operator,
+    y: Array,
+    sigma_y: float | Array,
+    times: Levels,
+    keys: Keys,
+    *,
+    tile: int = 256,
+    stride: int = 128,
+    eta: float = 0.85,
+    clip: bool = False,
+    travel: Travel = (1, 1),
+    feather: float = 1.0,
+) -> Array:
+    """DDNM for any picture size (Wang et al. 2023, arXiv 2303.00354; DDNM's hq_demo).
+
+    Tiles are restored one after the other, row by row. In every step the part of a tile that earlier
+    tiles have finished replaces xh, so that the new part is made to fit. Every tile starts from noise
+    of its own; the official program starts the later ones from the last tile's result.
+
+    What is replaced constrains a sampler less than it should, and with hard borders (feather = 0, as
+    published) a seam remains. So old and new are mixed over a part of the overlap, with weights that
+    are constant on the operator's blocks, which keeps A x = y.
+
+    Args:
+      operator: holes, block means, colour or a composition of them, whose A^+ A acts on tiles by
+        themselves; blur and bicubic shrinking do not: use `tile_denoiser` with any solver there.
+      sigma_y: taken for 0 whatever it is.
+      tile, stride: multiples of the operator's factor; so must be the picture's sides.
+      keys: `[B]`; tile number n uses `fold(keys, n)` as `solve_ddnm` does.
+      feather: share of the overlap, next to the new part, over which old and new are mixed.
+      others: see `ddnm.solve_ddnm`.
+
+    Returns:
+      x_0 `[B, H, W, C]`.
+    """
+    del sigma_y
+    if not 0 <= feather <= 1:
+        raise ValueError(f"feather is {feather}: it is a share of the overlap, 0 to 1.")
+    image = operator.pinv(y)
+    height, width = image.shape[1:3]
+    corners = [
+        (top, left)
+        for top in tile_starts(height, tile, stride)
+        for left in tile_starts(width, tile, stride)
+    ]
+    mask, factor, local = _local(operator, height, width)
+    for corner in corners:
+        if corner[0] % factor or corner[1] % factor or tile % factor:
+            raise ValueError(
+                f"A tile of {tile} pixels at {corner} cuts a block of {factor}: tile, stride and the "
+                "picture's sides must be multiples of it."
+            )
+
+    def restore(canvas, item):
+        top, left, number, shared = item
+
+        def cut(a):
+            return jax.lax.dynamic_slice(a, (0, top, left, 0), (a.shape[0], tile, tile, a.shape[3]))
+
+        known, finished, here = cut(image), cut(canvas), local(cut(mask))
+        above, beside = (_kept(n, tile, factor, feather, image.dtype) for n in shared)
+        old = (1.0 - (1.0 - above[:, None]) * (1.0 - beside))[None, :, :, None]
+
+        def rectify(x0: Array, e: Array, z: Array, step: Steps) -> Array:
+            # The noise that finished pixels really have: with the predicted one their error would
+            # stay in the state, and the rest would be made to fit something else.
+            x = step.alpha * x0 + step.sigma * e
+            e = e + old * ((x - step.alpha * finished) / step.sigma - e)
+            xh = x0 - here.project(x0) + known
+            return renoise(xh + old * (finished - xh), e, z, step, eta)
+
+        x = iterate(denoise, known, times, fold(keys, number), rectify, clip, travel)
+        return jax.lax.dynamic_update_slice(canvas, x, (0, top, left, 0)), None
+
+    tops, lefts = np.asarray(corners).T
+    shared = np.stack([_overlaps(tops, tile), _overlaps(lefts, tile)], 1)
+    items = (tops, lefts, np.arange(len(corners)), shared)
+    canvas, _ = jax.lax.scan(restore, jnp.zeros_like(image), items)
+    return canvas
+
+
+def _overlaps(starts: np.ndarray, tile: int) -> np.ndarray:
+    """How many pixels of a tile the tiles before it along this axis have finished, `[tiles]`."""
+    order = sorted(set(starts.tolist()))
+    before = {s: (order[i - 1] + tile - s if i else 0) for i, s in enumerate(order)}
+    return np.asarray([before[s] for s in starts.tolist()])
+
+
+def _kept(shared: Array, tile: int, factor: int, feather: float, dtype) -> Array:
+    """Weight of what is finished, `[tile]`: 1, falling to 0 where the new part begins."""
+    block = (np.arange(tile) // factor + 0.5) * factor
+    if feather == 0:
+        return (block < shared).astype(dtype)
+    ramp = jnp.clip((shared - block) / jnp.maximum(feather * shared, 1.0), 0.0, 1.0)
+    return (ramp**2 * (3.0 - 2.0 * ramp)).astype(dtype)
+
+
+def _local(operator, height: int, width: int):
+    """(mask of the whole picture, size of a block, mask of a tile -> the operator on that tile)."""
+    nothing = np.zeros((1, height, width, 1), np.float32)
+    if isinstance(operator, InpaintCenter):
+        return jnp.asarray(operator.mask(height, width)), 1, lambda m: InpaintMask(mask=m)
+    if isinstance(operator, InpaintMask):
+        return jnp.asarray(operator.mask), 1, lambda m: InpaintMask(mask=m)
+    if isinstance(operator, (Colorize, Denoise, Identity)):
+        return jnp.asarray(nothing), 1, lambda m: operator
+    if isinstance(operator, SuperResolution) and operator.kind == "pool":
+        return jnp.asarray(nothing), operator.factor, lambda m: operator
+    if isinstance(operator, Composition):
+        parts = [_local(part, height, width) for part in operator.parts]
+        free = [not jnp.any(mask) for mask, _, _ in parts]
+        if all(free):
+            factor = int(np.prod([f for _, f, _ in parts]))
+            return jnp.asarray(nothing), factor, lambda m: operator
+    raise ValueError(
+        f"mask-shift cannot cut {operator!r} into tiles: use tile_denoiser with another solver."
+    )

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Submits a run to SLURM: one task a GPU on one or several nodes, requeued when it is preempted.
+#
+#   launch/slurm.sh --nodes 1 --gpus 8 [--dry-run] -- --config=configs/inpaint.py --workdir=DIR
+#
+#   --nodes N          nodes (1)
+#   --gpus N           GPUs, and tasks, on each node (8)
+#   --cpus N           cores a task (8)
+#   --time LIMIT       as 2-00:00:00; the cluster's own if not given
+#   --partition NAME   or SLURM_PARTITION in the environment; the cluster's own if not given
+#   --account NAME     or SLURM_ACCOUNT in the environment; the cluster's own if not given
+#   --name NAME        of the job (jax_bridges)
+#   --dry-run          print the script instead of submitting it
+#   --help             this text
+#
+# PYTHON (python) is the interpreter on the nodes; the work directory must be one that all nodes see.
+# Two minutes before its end, or when it is preempted, all tasks get SIGTERM, save the same step and
+# exit with 75, upon which the job puts itself into the queue again.
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+nodes=1 gpus=8 cpus=8 limit="" name=jax_bridges
+partition="${SLURM_PARTITION:-}" account="${SLURM_ACCOUNT:-}"
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --help|-h) usage; exit 0 ;;
+    --dry-run) DRY_RUN=1; shift ;;
+    --nodes) nodes="$(option "$1" "$@")"; shift 2 ;;
+    --gpus) gpus="$(option "$1" "$@")"; shift 2 ;;
+    --cpus) cpus="$(option "$1" "$@")"; shift 2 ;;
+    --time) limit="$(option "$1" "$@")"; shift 2 ;;
+    --partition) partition="$(option "$1" "$@")"; shift 2 ;;
+    --account) account="$(option "$1" "$@")"; shift 2 ;;
+    --name) name="$(option "$1" "$@")"; shift 2 ;;
+    --) shift; break ;;
+    *) die "unknown option $1; the program's own come after --." ;;
+  esac
+done
+[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py --workdir=DIR."
+
+script() {
+  echo "#!/usr/bin/env bash"
+  echo "#SBATCH --job-name=$name"
+  echo "#SBATCH --nodes=$nodes"
+  echo "#SBATCH --ntasks-per-node=$gpus"
+  echo "#SBATCH --gpus-per-node=$gpus"
+  echo "#SBATCH --cpus-per-task=$cpus"
+  echo "#SBATCH --output=%x-%j.log"
+  echo "#SBATCH --open-mode=append"
+  echo "#SBATCH --requeue"
+  echo "#SBATCH --signal=TERM@120"
+  [[ -z "$limit" ]] || echo "#SBATCH --time=$limit"
+  [[ -z "$partition" ]] || echo "#SBATCH --partition=$partition"
+  [[ -z "$account" ]] || echo "#SBATCH --account=$account"
+  echo "code=0"
+  echo "srun --kill-on-bad-exit=0 $(quoted "${PYTHON:-python}" -m jax_bridges.main --hosts=slurm "$@") || code=\$?"
+  echo 'if [[ "$code" == 75 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi'
+  echo 'exit "$code"'
+}
+if [[ "$DRY_RUN" == 1 ]]; then script "$@"; else script "$@" | sbatch; fi

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Keeps a run going on spot TPUs until it is done: create, run, and after a preemption again.
+#
+#   launch/spot_loop.sh --name NAME --type v5litepod-16 [--tries N] [--dry-run] -- --config=... --workdir=DIR
+#
+#   --name, --type, --project, --zone, --runtime, --wait   as of tpu_vm_create.sh
+#   --extras, --mount                                      as of tpu_vm_run.sh
+#   --tries N          give up after N TPUs (100)
+#   --pause SECONDS    between two of them (60)
+#   --keep             do not delete the TPU when the run is done
+#   --dry-run          print the commands of one round
+#   --help             this text
+#
+# Every round goes on from the last checkpoint in the work directory. An error of the program (exit code
+# 1: a wrong setting, gradients that are not finite) would come again: it ends the loop.
+set -euo pipefail
+here="$(dirname "${BASH_SOURCE[0]}")"
+. "$here/common.sh"
+
+name="" tries=100 pause=60 keep=0 place=() create=() setup=()
+while [[ $# -gt 0 ]]; do
+  case "$1" in
+    --help|-h) usage; exit 0 ;;
+    --dry-run) DRY_RUN=1; shift ;;
+    --keep) keep=1; shift ;;
+    --tries) tries="$(option "$1" "$@")"; shift 2 ;;
+    --pause) pause="$(option "$1" "$@")"; shift 2 ;;
+    --name) name="$(option "$1" "$@")"; shift 2 ;;
+    --project|--zone) place+=("$1" "$(option "$1" "$@")"); shift 2 ;;
+    --type|--runtime|--wait) create+=("$1" "$(option "$1" "$@")"); shift 2 ;;
+    --extras|--mount) setup+=("$1" "$(option "$1" "$@")"); shift 2 ;;
+    --) shift; break ;;
+    *) die "unknown option $1; the program's own come after --." ;;
+  esac
+done
+need "The name" "$name" "--name NAME"
+[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py --workdir=DIR."
+export DRY_RUN
+which=(--name "$name" ${place[@]+"${place[@]}"})
+
+delete() { "$here/tpu_vm_delete.sh" "${which[@]}" || true; }
+
+if [[ "$DRY_RUN" != 1 ]]; then delete; fi  # what an earlier loop has left
+for ((try = 1; try <= tries; try++)); do
+  echo "# TPU $try of at most $tries"
+  if "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot; then
+    code=0
+    "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "$@" || code=$?
+    case "$code" in
+      0) [[ "$keep" == 1 ]] || delete; echo "# done"; exit 0 ;;
+      1|2) [[ "$keep" == 1 ]] || delete; die "the program has refused or diverged; see above." ;;
+      *) echo "# stopped with code $code: again" ;;  # 75: saved; 76: gone
+    esac
+  fi
+  delete
+  sleep "$pause"
+done
+die "not done after $tries TPUs."

@@ -1,0 +1,137 @@
+"""Runs of the whole at toy size, for the tests that make, stop, kill and compare them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from ml_collections import ConfigDict
+
+from jax_bridges.config import base_config
+
+ROOT = Path(__file__).parents[1]
+TRAIN, DISTILL = 6, 4  # steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compiler():
+    """These programs run for milliseconds: compiling them is what takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """A run takes over the signals; pytest gets them back."""
+    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def tiny(images, **changes) -> ConfigDict:
+    """The smallest run that has everything in it."""
+    config = base_config()
+    config.data.update(dict(name="folder", path=str(images), size=16, test_fraction=0.5))
+    config.network.update(dict(widths=(8,), patch=4, groups=2))
+    config.train.update(dict(steps=TRAIN, batch=4))
+    config.distill.update(dict(steps=DISTILL, batch=4, bridge_updates=1, student_steps=2))
+    config.evaluate.update(
+        dict(images=12, batch=8, teacher_nfe=(1, 2), student_nfe=(1, 2), pictures=2)
+    )
+    config.log_every = 1
+    config.checkpoint_every = 2
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def lines(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def steps(workdir, stage) -> list[int]:
+    return [line["step"] for line in lines(workdir) if line["stage"] == stage]
+
+
+def saved(workdir, stage) -> dict:
+    """Everything in a stage's last checkpoint, as numpy: params, ema, opt and the position."""
+    folder = (workdir / "checkpoints" / stage).absolute()
+    with ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True)) as m:
+        restore = ocp.args.StandardRestore()
+        items = m.restore(
+            m.latest_step(),
+            args=ocp.args.Composite(
+                params=restore, ema=restore, opt=restore, data=ocp.args.JsonRestore()
+            ),
+        )
+        trees = {name: items[name] for name in ("params", "ema", "opt", "data")}
+    return jax.tree.map(np.asarray, trees)
+
+
+def assert_same_end(workdir, whole):
+    """Every number of every player of both stages, and every result and picture, bit for bit."""
+    for stage, players in (("train", {"teacher"}), ("distill", {"generator", "bridge_net"})):
+        one, two = saved(workdir, stage), saved(whole, stage)
+        assert set(one["params"]) == set(one["ema"]) == set(one["opt"]) == players
+        assert jax.tree.structure(one) == jax.tree.structure(two)
+        jax.tree.map(np.testing.assert_array_equal, one, two)
+        last = {line["step"]: line for line in lines(workdir) if line["stage"] == stage}
+        expected = {line["step"]: line for line in lines(whole) if line["stage"] == stage}
+        timed = ("images_per_second", "seconds_per_step")
+        for step, line in expected.items():
+            assert {k: v for k, v in last[step].items() if k not in timed} == {
+                k: v for k, v in line.items() if k not in timed
+            }
+    one, two = (json.loads((w / "results.json").read_text())["rows"] for w in (workdir, whole))
+    for row in one + two:
+        row.pop("seconds_per_image", None)
+    assert one == two
+    names = sorted(p.relative_to(whole) for p in (whole / "samples").rglob("*.png"))
+    assert names == sorted(p.relative_to(workdir) for p in (workdir / "samples").rglob("*.png"))
+    for name in names:
+        assert (workdir / name).read_bytes() == (whole / name).read_bytes(), name
+
+
+def write_config(config, tmp_path) -> Path:
+    """A file for --config."""
+    path = tmp_path / "config.py"
+    path.write_text(
+        "import json\nfrom ml_collections import ConfigDict\n\n"
+        f"def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n"
+    )
+    return path
+
+
+def start(config, workdir, tmp_path) -> subprocess.Popen:
+    """`python -m jax_bridges.main` in a process of its own."""
+    path = write_config(config, tmp_path)
+    cache = jax.config.jax_compilation_cache_dir or str(tmp_path / "cache")
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": cache,
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "jax_bridges.main", f"--config={path}", f"--workdir={workdir}"],
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def wait_for_lines(process, workdir, count):
+    """Until metrics.jsonl has so many lines, or the process has ended."""
+    path = workdir / "metrics.jsonl"
+    while process.poll() is None:
+        if path.exists() and path.read_bytes().count(b"\n") >= count:
+            return
+        time.sleep(0.01)

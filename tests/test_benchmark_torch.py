@@ -1,0 +1,118 @@
+"""The PyTorch ADM that the benchmark times is the network of models/adm.py: same names, same numbers.
+
+Needs torch (`pip install 'jax_bridges[bench]'`). Without it the numbers of both are still held to the
+same record: tests/test_adm.py checks ours against golden/adm_oracle.npz.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_bridges import benchmark
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.config import base_config
+from jax_bridges.import_torch.__main__ import main
+from jax_bridges.import_torch.names import torch_layout, torch_to_flax
+from jax_bridges.models.adm import ADM, ADM_PRESETS
+
+torch = pytest.importorskip("torch")
+from jax_bridges.benchmark_torch import TorchADM, torch_forward, write_random  # noqa: E402
+
+GOLDEN = Path(__file__).parent / "golden"
+sys.path.insert(0, str(GOLDEN))
+from adm_weights import weight  # noqa: E402
+
+TINY = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
+CASES = {
+    "legacy order": {**TINY, "head_channels": 16, "out_channels": 6},
+    "new order, xT and classes": {
+        **TINY, "head_channels": 16, "new_attention_order": True, "conditional": True,
+        "num_classes": 5,
+    },
+    "plain": {
+        **TINY, "model_channels": 64, "channel_mult": (0.5, 1), "head_channels": None,
+        "scale_shift_norm": False, "resblock_updown": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", ADM_PRESETS)
+def test_names_order_and_shapes_of_the_released_networks(preset):
+    with torch.device("meta"):
+        model = TorchADM(ADM(**ADM_PRESETS[preset]))
+    found = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = torch_layout(ADM_PRESETS[preset])
+    assert found == expected and list(found) == list(expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_ours_on_the_same_weights(case):
+    config = CASES[case]
+    net, rng = ADM(**config), np.random.default_rng(0)
+    weights = {name: weight(name, shape) for name, shape in torch_layout(config).items()}
+    x, xT = rng.standard_normal((2, 2, 8, 16, 3)).astype(np.float32)
+    t, y = np.array([0.3, 700.5], np.float32), np.array([4, 1], np.int32)
+    inputs = (x, t, xT if net.conditional else None, y if net.num_classes else None)
+    theirs = torch_forward(net, weights, inputs)().numpy()
+    with jax.default_matmul_precision("highest"):
+        params = torch_to_flax(weights, config)
+        ours = net.apply({"params": params}, *map(jnp.asarray, (x, t, xT)), None, jnp.asarray(y))
+    assert np.abs(theirs).max() > 0.5
+    np.testing.assert_allclose(ours, theirs, atol=1e-4 * np.abs(theirs).max())
+    half = torch_forward(net, weights, inputs, bfloat16=True)().numpy()
+    error = np.abs(half - theirs).max() / np.abs(theirs).max()
+    assert 1e-4 < error < 0.1  # autocast is on
+
+
+@pytest.mark.parametrize("case", ["legacy_updown", "new_conditional", "plain"])
+def test_equals_the_stored_runs(case):
+    stored = np.load(GOLDEN / "adm_oracle.npz")
+    config = json.loads(str(stored[f"{case}/args_json"]))
+    net = ADM(**config)
+    weights = {name: weight(name, shape) for name, shape in torch_layout(config).items()}
+    x = stored[f"{case}/in/x"].transpose(0, 2, 3, 1)
+    x, *xT = np.split(x, x.shape[-1] // 3, axis=-1)
+    y = stored[f"{case}/in/y"] if net.num_classes else None
+    inputs = (x, stored[f"{case}/in/timesteps"], xT[0] if xT else None, y)
+    out = torch_forward(net, weights, inputs)().numpy()
+    expected = stored[f"{case}/out"].transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_the_benchmark_on_imported_weights(tmp_path, capsys):
+    """A file of random weights, imported, and both networks timed on it: the same output."""
+    file, workdir = tmp_path / "e2h.pt", tmp_path / "teacher"
+    settings = dict(model_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_ds=(2,))
+    write_random("ddbm_e2h64", str(file), **settings, head_channels=32)
+    flags = ["--as=ddbm", "--schedule=vp", "--set=head_channels=32"]
+    assert main([str(file), str(workdir), *flags]) == 0, capsys.readouterr()
+    state = torch.load(file, weights_only=True)
+    assert all(float(a.abs().max()) > 0 for a in state.values() if a.ndim > 1)
+
+    config = base_config()
+    config.data.update(name="edges2handbags", size=8)
+    config.corruption = {"name": "paired"}
+    with Checkpoints(workdir / "checkpoints" / "train", read_only=True) as checkpoints:
+        recorded = checkpoints.meta()["config"]
+    for part in ("network", "bridge", "preconditioning"):
+        config[part] = recorded[part]
+    config.teacher.checkpoint = str(workdir)
+    config.evaluate.batch = 2
+    rows = {row["what"]: row for row in benchmark.measure(config, ["torch"], nfe=1, repeats=1)}
+    assert list(rows) == ["forward", "forward, torch"]
+    found = rows["forward, torch"]
+    assert 0 < found["difference"] < 1e-4 and found["torch"] == torch.__version__
+    assert found["images"] == 2 and found["images_per_second"] == 2 / found["seconds"]
+
+
+def test_a_preset_that_there_is_not(tmp_path):
+    with pytest.raises(ValueError, match="Unknown preset 'e2h'"):
+        write_random("e2h", str(tmp_path / "e2h.pt"))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,75 @@
+"""The evaluate stage with other metrics and protocols than the default ones."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from runs import tiny
+
+from jax_bridges.stages.evaluate import consistency, source_images
+from jax_bridges.stages.run import Run
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.system import System
+from jax_bridges.validation import validate
+
+
+def run_of(tmp_path, **changes) -> Run:
+    """A run as far as measuring needs one: a system and devices."""
+    config = tiny(tmp_path, **changes)
+    parts = dict.fromkeys(field.name for field in dataclasses.fields(Run))
+    parts.update(config=config, workdir=tmp_path, system=System.create(config))
+    return Run(**{**parts, "parallel": Parallel.create("auto", 1)})
+
+
+def batch(count=6, seed=0):
+    random = np.random.default_rng(seed)
+    images = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+    return {"x0": images, "index": np.arange(count, dtype=np.uint32)}
+
+
+@pytest.mark.parametrize("fill", ["noise", "zero"])
+def test_consistency_is_the_gap_to_xT(tmp_path, fill):
+    """Zero for the target whatever is in the hole; the known pixels' error otherwise."""
+    run = run_of(tmp_path, **{"corruption.fill": fill})
+    data = batch()
+    exact = consistency(run, data["x0"], data, 4)
+    np.testing.assert_array_equal(exact, np.zeros(6))
+    other = data["x0"].copy()
+    other[:, 4:12, 4:12] = 0  # the hole alone
+    np.testing.assert_array_equal(consistency(run, other, data, 4), np.zeros(6))
+    other = data["x0"].astype(np.float32) / 127.5 - 1
+    other[:, :2] += 0.25  # 32 of 256 pixels, all known; floats, as DDNM's protocol keeps them
+    got = consistency(run, other, data, 4)
+    np.testing.assert_allclose(got, 0.25 * np.sqrt(32 / 256), rtol=1e-4)
+    assert consistency(run, other, {**data, "xT": data["x0"]}, 4) is None
+
+
+def test_what_the_samplers_hand_over_by_protocol(tmp_path):
+    """Truncated without a guard for the papers, floats for DDNM, and known pixels as they were."""
+    data, kept = batch(), {}
+    for protocol in ("own", "i2sb", "ddnm"):
+        run = run_of(tmp_path, **{"evaluate.protocol": protocol})
+        sample = source_images(run)
+        kept[protocol] = np.asarray(sample(None, data, jax.random.key(0)))[:, :4]
+    target = data["x0"][:, :4]
+    np.testing.assert_array_equal(kept["own"], target)
+    fallen = target.astype(int) - kept["i2sb"]
+    assert kept["i2sb"].dtype == np.uint8 and set(np.unique(fallen)) == {0, 1}
+    assert kept["ddnm"].dtype == np.float32
+    np.testing.assert_allclose(kept["ddnm"], target / 127.5 - 1, atol=1e-6)
+
+
+def test_the_configuration_is_checked_before_anything_is_trained(tmp_path):
+    validate(tiny(tmp_path, **{"evaluate.metrics": ("cons", "kid_lite0")}))
+    task = {"evaluate.published": "inpaint-center-128"}
+    validate(tiny(tmp_path, **task, **{"evaluate.published_data": "ImageNet 256"}))
+    for changes, words in (
+        ({"evaluate.metrics": ("psnr", "fdi")}, "Unknown metric 'fdi'.*Did you mean"),
+        ({"evaluate.metrics": ("ca_lite0",)}, "needs class labels"),
+        ({"evaluate.protocol": "sr3"}, "Unknown protocol 'sr3'"),
+        ({"evaluate.published": "inpaint"[:4]}, "Unknown published task"),
+        ({**task, "evaluate.published_data": "ImageNet 64"}, "choose one of ImageNet 256"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            validate(tiny(tmp_path, **changes))

@@ -1,0 +1,300 @@
+"""Several hosts: who is one, that two compute what one does, and that they stop and go on together.
+
+Two real processes of four virtual devices each talk over localhost (gloo). They run the second half
+of this file, or the program itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jax_bridges.training.hosts import count_tpu_workers, find_hosts, slurm_tasks
+from jax_bridges.training.parallel import Parallel
+
+HERE = Path(__file__).parent
+STEP = {
+    "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "3", "SLURM_NTASKS": "8", "SLURM_STEP_NUM_TASKS": "8",
+}  # fmt: skip
+
+
+def nobody(environment):
+    """A machine without a TPU."""
+    return 0
+
+
+# -- who is one of several -------------------------------------------------------------------------
+def test_a_laptop_is_alone():
+    """Whatever it has in its environment, and without a word over the network."""
+    for environment in ({}, {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0"}):
+        assert find_hosts(environment=environment, tpu_workers=nobody) is None
+    assert find_hosts("none", environment=STEP, tpu_workers=lambda environment: 4) is None
+    assert find_hosts(environment=STEP | {"SLURM_STEP_NUM_TASKS": "1"}, tpu_workers=nobody) is None
+    assert count_tpu_workers({"JAX_PLATFORMS": "cpu", "TPU_WORKER_HOSTNAMES": "a,b"}) == 0
+
+
+def test_no_hardware_no_question(monkeypatch):
+    """The metadata server is asked only where a TPU is plugged in and libtpu is installed."""
+    import urllib.request
+
+    def asked(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(urllib.request, "urlopen", asked)
+    monkeypatch.setattr("glob.glob", lambda pattern: [])
+    assert count_tpu_workers({}) == 0
+    monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/accel0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert count_tpu_workers({}) == 0
+
+
+@pytest.mark.parametrize("answer, hosts", [("a,b,c,d", 4), ("u:1:10.0.0.1,u:1:10.0.0.2", 2)])
+def test_a_pod_counts_its_hosts(monkeypatch, answer, hosts):
+    """By the metadata server of a TPU VM, or by the variables of GKE."""
+    import io
+    import urllib.request
+
+    monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/accel0"])
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    seen = []
+
+    def answered(request, timeout):
+        seen.append((request.full_url, request.get_header("Metadata-flavor")))
+        return io.BytesIO(answer.encode())
+
+    monkeypatch.setattr(urllib.request, "urlopen", answered)
+    assert count_tpu_workers({}) == hosts
+    url = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+    assert seen == [(url + "worker-network-endpoints", "Google")]
+    assert find_hosts(environment={}).settings == {}  # JAX finds the rest by itself
+
+    def refused(request, timeout):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refused)
+    assert count_tpu_workers({}) == 0
+    gke = {"TPU_WORKER_HOSTNAMES": "a,b,c"}
+    assert (
+        count_tpu_workers(gke) == 3 and count_tpu_workers(gke | {"MEGASCALE_NUM_SLICES": "2"}) == 6
+    )
+    assert count_tpu_workers({"TPU_WORKER_HOSTNAMES": "localhost"}) == 1  # a TPU VM of one host
+
+
+def test_a_slurm_step_and_hosts_by_hand():
+    found = find_hosts(environment=STEP, tpu_workers=nobody)
+    assert found.settings == {"cluster_detection_method": "slurm"} and "8 tasks" in found.how
+    assert slurm_tasks(STEP) == 8
+    by_hand = find_hosts("auto", "node1:1234", 4, 2, STEP, nobody)
+    assert by_hand.settings == {
+        "coordinator_address": "node1:1234", "num_processes": 4, "process_id": 2,
+    }  # fmt: skip
+    assert find_hosts("tpu", environment={}, tpu_workers=nobody).settings == {}
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("gpu",), "--hosts is 'gpu': choose one of auto, none, tpu, slurm"),
+        (("slurm",), "no step of SLURM: start it with srun"),
+        (("auto", "node1:1"), "all of --coordinator=HOST:PORT"),
+        (("auto", "", 2, 0), "all of --coordinator=HOST:PORT"),
+        (("auto", "node1", 2, 0), "all of --coordinator=HOST:PORT"),
+        (("auto", "node1:1", 2, 2), "--process=0..N-1"),
+        (("slurm", "node1:1", 2, 1), "two ways to say it"),
+    ],
+    ids=str,
+)
+def test_flags_that_contradict_each_other(arguments, words):
+    with pytest.raises(ValueError) as caught:
+        find_hosts(*arguments, environment={}, tpu_workers=nobody)
+    assert words in str(caught.value)
+
+
+def test_one_host_has_the_whole_batch():
+    parallel = Parallel.create(devices=jax.devices()[:1])
+    batch = {"x0": np.arange(12).reshape(2, 6)}
+    assert parallel.hosts == 1 and parallel.share(batch, 1) is batch
+    assert parallel.reason == "one device"
+    two = dataclasses.replace(parallel, hosts=2)  # this is process 0 of them
+    np.testing.assert_array_equal(two.share(batch, 1)["x0"], [[0, 1, 2], [6, 7, 8]])
+    np.testing.assert_array_equal(two.share(batch)["x0"], [[0, 1, 2, 3, 4, 5]])
+
+
+# -- two processes of four devices -----------------------------------------------------------------
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(*commands, devices=4):
+    """Processes, one a command; none of them outlives the block."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=HERE.parent, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for command in commands
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def ended(processes, timeout=900) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each."""
+    deadline = time.monotonic() + timeout
+    said = [p.communicate(timeout=deadline - time.monotonic()) for p in processes]
+    return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """What `main` below has printed in process 0 of two."""
+    port = free_port()
+    with started(*((__file__, port, i) for i in range(2))) as processes:
+        (code, out, errors), other = ended(processes)
+    lines = [line for line in out.splitlines() if line.startswith("RESULT ")]
+    assert lines and code == other[0] == 0, out[-2000:] + errors[-4000:] + other[2][-2000:]
+    assert "RESULT" not in other[1]  # it does not speak
+    return json.loads(lines[0].removeprefix("RESULT "))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "1x8"])
+def test_two_processes_train_what_one_device_does(measured, mode):
+    """Parameters and averages of both players after five steps of IBMD."""
+    found = measured[mode]
+    assert measured["devices"] == 8 and measured["hosts"] == 2
+    assert found["difference"] < 1e-5 < 1e-3 < found["moved"]
+    assert found["step"] == 5
+    for name, value in measured["one"].items():
+        np.testing.assert_allclose(found["metrics"][name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_shards_cross_hosts(measured):
+    """1x8: every device of both hosts holds an eighth of the 32 x 32 kernel."""
+    assert measured["pmap"]["kernel"] == [32, 32] and measured["1x8"]["kernel"] == [4, 32]
+    assert measured["auto"] == ["fsdp", "one program over 2 hosts"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["pmap", "1x8"])
+def test_both_processes_get_all_samples_in_order(measured, mode):
+    """The whole batch comes back on each, row i at place i."""
+    assert measured[mode]["order"] == list(range(16))
+    assert measured[mode]["samples"] < 1e-5
+
+
+# -- run in each of two processes ------------------------------------------------------------------
+def main(port: int, process: int) -> None:
+    from test_parallel import (
+        STEPS,
+        UPDATES,
+        batch,
+        difference,
+        make_system,
+        moved,
+        optimizer_config,
+        pointwise,
+        random_params,
+        shard,
+    )  # fmt: skip
+
+    from jax_bridges.samplers import sample_few_step
+    from jax_bridges.times import student_grid
+    from jax_bridges.training import hosts
+    from jax_bridges.training.optimizers import make_optimizer
+    from jax_bridges.training.state import Player, State, graft
+    from jax_bridges.training.steps import make_ibmd_step
+
+    hosts.start(find_hosts("auto", f"127.0.0.1:{port}", 2, process))
+    hosts.only_chief_prints()
+    config, system = make_system()
+    system = pointwise(system, width=32)
+    adam = make_optimizer(optimizer_config(clip=1.0, learning_rate=1e-3), 10)
+    teacher = random_params(system.teacher)
+    start = {
+        "generator": graft(teacher, random_params(system.student, seed=2)),
+        "bridge_net": graft(teacher, random_params(system.bridge_net, seed=3)),
+    }
+    start = jax.tree.map(np.asarray, start)
+    times = student_grid(system.bridge, 2)
+
+    def sample(params, batch, key):
+        pair = system.prepare(batch, key, augment=False)
+        generate = system.generator(params, pair)
+        images = sample_few_step(generate, system.bridge, pair.xT, times, pair.keys)
+        return images, batch["index"]
+
+    def make(start):
+        return State.create(**{name: Player.create(p, adam) for name, p in start.items()})
+
+    def play(parallel):
+        state = parallel.init(make, start)
+        step = parallel.step(make_ibmd_step(system, config.distill, adam, adam), 1)
+        for k in range(STEPS):
+            group = parallel.put(parallel.share(batch(k, UPDATES + 1), 1), 1)
+            state, metrics = step(state, teacher, group, jax.random.key(1))
+        images, order = parallel.map(sample)(
+            state.players["generator"].ema, batch(0), jax.random.key(1)
+        )
+        return state, {k: float(v) for k, v in metrics.items()}, images, order
+
+    sharded = {
+        "1x8": dataclasses.replace(Parallel.create("fsdp", 8), min_shard=100),
+        "pmap": Parallel.create("pmap"),
+    }
+    one, metrics, images, _ = play(Parallel.create("fsdp", 1, jax.local_devices()[:1]))
+    auto = Parallel.create()
+    out = {
+        "one": metrics, "devices": jax.device_count(), "hosts": auto.hosts,
+        "auto": [auto.mode, auto.reason],
+    }  # fmt: skip
+    for name, parallel in sharded.items():
+        state, metrics, samples, order = play(parallel)
+        kernel = shard(state.players["generator"].params["second"]["kernel"])
+        whole = parallel.shardings(jax.eval_shape(lambda s: s, state))
+        whole = jax.tree.map(lambda s: parallel._named(), whole)
+        state = jax.jit(lambda s: s, out_shardings=whole)(state)
+        out[name] = dict(
+            difference=difference(one, state),
+            moved=moved(state, start),
+            metrics=metrics,
+            step=int(state.step),
+            kernel=kernel,
+            samples=float(np.abs(samples - images).max()),
+            order=order.tolist(),
+        )
+    print("RESULT " + json.dumps(out), flush=True)
+    hosts.barrier("end")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,180 @@
+"""report/: results.json, metrics.jsonl, tables and the headline."""
+
+import json
+import math
+import os
+import re
+
+import numpy as np
+import pytest
+from reports import ROWS, colour, results_of
+
+from jax_bridges.report import files as files_module
+from jax_bridges.report import (
+    format_table,
+    headline,
+    read_metrics,
+    read_results,
+    save_png,
+    write_results,
+)
+from jax_bridges.report.table import make_columns, sort_rows
+
+# ---------------------------------------------------------------- results.json, metrics.jsonl
+
+
+def test_results_round_trip_and_null_for_what_is_not_finite(tmp_path):
+    row = ROWS[0] | {"psnr": math.inf, "ssim": math.nan, "fd_lite0": np.float32(0.5)}
+    path = write_results(tmp_path / "run" / "results.json", results_of([row]))
+    back = read_results(path)
+    assert back["rows"][0] == ROWS[0] | {"psnr": None, "ssim": None, "fd_lite0": 0.5}
+    assert back["measured"]["size"] == [64, 64]
+    assert "NaN" not in path.read_text() and "Infinity" not in path.read_text()
+    assert math.isinf(row["psnr"])  # the caller's row is not touched
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"title": None}, 'results["title"] must be text'),
+        ({"rows": {}}, 'results["rows"] must be a list'),
+        ({"rows": [ROWS[0], {"model": "teacher"}]}, r'rows[1]["sampler"] must be text'),
+        ({"rows": [ROWS[0] | {"nfe": 1.5}]}, r'rows[0]["nfe"] must be a whole number'),
+        ({"rows": [ROWS[0] | {"images": 0}]}, r'rows[0]["images"] must be a number of images'),
+        (
+            {"rows": [ROWS[0] | {"psnrr": 1.0}]},
+            'unknown key "psnrr"; known metrics: fd_lite0, psnr',
+        ),
+        ({"rows": [ROWS[0] | {"psnr": "31"}]}, r"""rows[0]["psnr"] must be a finite number"""),
+        ({"rows": [ROWS[0] | {"source": "hearsay"}]}, "not 'hearsay'"),
+        ({"pictures": ["../secret.png"]}, "must be a path inside the work directory"),
+        ({"comparisons": [{"label": "a", "images": {"x": "/etc/a.png"}}]}, "'/etc/a.png' must be"),
+        ({"comparisons": [{"images": {}}]}, "comparisons[0] must be"),
+        ({"measured": {}}, 'measured["command"] must be text'),
+        ({"measured": results_of()["measured"] | {"date": "today"}}, "ISO 8601"),
+        ({"measured": results_of()["measured"] | {"size": [64]}}, "[height, width]"),
+    ],
+)
+def test_results_that_break_the_schema_are_refused_and_not_written(tmp_path, change, words):
+    path = write_results(tmp_path / "results.json", results_of())
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=re.escape(words)):
+        write_results(path, results_of() | change)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["results.json"]
+
+
+def test_read_results_says_what_is_wrong(tmp_path):
+    with pytest.raises(FileNotFoundError, match="run the evaluate stage"):
+        read_results(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text('{"title": "x", ')
+    with pytest.raises(ValueError, match="is not JSON"):
+        read_results(tmp_path / "results.json")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = save_png(tmp_path / "a.png", colour((1, 2, 3))[0])
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(files_module.os, "replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_png(path, colour((9, 9, 9))[0])
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.png"]
+
+
+def test_metrics_survive_a_kill_and_a_resume(tmp_path):
+    lines = [
+        json.dumps({"stage": "train", "step": step, "loss": 1 / step}) for step in (1, 2, 3, 4)
+    ]
+    lines += ['{"stage": "train", "st']  # killed here; resumed from the checkpoint of step 2
+    lines += [json.dumps({"stage": "train", "step": 3, "loss": 30.0})]
+    lines += [json.dumps({"stage": "distill", "step": 1, "generator_loss": 5.0}), "", "[1]", "\0\0"]
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes("\n".join(lines).encode() + b'\n{"stage": "distill", "step": 2, "x": "\xc3')
+    stages, skipped = read_metrics(path)
+    assert [(each["step"], each["loss"]) for each in stages["train"]] == [
+        (1, 1.0),
+        (2, 0.5),
+        (3, 30),
+    ]
+    assert [each["step"] for each in stages["distill"]] == [1]
+    assert skipped == 4  # the two cut lines, the list, the zero bytes
+
+
+# ---------------------------------------------------------------- table and headline
+
+
+def test_terminal_table_exactly():
+    assert format_table(ROWS) == "\n".join(
+        [
+            "Model    Sampler   NFE  FD-Lite0 ↓      PSNR ↑     Time ↓",
+            "                              hole   image, dB   ms/image",
+            "──────────────────────────────────────────────────────────",
+            "source   -           0       310.0       12.00          –",
+            "teacher  ode         1        17.8       32.25*       2.1*",
+            "teacher  ode       100        12.8       30.12      182.7",
+            "student  few_step    1        12.3*      31.50        2.1*",
+            "* best of its column; ↑ higher is better, ↓ lower is better; "
+            "NFE: network calls per image; 512 images per row; – not measured.",
+        ]
+    )
+
+
+def test_markdown_table_exactly_with_a_published_row():
+    published = dict(model="a|b", sampler="-", source="published", nfe=">=40", psnr=99.0)
+    assert format_table([published, *ROWS[2:]], markdown=True) == "\n".join(
+        [
+            "| Model | Sampler | NFE | FD-Lite0 ↓ (hole) | PSNR ↑ (image), dB | Time ↓, ms/image |",
+            "| :-- | :-- | --: | --: | --: | --: |",
+            "| teacher | ode | 1 | 17.8 | **32.25** | **2.1** |",
+            "| teacher | ode | 100 | **12.8** | 30.12 | 182.7 |",
+            "| a\\|b † | - | >=40 | – | 99.00 | – |",
+            "",
+            "**bold**: best of its column; ↑ higher is better, ↓ lower is better; "
+            "NFE: network calls per image; 512 images per row; "
+            "† published by others, not measured here; – not measured.",
+        ]
+    )
+
+
+def test_digits_follow_the_smallest_value_and_ties_share_the_mark():
+    base = dict(model="teacher", sampler="ode", images=64)
+    rows = [base | dict(nfe=n, fd_lite0=v) for n, v in ((1, 0.03514), (2, 0.03506), (4, 1.25))]
+    rows.append(dict(model="source", sampler="-", nfe=0, images=64, fd_lite0=0.02))
+    column = next(c for c in make_columns(rows) if c.key == "fd_lite0")
+    assert column.texts == ("0.0351", "0.0351", "1.2500", "0.0200")
+    assert column.best == (True, True, False, False)  # never the source
+    assert "Images" not in format_table(rows)
+    assert "Images" in format_table([rows[0] | {"images": 32}, *rows[1:]])
+    assert format_table([]) == "no results"
+
+
+def test_headline_compares_with_few_and_many_calls():
+    assert headline(ROWS) == (
+        "Student, 1 call: FD-Lite0 (hole) 12.3, 31% below the teacher's 1 call, "
+        "4% below its 100 calls, and 87x faster than the latter."
+    )
+    # A distance over another number of images is no comparison.
+    assert (
+        headline([ROWS[0] | {"images": 64}, *ROWS[1:]]) == "Student, 1 call: FD-Lite0 (hole) 12.3."
+    )
+    assert headline(ROWS[1:]) == "Teacher, 100 calls: FD-Lite0 (hole) 12.8."
+    assert headline(ROWS[:3]) == (
+        "Student, 1 call: FD-Lite0 (hole) 12.3, 4% below the teacher's 100 calls, and 87x faster."
+    )
+    psnr = [{k: v for k, v in row.items() if k != "fd_lite0_hole"} for row in ROWS]
+    assert headline(psnr).startswith(
+        "Student, 1 call: PSNR 31.50, 0.75 dB below the teacher's 1 call, 1.38 dB above its 100"
+    )
+    worse = [ROWS[0] | {"fd_lite0_hole": 40.94, "seconds_per_image": 0.0042}, ROWS[3]]
+    assert headline(worse) == (
+        "Student, 1 call: FD-Lite0 (hole) 40.9, 2.3 times the teacher's 1 call."
+    )
+    assert headline([ROWS[1]]) == headline([]) == "No model has been measured yet."
+
+
+def test_rows_of_other_models_come_after_the_student():
+    rows = [dict(model=m, sampler="-", nfe=1, images=1) for m in ("ddrm", "student", "source")]
+    assert [row["model"] for row in sort_rows(rows)] == ["source", "student", "ddrm"]

@@ -1,0 +1,179 @@
+"""restoring/: pictures of every kind, in and out."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms, ImageOps
+from restorers import bad_files, encoded, pixels
+
+from jax_bridges.data.images import BadImage
+from jax_bridges.restoring import Picture, read_picture
+from jax_bridges.restoring import pictures as pictures_module
+
+RNG = np.random.default_rng(0)
+
+
+# ---------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_png_in_and_out_is_exact(dtype, channels):
+    planes = pixels(9, 13, channels, dtype)
+    colours = 1 if channels < 3 else 3
+    alpha = planes[..., colours:] if channels > colours else None
+    png = Picture(planes[..., :colours], alpha).to_png()
+    back = read_picture(png)
+    np.testing.assert_array_equal(back.pixels, planes[..., :colours], strict=True)
+    if alpha is None:
+        assert back.alpha is None
+    else:
+        np.testing.assert_array_equal(back.alpha, alpha, strict=True)
+    seen = np.asarray(Image.open(io.BytesIO(png))).reshape(9, 13, -1)  # Pillow reads it as well
+    if dtype == np.uint8 or channels == 1:
+        np.testing.assert_array_equal(seen, planes)
+    elif channels > 2:
+        np.testing.assert_array_equal(seen, planes >> 8)
+
+
+def test_16_bit_png_with_one_clear_colour():
+    planes = pixels(1, 5, 3, np.uint16)
+    line = b"\0" + planes.astype(">u2").tobytes()
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 5, 1, 16, 2, 0, 0, 0))]
+    chunks += [(b"tRNS", planes[0, 2].astype(">u2").tobytes())]
+    chunks += [(b"IDAT", zlib.compress(line)), (b"IEND", b"")]
+    png = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks
+    )
+    picture = read_picture(png)
+    np.testing.assert_array_equal(picture.pixels, planes)
+    assert picture.alpha[0, :, 0].tolist() == [65535, 65535, 0, 65535, 65535]  # one clear colour
+
+
+def test_16_bit_tiff_keeps_its_bits():
+    tifffile = pytest.importorskip("tifffile")
+    for channels in (1, 3, 4):
+        for compression in (None, "zlib"):
+            planes, buffer = pixels(20, 30, channels, np.uint16), io.BytesIO()
+            tifffile.imwrite(
+                buffer,
+                planes[..., 0] if channels == 1 else planes,
+                photometric="minisblack" if channels == 1 else "rgb",
+                compression=compression,
+                extrasamples=[2] if channels == 4 else None,
+            )
+            picture = read_picture(buffer.getvalue())
+            np.testing.assert_array_equal(picture.pixels, planes[..., :3], strict=True)
+            assert (picture.alpha is None) == (channels < 4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF", "PNG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright(kind, orientation):
+    image = Image.fromarray(pixels(8, 16).repeat(2, 0).repeat(2, 1))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(image, kind, exif=exif, **options)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    picture = read_picture(data)
+    np.testing.assert_array_equal(picture.pixels, upright)
+    assert picture.size == ((32, 16) if orientation > 4 else (16, 32))
+    assert Image.open(io.BytesIO(picture.to_png())).getexif().get(0x0112, 1) == 1
+
+
+def test_other_modes_become_gray_or_colour():
+    colour = Image.fromarray(pixels())
+    gray = colour.convert("L")
+    np.testing.assert_array_equal(read_picture(gray).pixels[..., 0], np.asarray(gray))
+    bits = gray.convert("1")
+    assert set(np.unique(read_picture(bits).pixels)) <= {0, 255}
+    palette = colour.quantize(8)
+    np.testing.assert_array_equal(read_picture(palette).pixels, np.asarray(palette.convert("RGB")))
+    clear = encoded(palette, "PNG", transparency=3)
+    picture = read_picture(clear)
+    np.testing.assert_array_equal(picture.alpha[..., 0] == 0, np.asarray(palette) == 3)
+    cmyk = colour.convert("CMYK")
+    np.testing.assert_array_equal(
+        read_picture(encoded(cmyk, "TIFF")).pixels, np.asarray(cmyk.convert("RGB"))
+    )
+    wide = read_picture(pixels(3, 4, 4, np.uint16))
+    assert wide.pixels.shape == (3, 4, 3) and wide.alpha.dtype == np.uint16
+
+
+def test_a_colour_profile_is_carried_along():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    picture = read_picture(encoded(Image.fromarray(pixels()), "JPEG", icc_profile=profile))
+    assert Image.open(io.BytesIO(picture.to_png())).info["icc_profile"] == profile
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_composing_changes_the_hole_alone(dtype):
+    picture = Picture(pixels(dtype=dtype), pixels(channels=1, dtype=dtype))
+    np.testing.assert_array_equal(
+        picture.compose(picture.to_float(), None, False).pixels, picture.pixels
+    )  # there and back
+    hole = RNG.random((11, 7)) < 0.4
+    done = picture.compose(np.full((11, 7, 3), 1.5, np.float32), hole, False)
+    assert (done.pixels[hole] == np.iinfo(dtype).max).all() and done.alpha is picture.alpha
+    np.testing.assert_array_equal(done.pixels[~hole], picture.pixels[~hole])
+    gray = Picture(pixels(channels=1, dtype=dtype))
+    np.testing.assert_array_equal(gray.compose(gray.to_float(), hole, False).pixels, gray.pixels)
+    assert gray.compose(gray.to_float(), None, True).pixels.shape == (11, 7, 3)
+
+
+def test_files_are_written_whole_and_never_over_others(tmp_path):
+    picture, path = Picture(pixels()), tmp_path / "a.png"
+    picture.save(path)
+    with pytest.raises(FileExistsError, match="exists already"):
+        Picture(pixels()).save(path)
+    np.testing.assert_array_equal(read_picture(path).pixels, picture.pixels)
+    with pytest.raises(ValueError, match="written as PNG, since a lossy file"):
+        picture.save(tmp_path / "a.jpg")
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_every_bad_file_gets_its_reason(tmp_path):
+    seen = 0
+    for name, path, words in bad_files(tmp_path):
+        with pytest.raises(BadImage) as error:
+            read_picture(path)
+        assert re.search(words, str(error.value)), (name, str(error.value))
+        assert "\n" not in str(error.value)
+        seen += 1
+    assert seen == 12
+    with pytest.raises(BadImage, match="float64"):
+        read_picture(np.zeros((4, 4, 3)))
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can step down")
+def test_a_file_that_may_not_be_read(tmp_path):
+    path = tmp_path / "a.png"
+    Picture(pixels()).save(path)
+    path.chmod(0)
+    parents = [p for p in tmp_path.parents if p.stat().st_mode & 0o777 == 0o700] + [tmp_path]
+    modes = [(p, p.stat().st_mode) for p in parents]
+    try:
+        for p, mode in modes:
+            p.chmod(mode | 0o055)
+        os.seteuid(65534)
+        with pytest.raises(BadImage, match="permission denied"):
+            read_picture(path)
+    finally:
+        os.seteuid(0)
+        for p, mode in modes:
+            p.chmod(mode)
+
+
+def test_the_size_limit_counts_what_would_be_made(monkeypatch):
+    monkeypatch.setattr(pictures_module, "MAX_PIXELS", 100)
+    pictures_module.check_size((10, 10))
+    with pytest.raises(BadImage, match="would be 11x10"):
+        pictures_module.check_size((10, 11))
