@@ -108,7 +108,7 @@ def test_walsh_hadamard_against_the_matrix():
         atol=1e-6,
     )
     with pytest.raises(ValueError, match="power of 2"):
-        walsh_hadamard(jnp.zeros((1, 12)))
+        walsh_hadamard(jnp.zeros((1, 12, 1)))
 
 
 # -- properties -----------------------------------------------------------------------------------
