@@ -71,7 +71,7 @@ def test_reflow_is_a_second_run_from_the_first(images, tmp_path):
     config.train.mode, config.teacher.init = "reflow", str(tmp_path / "first")
     config.train.optimizer.learning_rate = 0.0
     assert jax_bridges.main.run(config, tmp_path / "second").exists()
-    second = saved(tmp_path / "second", "train")["ema"]["teacher"]
+    second = saved(tmp_path / "second", "train")["params"]["teacher"]
     jax.tree.map(np.testing.assert_array_equal, first, second)  # it started there
 
     config.bridge = {"name": "brownian", "deterministic": True, "t_min": 1e-2}

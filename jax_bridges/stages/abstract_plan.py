@@ -155,10 +155,11 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
     batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
     # On a CPU the steps unroll their loops, to run faster there: 80 networks long in a paper's row.
     with mock.patch.object(steps, "_unroll", lambda: False):
+        if not isinstance(run.parallel.mesh, AbstractMesh):
+            return stage.step.lower(state, frozen, batch, _key_shape())
         traced = stage.step.trace(state, frozen, batch, _key_shape())
-    if isinstance(run.parallel.mesh, AbstractMesh):  # devices that are not there have no platform
+        # Devices that are not there have no platform of their own.
         return traced.lower(lowering_platforms=(jax.default_backend(),))
-    return traced.lower()
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:
