@@ -147,7 +147,7 @@ def base_config() -> ConfigDict:
     config.distill.bridge_weight_max = 0.0  # its upper bound; 0: none
     config.distill.ema = 0.99  # as of train, for both players
     config.distill.max_skipped = 20  # as of train, for either player
-    config.distill.optimizer = _optimizer(learning_rate=3e-4, b1=0.0, warmup=20)
+    config.distill.optimizer = _optimizer(learning_rate=2e-4, b1=0.0, warmup=20)
     config.distill.bridge_optimizer = _optimizer(
         learning_rate=5e-4, schedule="constant", b1=0.0, warmup=60
     )
