@@ -3,10 +3,18 @@
 Trains a small unconditional model of 32x32 pieces of the Earth and restores six corruptions it has
 never seen by every method of `jax_bridges.zero_shot`; minutes on a laptop. The variant "edm" trains
 with EDM's noise levels instead of DDPM's.
+
+"adm256" and "adm256_cond" take OpenAI's networks for ImageNet at 256 x 256 (the latter is told the
+class) with their learned variance, as imported by
+
+    python -m jax_bridges.import_torch 256x256_diffusion_uncond.pt --as=adm --out-channels=6 priors/adm
+
+and given as `--config.teacher.checkpoint=priors/adm --config.data.path=FOLDER` (train/ and val/).
 """
 
 from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
+from jax_bridges.models.adm import ADM_PRESETS
 
 
 def _edm(config):
@@ -15,7 +23,24 @@ def _edm(config):
     config.train.times = "edm_lognormal"
 
 
-VARIANTS = {"edm": _edm}
+def _adm256(config, preset="adm256_uncond"):
+    defaults = {"conditional": False, "num_classes": 0, "dropout": 0.0, "dtype": "float32"}
+    config.network = {"name": "adm", **defaults, **ADM_PRESETS[preset]}
+    config.preconditioning = {"name": "epsilon"}
+    config.data.name, config.data.size, config.data.rotate = "folder", 256, False
+    config.teacher.checkpoint = "priors/adm"
+    config.evaluate.images, config.evaluate.batch = 1000, 4
+    config.zero_shot.nfe = 100  # as published, as are the next two
+    config.zero_shot.settings.repaint = {"nfe": 250, "travel": (10, 10)}
+    config.zero_shot.settings.dps = {"nfe": 1000, "scale": 0.3}
+
+
+def _adm256_cond(config):
+    _adm256(config, "adm256_cond")
+    config.data.classes = "subfolders"
+
+
+VARIANTS = {"edm": _edm, "adm256": _adm256, "adm256_cond": _adm256_cond}
 
 
 def get_config(variant: str = ""):

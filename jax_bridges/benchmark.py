@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import statistics
 import sys
 import time
@@ -34,11 +33,13 @@ from ml_collections import config_flags
 from jax_bridges import papers
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
+from jax_bridges.command import run_command
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.models import ADM, DTYPES, MODELS
 from jax_bridges.report.files import write_atomic
 from jax_bridges.stages.abstract_plan import (
+    STAGES,
     abstract_batch,
     abstract_run,
     call_flops,
@@ -270,7 +271,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         default="",
         help=f"of {', '.join(DTYPES)}, with commas; the network's own if empty",
     )
-    known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty"
+    known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty. With "
+    known += f"--plan: of {', '.join(STAGES)}, both if empty"
     add("--what", default="", help=known)
     add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
     add("--size", type=int, default=0, help="pixels; 0: the network's own")
@@ -363,21 +365,16 @@ def plan(options: argparse.Namespace, given) -> None:
     ((_, config),) = configurations(options, given)
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
     validate(config, parallel.devices)
-    made = make_plan(config, parallel, options.compile, partial(print, flush=True))
+    stages = [what for what in options.what.split(",") if what] or STAGES
+    made = make_plan(config, parallel, options.compile, partial(print, flush=True), stages)
     print(describe_plan(config, parallel, made), flush=True)
 
 
 def main() -> int:
     """Entry point; returns the exit status."""
     options, rest = arguments()
-    try:
-        (plan if options.plan else benchmark)(options, read_config(rest))
-    except (ValueError, FileNotFoundError) as error:
-        if os.environ.get("JAX_BRIDGES_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    work = plan if options.plan else benchmark
+    return run_command(lambda: work(options, read_config(rest)))
 
 
 if __name__ == "__main__":

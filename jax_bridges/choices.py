@@ -17,6 +17,13 @@ def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
     raise ValueError(f"Unknown {kind} '{name}': choose one of {', '.join(sorted(table))}.{hint}")
 
 
+def require_positive(part: str, settings: Mapping[str, Any], *keys: str) -> None:
+    """ValueError, with its name `part.key`, for the first of `keys` whose setting is below 1."""
+    for key in keys:
+        if settings[key] < 1:
+            raise ValueError(f"{part}.{key} is {settings[key]}: it must be at least 1.")
+
+
 def choose(
     kind: str, table: Mapping[str, Callable[..., Any]], name: str, settings: Mapping[str, Any]
 ) -> Any:

@@ -114,7 +114,7 @@ def base_config() -> ConfigDict:
     config.train.mode = "bridge"
     config.train.rounds = 1  # dsbm: to x_0 and to x_T in turn, in equal parts of the steps; an odd number
     config.train.simulation_steps = 10  # reflow, dsbm: network calls that make a pair
-    config.train.steps = 1500  # updates
+    config.train.steps = 2400  # updates
     config.train.batch = 32  # images a step, over all devices
     config.train.microbatches = 1  # the batch in so many parts, one after the other
     config.train.times = "uniform"  # uniform | towards_source
@@ -129,23 +129,25 @@ def base_config() -> ConfigDict:
     # IBMD -----------------------------------------------------------------------------------------
     config.distill = ConfigDict()
     config.distill.method = "ibmd"  # ibmd | cbd | cbt; the latter have keys of their own below
-    config.distill.steps = 360  # generator updates
+    config.distill.steps = 300  # generator updates
     config.distill.batch = 32  # images an update
     config.distill.microbatches = 1  # as of train
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update
     config.distill.student_steps = 4  # N: calls the student is trained for; any fewer work too
     config.distill.roll_out = "random"  # random (one of the N calls) | chain | chain_through (all)
-    config.distill.first_call = 0.5  # random: share of examples at the first call, the hardest one
+    config.distill.first_call = 0.4  # random: share of examples at the first call, the hardest one
     config.distill.bridge_net_sees_call = True  # random: it is told which call made x_0
     config.distill.z_channels = 3  # of the generator's noise input; 0: the noise of x_T is all it has
     config.distill.z_scale = 4.0  # its standard deviation: the input's weights start at 0 and must grow
     config.distill.times = "uniform"  # of both losses: uniform | towards_source
-    config.distill.weight = "one"  # lambda(t) of the generator's loss: as of train
+    config.distill.weight = "inverse_sigma"  # lambda(t) of the generator's loss: as of train
     config.distill.weight_max = 0.0  # its upper bound; 0: none
     config.distill.normalize = True  # divide the generator's loss by its detached |x0* - x0|
     config.distill.bridge_weight = "inverse_sigma"  # lambda(t) of the bridge net's loss
     config.distill.bridge_weight_max = 0.0  # its upper bound; 0: none
-    config.distill.ema = 0.99  # as of train, for both players
+    config.distill.ema = 0.99  # as of train, of the generator
+    # of the bridge net, whose average the generator's loss sees: 0 is the net itself, as in Alg. 1
+    config.distill.bridge_ema = 0.95
     config.distill.max_skipped = 20  # as of train, for either player
     config.distill.optimizer = _optimizer(learning_rate=2e-4, b1=0.0, warmup=20)
     config.distill.bridge_optimizer = _optimizer(
@@ -181,6 +183,12 @@ def base_config() -> ConfigDict:
     config.compare.students = ()  # methods of distillation; none: one student, by distill.method
     config.compare.samplers = ("ancestral", "dbim", "dbim2", "dbim3", "heun")  # of the teacher
     config.compare.teacher_nfe = (1, 2, 5, 10, 20, 100)  # its calls; students: evaluate.student_nfe
+    # WORKDIR of a diffusion prior (configs/zero_shot.py, --as=adm) of the same size: its rows as well
+    config.compare.prior = ""
+    config.compare.prior_methods = (  # of zero_shot.SOLVERS; those that do not suit the task are spared
+        "pinv", "ddnm", "ddnm_plus", "ddrm", "pigdm", "dps", "repaint",
+    )  # fmt: skip
+    config.compare.prior_nfe = 50  # noise levels they visit, where the prior's run does not say
 
     # Zero-shot restoration (configs/zero_shot.py): one diffusion prior instead of teacher and student --
     config.zero_shot = ConfigDict()
@@ -190,6 +198,8 @@ def base_config() -> ConfigDict:
         "pinv", "ddnm", "ddnm_plus", "ddrm", "pigdm", "dps", "repaint", "ilvr", "sdedit",
     )  # fmt: skip
     config.zero_shot.nfe = 50  # noise levels that a method visits
+    config.zero_shot.classifier = ""  # file of OpenAI's classifier of noisy images: guides to data labels
+    config.zero_shot.classifier_scale = 1.0  # of its guidance; 1: Bayes' rule
     # method -> its solver's knobs, its own nfe, and start: sdedit's share of the time
     config.zero_shot.settings = ConfigDict(
         {

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
+from jax_bridges.command import Parser, run_command
 from jax_bridges.corruptions import fill_hole
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.import_torch.writer import write_safetensors
@@ -63,6 +62,16 @@ def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTre
             raise FileNotFoundError(f"There is no {player} in {workdir} (no checkpoints/{stage}).")
         config = checkpoints.meta()["config"]
         return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
+
+
+def recorded_config(workdir: str | Path, player: str) -> dict[str, Any]:
+    """The configuration that is recorded beside the weights of "student" or "teacher".
+
+    Raises FileNotFoundError: the folder has none.
+    """
+    stage, _ = look_up("player", _PLAYERS, player)
+    with Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True) as checkpoints:
+        return checkpoints.meta()["config"]
 
 
 def export_jax(
@@ -230,13 +239,8 @@ def _has_mask(system: System) -> bool:
     return jax.eval_shape(system.corruption, image, keys).mask is not None
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m jax_bridges.export", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="python -m jax_bridges.export", description=__doc__, allow_abbrev=False)
     add = parser.add_argument
     add("workdir", metavar="WORKDIR", help="what a run (or, for a teacher, an import) left")
     add("out", metavar="OUT", help="file to write")
@@ -274,16 +278,8 @@ def run(argv: list[str]) -> Path:
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 after one sentence on stderr."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
     jax.config.update("jax_captured_constants_warn_bytes", -1)  # they are the point here
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:
-        if os.environ.get("JAX_BRIDGES_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    return run_command(lambda: run(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
+from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.report.files import write_atomic
@@ -195,24 +196,22 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(
             "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
         )
-    logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jax_bridges"))
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
-    try:
+    keep_compiled()
+
+    def work() -> None:
         found = (_HOSTS.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         hosts.start(hosts.find_hosts(*found))
         hosts.only_chief_prints()
         check_given(config, getattr(flags.FLAGS["config"], "override_values", {}))
         run(config, _WORKDIR.value or f"runs/{config.task}")
+
+    try:
+        code = run_command(work, (ValueError, OSError, Diverged))
     except Stopped as stopped:
         print(f"{stopped}; the same command goes on from there", flush=True)
-        sys.exit(REQUEUE)
-    except (ValueError, OSError, Diverged) as error:
-        if os.environ.get("JAX_BRIDGES_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        code = REQUEUE
+    if code:
+        sys.exit(code)
 
 
 def entry() -> None:

@@ -191,6 +191,7 @@ def ibmd(
     distill.weight_max = distill.bridge_weight_max = 0.0
     distill.normalize = False
     distill.ema = 0.99
+    distill.bridge_ema = 0.0
     for optimizer in ("optimizer", "bridge_optimizer"):
         name = teacher.optimizer.name
         _optimizer(distill, optimizer, name=name, learning_rate=learning_rate, schedule="constant")

@@ -192,13 +192,17 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
     """Wraps `network(x, c_noise, xT, z) -> F` into `x0_hat = denoise(x_t, t, x_T, z=None)`.
 
     The network decides itself whether it looks at x_T (conditional) or not; x_T goes in unscaled,
-    as the released conditional teachers were trained.
+    as the released conditional teachers were trained. Of a network with twice the image's channels the
+    second half v is ADM's learned variance (arXiv 2102.09672, eq. 15): the denoiser then gives the
+    pair (x0_hat, (v + 1) / 2), which `zero_shot.steps.predict` takes.
     """
 
     def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> Array:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
         c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
-        raw = network(expand(c_in, xt) * xt, c_noise, xT, z)
-        return expand(c_skip, xt) * xt + expand(c_out, xt) * raw.astype(xt.dtype)
+        raw = network(expand(c_in, xt) * xt, c_noise, xT, z).astype(xt.dtype)
+        raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
+        x0_hat = expand(c_skip, xt) * xt + expand(c_out, xt) * raw
+        return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat
 
     return denoise

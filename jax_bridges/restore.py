@@ -9,13 +9,20 @@ folder of pictures also a folder of masks of the same names) or --box=LEFT,TOP,W
     restorer = Restorer("runs/inpaint", nfe=2)
     picture = restorer("photo.jpg", mask="mask.png", seed=0)
     picture.save("restored.png")                    # picture.pixels: uint8 or uint16 [H, W, C]
+
+With --solver MODEL is a diffusion prior (a run of configs/zero_shot.py, or an imported ADM) and
+--operator says what made the picture from the one that is wanted: inpaint, superres, colorize, blur,
+denoise, or several with "+": --solver=ddnm --operator=colorize+superres:kind=pool,factor=2+inpaint.
+
+    from jax_bridges.restore import PriorRestorer
+    restorer = PriorRestorer("runs/zero_shot", "ddnm", "superres:factor=4")
+    restorer("small.png", seed=0).save("large.png")
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import logging
 import os
 import sys
 import time
@@ -23,29 +30,21 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.data.images import BadImage
 from jax_bridges.report.pictures import save_png
-from jax_bridges.restoring.files import Order, find_orders
+from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import Box, find_hole, parse_box
 from jax_bridges.restoring.jobs import fill_box, fill_free, restore_whole, run_jobs, widest_part
+from jax_bridges.restoring.methods import OPERATORS
 from jax_bridges.restoring.models import open_model
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
+from jax_bridges.restoring.prior import TILINGS, PriorRestorer
 from jax_bridges.restoring.sheets import before_and_after, sample_sheet
-
-
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """One picture to restore: anything `read_picture` takes, its hole, and which sample is wanted."""
-
-    picture: Any
-    mask: Any = None
-    boxes: Sequence[Box] = ()
-    invert: bool = False
-    sample: int = 0
+from jax_bridges.zero_shot import SOLVERS
 
 
 class Restorer:
@@ -175,8 +174,13 @@ class Restorer:
             return picture, None
         return picture, find_hole(picture.size, task.mask, task.boxes, task.invert)
 
-    def warm_up(self) -> float:
-        """Compiles, on a small picture; the seconds it took."""
+    def before(self, task: Task) -> tuple[Picture, np.ndarray | None]:
+        """What there is to go on, as a picture, and its hole."""
+        return self.read(task)
+
+    def warm_up(self, task: Task | None = None) -> float:
+        """Compiles, on a small picture, as a tile's size is all that counts; the seconds it took."""
+        del task
         begin = time.perf_counter()
         picture = np.zeros((*self.model.size, 3), np.uint8)
         height, width = picture.shape[:2]
@@ -213,13 +217,8 @@ class Restorer:
         return tuple(int(n * self.overlap) for n in size)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jax_bridges.restore", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -239,10 +238,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--enlarge", type=int, help="super-resolution: 1 if IN has its final size already")
     add("--label", type=int, help="class, for networks that have classes")
     add("--tile", type=int, help="side of a tile; for imports, which do not record it")
-    add("--overlap", type=float, default=0.25, help="share of a tile in common with a neighbour")
+    add(
+        "--overlap", type=float, help="share of a tile in common with a neighbour (0.25; prior 0.5)"
+    )
     add("--batch", type=int, default=16, help="tiles at once")
     add("--on-bad-file", choices=("refuse", "skip"), default="refuse", dest="on_bad_file")
     add("--force", action="store_true", help="overwrite what is in OUT already (never IN)")
+    prior = parser.add_argument_group("diffusion priors").add_argument
+    prior("--solver", metavar="NAME[:K=V,...]", help=f"{', '.join(SOLVERS)}, and its settings")
+    prior("--operator", metavar="NAME[:K=V,...]", help=f"{', '.join(OPERATORS)}; several with +")
+    prior("--sigma-y", type=float, help="noise of the picture, in units of [-1, 1] (white is 1)")
+    prior(
+        "--simulate", action="store_true", help="IN is clean: the operator is applied to it first"
+    )
+    prior("--classifier", metavar="FILE", help="OpenAI's, of noisy images: guides towards --label")
+    prior("--guidance", type=float, help="its scale, 1 by default")
+    prior(
+        "--tiling", choices=TILINGS, help="tiles at once and blended, or one after the other (ddnm)"
+    )
+    prior(
+        "--coarse", type=int, metavar="N", help="means of NxN pixels first: large holes and factors"
+    )
     return parser
 
 
@@ -261,13 +277,11 @@ def run(argv: list[str]) -> list[Path]:
     extra = ["grid"] * (flags.samples > 1) + ["compare"] * flags.compare
     extra += [str(i) for i in range(2, flags.samples + 1)]
     orders = find_orders(flags.source, flags.out, flags.mask, extra, flags.force)
-    restorer = Restorer(
-        flags.workdir, flags.model, nfe=flags.nfe, sampler=flags.sampler, tile=flags.tile,
-        label=flags.label, batch=flags.batch, overlap=flags.overlap, enlarge=flags.enlarge,
-    )  # fmt: skip
+    restorer = _open(flags)
     print(f"{flags.workdir}: {restorer.model.text}", flush=True)
     orders = _check(restorer, orders, boxes, flags)
-    print(f"compiled in {restorer.warm_up():.1f} s", flush=True)
+    first = Task(orders[0].source, orders[0].mask, boxes, flags.invert)
+    print(f"compiled in {restorer.warm_up(first):.1f} s", flush=True)
 
     begin, written, done, pixels = time.perf_counter(), [], {}, 0
     tasks = [
@@ -294,6 +308,38 @@ def run(argv: list[str]) -> list[Path]:
         flush=True,
     )
     return written
+
+
+def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
+    """The model with the flags that are its own; ValueError for those that are not."""
+    # Not `in (None, False)`, which would leave out a 0.
+    given = {
+        k: value for k, value in vars(flags).items() if value is not None and value is not False
+    }
+
+    def options(*names: str) -> dict[str, Any]:
+        return {name: given[name] for name in names if name in given}
+
+    own = ("nfe", "tile", "label", "batch", "overlap")
+    bridge = ("sampler", "enlarge")
+    prior = ("sigma_y", "simulate", "tiling", "coarse", "classifier", "guidance")
+    if not (flags.solver or flags.operator):
+        for name in prior:
+            if name in given:
+                raise ValueError(f"--{name.replace('_', '-')} goes with --solver and --operator.")
+        return Restorer(flags.workdir, flags.model, **options(*own, *bridge))
+    if not (flags.solver and flags.operator):
+        raise ValueError("--solver and --operator go together: say what and how, or neither.")
+    for name in bridge:
+        if name in given:
+            raise ValueError(f"--{name} is for bridges: leave it out with --solver.")
+    if "guidance" in given and "classifier" not in given:
+        raise ValueError("--guidance is the scale of a classifier's: it goes with --classifier.")
+    if not Path(flags.workdir).is_dir():
+        raise ValueError(
+            f"--solver needs the WORKDIR of a diffusion prior, and {flags.workdir} is none."
+        )
+    return PriorRestorer(flags.workdir, flags.solver, flags.operator, **options(*own, *prior))
 
 
 def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]:
@@ -331,7 +377,7 @@ def _write(restorer: Restorer, order: Order, samples: list[Picture], boxes, flag
         written.append(picture.save(order.beside(str(i)), force=flags.force))
     if flags.compare or len(samples) > 1:
         task = Task(order.source, order.mask, boxes, flags.invert)
-        before, hole = restorer.read(task)
+        before, hole = restorer.before(task)
         images = [picture.to_uint8() for picture in samples]
         if flags.compare:
             sheet = before_and_after(before.to_uint8(), images[0], hole)
@@ -344,18 +390,8 @@ def _write(restorer: Restorer, order: Order, samples: list[Picture], boxes, flag
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 after one sentence on stderr."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/jax_bridges"))
-    if jax.config.jax_compilation_cache_dir is None:
-        jax.config.update("jax_compilation_cache_dir", cache)
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:
-        if os.environ.get("JAX_BRIDGES_DEBUG"):
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    keep_compiled()
+    return run_command(lambda: run(sys.argv[1:] if argv is None else argv))
 
 
 if __name__ == "__main__":

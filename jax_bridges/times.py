@@ -128,8 +128,8 @@ def student_grid(bridge: Bridge, nfe: int, trained: int | None = None) -> np.nda
     trained = nfe if trained is None else trained
     if not 1 <= nfe <= trained:
         raise ValueError(
-            f"This student was trained for 1 to {trained} calls; nfe = {nfe} was asked for: "
-            "train it with a larger distill.student_steps."
+            f"This student is trained for 1 to {trained} calls; nfe = {nfe} was asked for: choose one "
+            "of those, or train it with a larger distill.student_steps."
         )
     grid = uniform_grid(bridge, trained)[:-1]
     return grid[[int(k * trained / nfe) for k in range(nfe)]]

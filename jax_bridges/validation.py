@@ -19,11 +19,11 @@ from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import SAMPLERS
 from jax_bridges.times import TRAINING_TIMES
 from jax_bridges.training.couplings import check_mode
-from jax_bridges.training.distillers import DISTILLERS, make_distiller
-from jax_bridges.training.optimizers import MOMENTS, OPTIMIZERS, SCHEDULES
+from jax_bridges.training.distillers import DISTILLERS, check_method
+from jax_bridges.training.optimizers import check_optimizer
 from jax_bridges.training.parallel import MODES
 from jax_bridges.training.settings import distill_keys
-from jax_bridges.training.steps import ROLL_OUTS, WEIGHTS
+from jax_bridges.training.steps import WEIGHTS
 from jax_bridges.training.system import System, image_size
 from jax_bridges.zero_shot import SOLVERS
 
@@ -41,7 +41,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
 
     def positive(*keys: str) -> None:
         for key in keys:
-            value = config.get_ref(key).get() if "." not in key else _get(config, key)
+            value = _get(config, key)
             if value < 1:
                 raise ValueError(f"{key} is {value}: it must be at least 1.")
 
@@ -66,7 +66,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     for stage in trained:
         look_up("distribution of training times", TRAINING_TIMES, stage.times)
         look_up("loss weight", WEIGHTS, stage.weight)
-        _check_optimizer(stage.optimizer)
+        check_optimizer(stage.optimizer)
 
     for name, batch, parts in (
         *(("train", stage.batch, stage.microbatches) for stage in trained),
@@ -130,12 +130,15 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_zero_shot(config, bridge)
     for name in config.compare.samplers:
         look_up("sampler", SAMPLERS, name)
+    if config.compare.prior:
+        _check_compared_prior(config, corruption)
     methods = tuple(config.compare.students) or (config.distill.method,)
     if len(set(methods)) < len(methods):
         raise ValueError(f"compare.students is {methods}: name each method once.")
     for method in methods:
         look_up("method of distillation", DISTILLERS, method)
-        _check_method(config, method, bridge, positive)
+        asked = tuple(config.evaluate.student_nfe)
+        check_method(config.distill, method, bridge, corruption, asked)
 
 
 def _check_zero_shot(config: ConfigDict, bridge) -> None:
@@ -155,10 +158,20 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
         raise ValueError(
             "A diffusion prior sees no x_T: set network.conditional and keep_known to False."
         )
+    if config.network.get("out_channels", 3) != 3 and not config.teacher.checkpoint:
+        raise ValueError(
+            f"network.out_channels is {config.network.out_channels}, a prior with a learned variance, which "
+            "can be used (teacher.checkpoint) but not trained here: set it to 3."
+        )
     if config.corruption.name != "identity":
         raise ValueError(
             f"corruption.name is '{config.corruption.name}': a diffusion prior trains on clean images, "
             "set it to 'identity' and name the corruptions in zero_shot.tasks."
+        )
+    if config.zero_shot.classifier and not (has_labels(config.data) and config.bridge.name == "ddpm"):
+        raise ValueError(
+            "zero_shot.classifier guides a prior with DDPM's noise levels to the data's labels: set "
+            "bridge.name to ddpm, and data.classes or data.label_key."
         )
     for name, task in tasks.items():
         if set(task) != {"operator", "sigma_y"} or task.sigma_y < 0:
@@ -187,6 +200,24 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
     bridge.levels(config.zero_shot.nfe)
 
 
+def _check_compared_prior(config: ConfigDict, corruption) -> None:
+    """Zero-shot rows beside the bridges': a comparison, of a task that such solvers know."""
+    if not config.compare.students:
+        raise ValueError(
+            "compare.prior adds rows to a comparison: name its students in compare.students "
+            "(configs/compare.py)."
+        )
+    if not (corruption.linear or config.corruption.name == "inpaint_freeform"):
+        raise ValueError(
+            f"compare.prior: '{config.corruption.name}' is no linear operator, which zero-shot solvers need: "
+            "leave it out."
+        )
+    for method in config.compare.prior_methods:
+        look_up("zero-shot solver", SOLVERS, method)
+    if config.compare.prior_nfe < 2:
+        raise ValueError(f"compare.prior_nfe is {config.compare.prior_nfe}: it must be at least 2.")
+
+
 def check_given(config: ConfigDict, given: Iterable[str]) -> None:
     """Refuses keys of `distill` that were given by hand and that no method of this run reads.
 
@@ -208,67 +239,6 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
         raise ValueError(
             f"distill.{key} was given, but the method {' or '.join(methods)} does not read it: {hint}, "
             "or choose another distill.method."
-        )
-
-
-def _check_method(config: ConfigDict, method: str, bridge, positive) -> None:
-    """The keys that a method of distillation reads."""
-    part = "distill" if method == "ibmd" else f"distill.{method}"
-    distill = config.distill.copy_and_resolve_references()
-    distill.method = method
-    distiller, settings = make_distiller(distill)
-    positive(f"{part}.steps")
-    _check_optimizer(settings.optimizer)
-    if method == "ibmd":
-        _check_ibmd(config, positive)
-    distiller.check(settings, bridge)
-    if min(config.evaluate.student_nfe) < 1:
-        raise ValueError(
-            f"evaluate.student_nfe is {tuple(config.evaluate.student_nfe)}: each must be at least 1."
-        )
-    for nfe in config.evaluate.student_nfe:
-        distiller.grid(bridge, nfe, settings)  # refuses what the student cannot do
-
-
-def _check_ibmd(config: ConfigDict, positive) -> None:
-    positive("distill.bridge_updates", "distill.student_steps")
-    look_up("roll-out", ROLL_OUTS, config.distill.roll_out)
-    bridge = make_bridge(**config.bridge)
-    if config.distill.roll_out != "random" and (bridge.needs_source or not bridge.pinned):
-        raise ValueError(
-            f"distill.roll_out is '{config.distill.roll_out}': the steps of the bridge "
-            f"'{config.bridge.name}' depend on x_T or start from a noisy one, which a chain leaves out: "
-            "set it to 'random'."
-        )
-    look_up("distribution of training times", TRAINING_TIMES, config.distill.times)
-    look_up("loss weight", WEIGHTS, config.distill.weight)
-    look_up("loss weight", WEIGHTS, config.distill.bridge_weight)
-    _check_optimizer(config.distill.bridge_optimizer)
-    if not 0 < config.distill.first_call <= 1:
-        raise ValueError(
-            f"distill.first_call is {config.distill.first_call}: it is a share, above 0 and at most 1."
-        )
-    most = max(config.evaluate.student_nfe, default=1)
-    if most > config.distill.student_steps or min(config.evaluate.student_nfe, default=1) < 1:
-        raise ValueError(
-            f"evaluate.student_nfe is {tuple(config.evaluate.student_nfe)}: the student is trained for 1 to "
-            f"{config.distill.student_steps} calls (distill.student_steps)."
-        )
-    fill = getattr(make_corruption(**config.corruption), "fill", None)
-    if not config.distill.z_channels and fill != "noise":
-        raise ValueError(
-            "A student without z has no randomness at its first call: set distill.z_channels to 3, "
-            "or corruption.fill to 'noise' for inpainting."
-        )
-
-
-def _check_optimizer(optimizer: ConfigDict) -> None:
-    look_up("optimiser", OPTIMIZERS, optimizer.name)
-    look_up("learning-rate schedule", SCHEDULES, optimizer.schedule)
-    look_up("dtype of moments", MOMENTS, optimizer.moment_dtype)
-    if optimizer.name == "radam" and optimizer.moment_dtype != "float32":
-        raise ValueError(
-            "The radam optimiser keeps its moments in float32: set moment_dtype so, or name to adam."
         )
 
 

@@ -10,16 +10,8 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-kind="" tag=""
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --for) kind="$(option "$1" "$@")"; shift 2 ;;
-    --tag) tag="$(option "$1" "$@")"; shift 2 ;;
-    *) die "unknown option $1." ;;
-  esac
-done
+options "for= tag=" "$@"
+kind="$for"
 case "$kind" in
   cpu|cuda|tpu) ;;
   *) die "--for is '$kind': choose cpu, cuda or tpu." ;;

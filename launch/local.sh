@@ -12,22 +12,13 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-devices=""
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --cpu-devices) devices="$(option "$1" "$@")"; shift 2 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; the program's own come after --." ;;
-  esac
-done
-[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py."
+options "cpu-devices= --" "$@"
+program "--config=configs/inpaint.py"
 
 settings=()
-if [[ -n "$devices" ]]; then
-  [[ "$devices" =~ ^[1-9][0-9]*$ ]] || die "--cpu-devices is '$devices': give a number."
-  flags="--xla_force_host_platform_device_count=$devices"
+if [[ -n "$cpu_devices" ]]; then
+  [[ "$cpu_devices" =~ ^[1-9][0-9]*$ ]] || die "--cpu-devices is '$cpu_devices': give a number."
+  flags="--xla_force_host_platform_device_count=$cpu_devices"
   settings=(env JAX_PLATFORMS=cpu "XLA_FLAGS=${XLA_FLAGS:+$XLA_FLAGS }$flags")
 fi
-run "${settings[@]}" "${PYTHON:-python}" -m jax_bridges.main --hosts=none "$@"
+run "${settings[@]}" "${PYTHON:-python}" -m jax_bridges.main --hosts=none "${PROGRAM[@]}"

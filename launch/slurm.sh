@@ -19,24 +19,9 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-nodes=1 gpus=8 cpus=8 limit="" name=jax_bridges
-partition="${SLURM_PARTITION:-}" account="${SLURM_ACCOUNT:-}"
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --nodes) nodes="$(option "$1" "$@")"; shift 2 ;;
-    --gpus) gpus="$(option "$1" "$@")"; shift 2 ;;
-    --cpus) cpus="$(option "$1" "$@")"; shift 2 ;;
-    --time) limit="$(option "$1" "$@")"; shift 2 ;;
-    --partition) partition="$(option "$1" "$@")"; shift 2 ;;
-    --account) account="$(option "$1" "$@")"; shift 2 ;;
-    --name) name="$(option "$1" "$@")"; shift 2 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; the program's own come after --." ;;
-  esac
-done
-[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py --workdir=DIR."
+options "nodes=1 gpus=8 cpus=8 time= partition= account= name=jax_bridges --" "$@"
+partition="${partition:-${SLURM_PARTITION:-}}" account="${account:-${SLURM_ACCOUNT:-}}"
+program "--config=configs/inpaint.py --workdir=DIR"
 
 script() {
   echo "#!/usr/bin/env bash"
@@ -49,12 +34,12 @@ script() {
   echo "#SBATCH --open-mode=append"
   echo "#SBATCH --requeue"
   echo "#SBATCH --signal=TERM@120"
-  [[ -z "$limit" ]] || echo "#SBATCH --time=$limit"
+  [[ -z "$time" ]] || echo "#SBATCH --time=$time"
   [[ -z "$partition" ]] || echo "#SBATCH --partition=$partition"
   [[ -z "$account" ]] || echo "#SBATCH --account=$account"
   echo "code=0"
-  echo "srun --kill-on-bad-exit=0 $(quoted "${PYTHON:-python}" -m jax_bridges.main --hosts=slurm "$@") || code=\$?"
+  echo "srun --kill-on-bad-exit=0 $(quoted "${PYTHON:-python}" -m jax_bridges.main --hosts=slurm "${PROGRAM[@]}") || code=\$?"
   echo 'if [[ "$code" == 75 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi'
   echo 'exit "$code"'
 }
-if [[ "$DRY_RUN" == 1 ]]; then script "$@"; else script "$@" | sbatch; fi
+if [[ "$DRY_RUN" == 1 ]]; then script; else script | sbatch; fi

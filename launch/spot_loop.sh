@@ -17,26 +17,20 @@ set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 . "$here/common.sh"
 
-name="" tries=100 pause=60 keep=0 place=() create=() setup=()
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --keep) keep=1; shift ;;
-    --tries) tries="$(option "$1" "$@")"; shift 2 ;;
-    --pause) pause="$(option "$1" "$@")"; shift 2 ;;
-    --name) name="$(option "$1" "$@")"; shift 2 ;;
-    --project|--zone) place+=("$1" "$(option "$1" "$@")"); shift 2 ;;
-    --type|--runtime|--wait) create+=("$1" "$(option "$1" "$@")"); shift 2 ;;
-    --extras|--mount) setup+=("$1" "$(option "$1" "$@")"); shift 2 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; the program's own come after --." ;;
-  esac
-done
+options "name= type= project= zone= runtime= wait= extras= mount= tries=100 pause=60 keep --" "$@"
 need "The name" "$name" "--name NAME"
-[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py --workdir=DIR."
+program "--config=configs/inpaint.py --workdir=DIR"
 export DRY_RUN
-which=(--name "$name" ${place[@]+"${place[@]}"})
+
+# given NAME...: those of these options that have a value, as they were given.
+given() {
+  GIVEN=()
+  local each
+  for each in "$@"; do [[ -z "${!each}" ]] || GIVEN+=("--$each" "${!each}"); done
+}
+given name project zone; which=("${GIVEN[@]}")
+given type runtime wait; create=(${GIVEN[@]+"${GIVEN[@]}"})
+given extras mount; setup=(${GIVEN[@]+"${GIVEN[@]}"})
 
 delete() { "$here/tpu_vm_delete.sh" "${which[@]}" || true; }
 
@@ -45,10 +39,10 @@ for ((try = 1; try <= tries; try++)); do
   echo "# TPU $try of at most $tries"
   if "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot; then
     code=0
-    "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "$@" || code=$?
+    "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "${PROGRAM[@]}" || code=$?
     case "$code" in
-      0) [[ "$keep" == 1 ]] || delete; echo "# done"; exit 0 ;;
-      1|2) [[ "$keep" == 1 ]] || delete; die "the program has refused or diverged; see above." ;;
+      0) [[ -n "$keep" ]] || delete; echo "# done"; exit 0 ;;
+      1|2) [[ -n "$keep" ]] || delete; die "the program has refused or diverged; see above." ;;
       *) echo "# stopped with code $code: again" ;;  # 75: saved; 76: gone
     esac
   fi

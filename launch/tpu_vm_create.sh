@@ -17,41 +17,24 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-name="" type="" spot=() minutes=60
-project="${TPU_PROJECT:-}" zone="${TPU_ZONE:-}" runtime="${TPU_RUNTIME:-v2-alpha-tpuv5-lite}"
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --spot) spot=(--spot); shift ;;
-    --name) name="$(option "$1" "$@")"; shift 2 ;;
-    --type) type="$(option "$1" "$@")"; shift 2 ;;
-    --project) project="$(option "$1" "$@")"; shift 2 ;;
-    --zone) zone="$(option "$1" "$@")"; shift 2 ;;
-    --runtime) runtime="$(option "$1" "$@")"; shift 2 ;;
-    --wait) minutes="$(option "$1" "$@")"; shift 2 ;;
-    *) die "unknown option $1." ;;
-  esac
-done
-need "The name" "$name" "--name NAME"
+options "name= type= project= zone= runtime= spot wait=60" "$@"
+runtime="${runtime:-${TPU_RUNTIME:-v2-alpha-tpuv5-lite}}"
+tpu
 need "The accelerator type" "$type" "--type v5litepod-16"
-need "The project" "$project" "--project PROJECT or TPU_PROJECT"
-need "The zone" "$zone" "--zone ZONE or TPU_ZONE"
-where=(--project="$project" --zone="$zone")
 
-run gcloud compute tpus queued-resources create "$name-queue" "${where[@]}" \
-  --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" ${spot[@]+"${spot[@]}"}
+run gcloud compute tpus queued-resources create "$name-queue" "${WHERE[@]}" \
+  --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" ${spot:+--spot}
 
 state() {
-  gcloud compute tpus queued-resources describe "$name-queue" "${where[@]}" \
+  gcloud compute tpus queued-resources describe "$name-queue" "${WHERE[@]}" \
     --format='value(state.state)'
 }
 if [[ "$DRY_RUN" == 1 ]]; then
-  run gcloud compute tpus queued-resources describe "$name-queue" "${where[@]}" \
+  run gcloud compute tpus queued-resources describe "$name-queue" "${WHERE[@]}" \
     --format='value(state.state)'
   exit 0
 fi
-for ((waited = 0; waited < minutes * 60; waited += 30)); do
+for ((waited = 0; waited < wait * 60; waited += 30)); do
   now="$(state || echo UNKNOWN)"
   echo "$name-queue: $now"
   case "$now" in
@@ -60,4 +43,4 @@ for ((waited = 0; waited < minutes * 60; waited += 30)); do
   esac
   sleep 30
 done
-[[ "$minutes" == 0 ]] || { echo "$name-queue: not granted in $minutes minutes" >&2; exit 3; }
+[[ "$wait" == 0 ]] || { echo "$name-queue: not granted in $wait minutes" >&2; exit 3; }

@@ -19,30 +19,14 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-name="" extras=tpu share="" setup=1 project="${TPU_PROJECT:-}" zone="${TPU_ZONE:-}"
-while [[ $# -gt 0 ]]; do
-  case "$1" in
-    --help|-h) usage; exit 0 ;;
-    --dry-run) DRY_RUN=1; shift ;;
-    --skip-setup) setup=0; shift ;;
-    --name) name="$(option "$1" "$@")"; shift 2 ;;
-    --project) project="$(option "$1" "$@")"; shift 2 ;;
-    --zone) zone="$(option "$1" "$@")"; shift 2 ;;
-    --mount) share="$(option "$1" "$@")"; shift 2 ;;
-    --extras) extras="$(option "$1" "$@")"; shift 2 ;;
-    --) shift; break ;;
-    *) die "unknown option $1; the program's own come after --." ;;
-  esac
-done
-need "The name" "$name" "--name NAME"
-need "The project" "$project" "--project PROJECT or TPU_PROJECT"
-need "The zone" "$zone" "--zone ZONE or TPU_ZONE"
-[[ $# -gt 0 ]] || die "nothing to run: give -- --config=configs/inpaint.py --workdir=DIR."
-case " $* " in *" --workdir="*) ;; *) die "give --workdir=DIR after --, a folder that all hosts see." ;; esac
-all=(--project="$project" --zone="$zone" --worker=all)
+options "name= project= zone= extras=tpu mount= skip-setup --" "$@"
+tpu
+program "--config=configs/inpaint.py --workdir=DIR"
+case " ${PROGRAM[*]} " in *" --workdir="*) ;; *) die "give --workdir=DIR after --, a folder that all hosts see." ;; esac
+all=("${WHERE[@]}" --worker=all)
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
-if [[ "$setup" == 1 ]]; then
+if [[ -z "$skip_setup" ]]; then
   archive="${TMPDIR:-/tmp}/jax_bridges-$name.tar.gz"
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$name":jax_bridges.tar.gz "${all[@]}"
@@ -52,13 +36,13 @@ if [[ "$setup" == 1 ]]; then
   install+=" uv pip install --python .venv/bin/python '.[$extras]'"
   run gcloud compute tpus tpu-vm ssh "$name" "${all[@]}" --command="$install"
 fi
-if [[ -n "$share" ]]; then
-  mount='mountpoint -q /mnt/runs || { sudo apt-get install -y -q nfs-common; sudo mkdir -p /mnt/runs;'
-  mount+=" sudo mount -t nfs $(quoted "$share") /mnt/runs; sudo chmod a+rwx /mnt/runs; }"
-  run gcloud compute tpus tpu-vm ssh "$name" "${all[@]}" --command="$mount"
+if [[ -n "$mount" ]]; then
+  attach='mountpoint -q /mnt/runs || { sudo apt-get install -y -q nfs-common; sudo mkdir -p /mnt/runs;'
+  attach+=" sudo mount -t nfs $(quoted "$mount") /mnt/runs; sudo chmod a+rwx /mnt/runs; }"
+  run gcloud compute tpus tpu-vm ssh "$name" "${all[@]}" --command="$attach"
 fi
 
-program="$(quoted .venv/bin/python -m jax_bridges.main --hosts=tpu "$@"); echo \$? > run.code"
+program="$(quoted .venv/bin/python -m jax_bridges.main --hosts=tpu "${PROGRAM[@]}"); echo \$? > run.code"
 command='cd ~/jax_bridges; if ! kill -0 "$(cat run.pid 2>/dev/null)" 2>/dev/null; then rm -f run.code;'
 command+=" nohup setsid bash -c ${program@Q} > run.log 2>&1 & echo \$! > run.pid; fi;"
 command+=' tail -n +1 -f --pid="$(cat run.pid)" run.log; echo "exit code $(cat run.code)"'

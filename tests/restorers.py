@@ -40,12 +40,14 @@ def left_behind(workdir: Path, config: ConfigDict) -> Path:
     return workdir
 
 
-def save_player(workdir: Path, stage: str, player: str, system: System, recorded: dict) -> None:
-    """A checkpoint of one player with random weights."""
+def save_player(
+    workdir: Path, stage: str, player: str, system: System, recorded: dict, spread: float = 0.12
+) -> None:
+    """A checkpoint of one player with random weights of this standard deviation."""
     network = system.student if player == "generator" else system.teacher
     shapes = jax.eval_shape(lambda k: system.init(k, network), jax.random.key(0))
     rng = np.random.default_rng(len(stage))
-    params = jax.tree.map(lambda s: rng.normal(0, 0.12, s.shape).astype(np.float32), shapes)
+    params = jax.tree.map(lambda s: rng.normal(0, spread, s.shape).astype(np.float32), shapes)
     with Checkpoints(workdir / "checkpoints" / stage) as checkpoints:
         checkpoints.save_weights({player: params}, {"stage": stage, "config": recorded}, step=7)
 

@@ -148,6 +148,7 @@ def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     "arguments, words",
     [
         (["--plan"], "--plan needs --config"),
+        (["--plan", "--config=configs/jpeg.py", "--what=forward"], "Unknown stage 'forward'"),
         (["--network=vit"], "Unknown network 'vit'"),
         (["--what=speed"], "Unknown measure 'speed'"),
         (["--what=torch"], "no PyTorch twin of the network 'unet'"),
@@ -219,7 +220,9 @@ def held(lines: list[str]) -> float:
 def test_plan_on_devices_that_are_not_there():
     """State is sharded over pretended devices."""
     wide = "--config.network.widths=(256,)"
-    one, four = plan_lines(wide, "--fsdp=1"), plan_lines(wide, "--fsdp=4")
+    one, four = plan_lines(wide, "--fsdp=1"), plan_lines(wide, "--fsdp=4", "--what=train")
+    stages = [[line.split()[0] for line in lines if " steps of " in line] for lines in (one, four)]
+    assert stages == [["train", "distill"], ["train"]]
     assert "devices    4, pmap, large leaves in 1 shards" in one
     assert "devices    4, fsdp, large leaves in 4 shards" in four
     assert 0.25 < held(four) / held(one) < 0.3  # small leaves are not quartered

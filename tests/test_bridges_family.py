@@ -8,25 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import ALL, HALVES, NOISY, PAIR, close, interpolant
+from family import (
+    ALL,
+    HALVES,
+    NOISY,
+    PAIR,
+    close,
+    float64,  # noqa: F401
+    interpolant,
+    quick_compiler,  # noqa: F401
+)
 
 from jax_bridges.bridges import GOUB, ResShift, make_bridge
 from jax_bridges.samplers import SAMPLERS
 from jax_bridges.times import uniform_grid
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """These programs run for milliseconds: compiling them is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def step_weights(bridge, t, s):

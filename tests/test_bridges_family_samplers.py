@@ -8,25 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import ALL, HALVES, NOISY, PAIR, close
+from family import (
+    ALL,
+    HALVES,
+    NOISY,
+    PAIR,
+    close,
+    float64,  # noqa: F401
+    quick_compiler,  # noqa: F401
+)
 from gaussian import law_error, slope
 
 from jax_bridges.samplers import SAMPLERS, sample_dbim, sample_few_step
 from jax_bridges.times import angle_grid, dbim_grid, student_grid, uniform_grid
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """These programs run for milliseconds: compiling them is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def run(sampler, bridge, times, conditional=True, **knobs):

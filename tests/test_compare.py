@@ -261,5 +261,5 @@ def test_only_ibmd_is_bound_to_the_calls_it_was_trained_for(images):
     config = small(images, **{"evaluate.student_nfe": (1, 9), "compare.students": ("cbd", "cbt")})
     validate(config)
     config.compare.students = ("cbd", "ibmd")
-    with pytest.raises(ValueError, match="the student is trained for 1 to 2 calls"):
+    with pytest.raises(ValueError, match="student is trained for 1 to 2 calls"):
         validate(config)

@@ -95,3 +95,9 @@ def undocumented(tree: ast.Module):
 def is_stub(function) -> bool:
     """`def f(...): ...`, as protocols declare."""
     return all(isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) for n in function.body)
+
+
+def test_what_a_subclass_must_have_is_abstract():
+    """Not an error that waits until it is called."""
+    left = [f for f in FILES if "raise NotImplementedError" in f.read_text()]
+    assert names(left) == []

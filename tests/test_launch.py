@@ -75,12 +75,11 @@ def test_scripts_explain_themselves(script):
     done = call(f"{script.name} --help")
     assert done.returncode == 0 and f"launch/{script.name}" in done.stdout
     text = script.read_text()
-    body = text[text.index("set -euo pipefail") :]
-    taken = re.findall(r"^ *(--[a-z|-]+)\)", body, flags=re.MULTILINE)
-    assert "--help|-h" in taken
-    for option in "|".join(taken).split("|"):
-        if option not in ("-h", "--"):
-            assert option in done.stdout, option
+    (taken,) = re.findall(r'^options "(.*)" "\$@"$', text, flags=re.MULTILINE)
+    names = [word.split("=")[0] for word in taken.split() if word != "--"]
+    for option in ("help", "dry-run", *names):
+        assert f"--{option}" in done.stdout, option
+    assert taken.endswith(" --") == (" -- --config=" in done.stdout)
     wrong = call(f"{script.name} --no-such-option")
     assert wrong.returncode == 2 and "unknown option --no-such-option" in wrong.stderr
 

@@ -1,4 +1,4 @@
-"""Zero-shot solvers: what every one promises, bad input, tiles, and the run of a prior."""
+"""Zero-shot solvers: what every one promises, bad input, and the run of a prior."""
 
 import json
 import pathlib
@@ -28,9 +28,6 @@ from jax_bridges.zero_shot import (
     make_solver,
     measure,
     solve_ddnm,
-    solve_mask_shift,
-    tile_denoiser,
-    tile_starts,
 )
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -148,112 +145,6 @@ def test_scalings_of_a_prior(bridge, name):
 def test_edm_times_are_lognormal():
     t = training_times("edm_lognormal", EDM(), (jnp.arange(2000) + 0.5) / 2000)
     np.testing.assert_allclose([jnp.log(t).mean(), jnp.log(t).std()], [-1.2, 1.2], atol=0.01)
-
-
-# -- large pictures ---------------------------------------------------------------------------------
-
-
-def test_tiles_cover_the_picture():
-    assert tile_starts(300, 64, 32)[-1] == 236 and tile_starts(64, 64, 32) == [0]
-    with pytest.raises(ValueError, match="do not cover"):
-        tile_starts(32, 64, 32)
-    with pytest.raises(ValueError, match="cuts a block"):
-        y = jnp.zeros((1, 9, 9, 3))
-        solve_mask_shift(
-            blurry, OPERATORS["pool"], y, 0, PRIOR.levels(2), keys_of(1), tile=18, stride=9
-        )
-    with pytest.raises(ValueError, match="tile_denoiser"):
-        y = jnp.zeros((1, 32, 32, 3))
-        solve_mask_shift(blurry, Blur(), y, 0, PRIOR.levels(2), keys_of(1), tile=16, stride=8)
-
-
-def test_tile_denoiser_blends_to_the_denoiser_itself():
-    def pointwise(x, t):
-        return jnp.tanh(x) * (1 + t)
-
-    x = jax.random.normal(jax.random.key(0), (2, 20, 28, 3))
-    out = tile_denoiser(pointwise, 8, 5)(x, 0.5)
-    np.testing.assert_allclose(out, pointwise(x, 0.5), atol=1e-6)
-
-
-LENGTH, STRENGTH = 3.0, 0.1
-
-
-def correlation(n):
-    """Of a stationary field along one axis."""
-    return np.exp(-np.abs(np.arange(n)[:, None] - np.arange(n)) / LENGTH)
-
-
-def field_denoiser(height, width):
-    """The exact denoiser of a stationary Gaussian field on height x width pixels."""
-    (v1, rows), (v2, columns) = (np.linalg.eigh(correlation(n)) for n in (height, width))
-    variance = jnp.asarray(STRENGTH * np.outer(v1, v2)[None, :, :, None], jnp.float32)
-    rows, columns = jnp.asarray(rows, jnp.float32), jnp.asarray(columns, jnp.float32)
-
-    def denoise(x, t):
-        alpha, sigma = PRIOR.alpha(t), PRIOR.sigma(t)
-        x = jnp.einsum("hp,bhwc,wq->bpqc", rows, x, columns)
-        x = x * variance * alpha / (variance * alpha**2 + sigma**2)
-        return jnp.einsum("hp,bpqc,wq->bhwc", rows, x, columns)
-
-    return denoise
-
-
-def seam(picture, truth, axis, tile, stride):
-    """Mean jump where finished tiles end over that at other block borders, relative to another picture's."""
-    size = truth.shape[axis]
-    ends = [s + tile for s in tile_starts(size, tile, stride)[:-1]]
-    others = [s for s in range(4, size, 4) if s not in ends]
-
-    def ratio(x):
-        jumps = np.abs(np.diff(np.asarray(x), axis=axis)).mean(tuple({0, 1, 2, 3} - {axis}))
-        return jumps[np.asarray(ends) - 1].mean() / jumps[np.asarray(others) - 1].mean()
-
-    return ratio(picture) / ratio(truth)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["mask-shift", "tile_denoiser"])
-def test_a_large_picture_has_no_seams(kind):
-    """512 x 300 pixels: jumps at tile borders are within 5% of those of the picture restored whole."""
-    height, width, tile, stride = 300, 512, 128, 64
-    denoise = field_denoiser(tile, tile)
-    rows, columns = (np.linalg.cholesky(correlation(n)) for n in (height, width))
-    white = np.random.default_rng(0).standard_normal((2, height, width, 1))
-    x = np.sqrt(STRENGTH) * np.einsum("hp,bpqc,wq->bhwc", rows, white, columns, optimize=True)
-    operator, keys = OPERATORS["pool"], keys_of(2)
-    y, levels = operator.forward(jnp.asarray(x, jnp.float32)), PRIOR.levels(10)
-    sizes = {"tile": tile, "stride": stride}
-    if kind == "mask-shift":
-        out = jax.jit(lambda y: solve_mask_shift(denoise, operator, y, 0.0, levels, keys, **sizes))(
-            y
-        )
-    else:
-        tiled = tile_denoiser(denoise, **sizes)
-        out = jax.jit(lambda y: solve_ddnm(tiled, operator, y, 0.0, levels, keys))(y)
-    np.testing.assert_allclose(operator.forward(out), y, atol=1e-5)
-    whole = jax.jit(
-        lambda y: solve_ddnm(field_denoiser(height, width), operator, y, 0.0, levels, keys)
-    )(y)
-    for axis in (1, 2):
-        np.testing.assert_allclose(seam(out, whole, axis, tile, stride), 1.0, atol=0.05)
-
-
-def test_mask_shift_with_hard_borders_leaves_a_seam_and_keeps_finished_pixels():
-    denoise, operator, keys = field_denoiser(32, 32), OPERATORS["pool"], keys_of(16)
-    rows, columns = (np.linalg.cholesky(correlation(n)) for n in (32, 64))
-    white = np.random.default_rng(0).standard_normal((16, 32, 64, 1))
-    x = np.sqrt(STRENGTH) * np.einsum("hp,bpqc,wq->bhwc", rows, white, columns, optimize=True)
-    y = operator.forward(jnp.asarray(x, jnp.float32))
-
-    @jax.jit
-    def run(y):
-        knobs = {"tile": 32, "stride": 16, "feather": 0.0}
-        return solve_mask_shift(denoise, operator, y, 0.0, PRIOR.levels(10), keys, **knobs)
-
-    hard, first = run(y), run(y[:, :, :8])
-    np.testing.assert_allclose(hard[:, :, :32], first, atol=1e-5)
-    assert seam(hard, x, 2, 32, 16) > 1.2
 
 
 # -- the run ----------------------------------------------------------------------------------------

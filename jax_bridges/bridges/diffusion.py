@@ -6,6 +6,7 @@ is trained on it is an image prior; `jax_bridges.zero_shot` restores with it. x_
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -37,9 +38,9 @@ class Diffusion(Bridge):
         alpha = self.alpha(t)
         return Coefficients(jnp.zeros_like(alpha), alpha, self.sigma(t))
 
+    @abc.abstractmethod
     def levels(self, nfe: int) -> Levels:
         """The levels of a solver with so many network calls (without time travel)."""
-        raise NotImplementedError
 
 
 def linear_betas(beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000) -> np.ndarray:

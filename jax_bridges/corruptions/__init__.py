@@ -19,6 +19,7 @@ from jax_bridges.corruptions.inpaint import (
 from jax_bridges.corruptions.jpeg import Jpeg
 from jax_bridges.corruptions.masks import freeform_masks, read_masks, write_masks
 from jax_bridges.corruptions.mixture import Mixture
+from jax_bridges.corruptions.partial import Canvas, Rows, orthogonal_rows
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
 from jax_bridges.corruptions.superres import SuperResolution
@@ -86,6 +87,7 @@ __all__ = [
     "I2SB_TASKS",
     "BlockSensing",
     "Blur",
+    "Canvas",
     "Colorize",
     "Composition",
     "Corrupted",
@@ -98,12 +100,14 @@ __all__ = [
     "Jpeg",
     "Mixture",
     "Paired",
+    "Rows",
     "SuperResolution",
     "WalshHadamard",
     "fill_hole",
     "freeform_masks",
     "keep_known",
     "make_corruption",
+    "orthogonal_rows",
     "read_masks",
     "write_masks",
 ]

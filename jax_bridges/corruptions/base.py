@@ -1,5 +1,6 @@
 """What every corruption shares: its result, its base class, known pixels and checks."""
 
+import abc
 import dataclasses
 from typing import ClassVar, NamedTuple
 
@@ -16,7 +17,7 @@ class Corrupted(NamedTuple):
     mask: chex.Array | None = None
 
 
-class Corruption:
+class Corruption(abc.ABC):
     """x_0 -> x_T. Subclasses are `@corruption` dataclasses: frozen, hashable and leafless pytrees.
 
     An instance may therefore be closed over, passed to a jitted function as it is, or be a static
@@ -28,13 +29,13 @@ class Corruption:
     linear: ClassVar[bool] = False
     paired: ClassVar[bool] = False
 
+    @abc.abstractmethod
     def __call__(self, x0, keys) -> Corrupted:
         """Corrupts x0 [B, H, W, C] in [-1, 1] with keys [B], one typed PRNG key per example.
 
         Draws are numbered as in `jax_bridges.keys`: 0 is noise, 1 a choice. Whoever uses the same
         keys for something else folds a number of its own into them first.
         """
-        raise NotImplementedError
 
     def hole_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """The hole (y0, x0, y1, x1), ends excluded, where it is one fixed rectangle; else None."""

@@ -17,6 +17,7 @@ an example is still a function of its number and the files, and a run can still 
 
 from __future__ import annotations
 
+import abc
 import hashlib
 import os
 import threading
@@ -35,11 +36,10 @@ LISTED = 10  # names an error or a warning shows
 TRAIN_FOLDERS, TEST_FOLDERS = ("train",), ("test", "val", "validation")
 
 
-class SkippingSource:
+class SkippingSource(abc.ABC):
     """A source over items that may turn out bad while the run goes on (see the module).
 
-    A subclass has `describe(i)`, the name for messages, and `_read(i)`, which returns the arrays
-    of `keys` or raises BadImage. `classes` is the number of classes where `keys` has "label".
+    `classes` is the number of classes where `keys` has "label".
     """
 
     classes = 0
@@ -76,12 +76,13 @@ class SkippingSource:
         if not known:
             warnings.warn(text, stacklevel=3)
 
+    @abc.abstractmethod
     def describe(self, i: int) -> str:
         """The name of example i, as messages give it."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _read(self, i: int) -> list[np.ndarray]:
-        raise NotImplementedError
+        """The arrays of example i in the order of `keys`; BadImage if it cannot be used."""
 
 
 class FileSource(SkippingSource):

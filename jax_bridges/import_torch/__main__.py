@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import os
 import sys
 from typing import Any
 
 import jax
 
+from jax_bridges.command import Parser, run_command
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
 from jax_bridges.import_torch.workdir import SETTINGS, check_options, import_workdir
@@ -25,13 +24,8 @@ _BRIDGE = {
 _IMPORTER = {"i2sb": ("weights",), "ddbm": (), "dbim": (), "adm": ("condition", "out_channels")}
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m jax_bridges.import_torch",
         description="Turns a released PyTorch checkpoint into a folder for "
         "--config.teacher.checkpoint "
@@ -104,20 +98,17 @@ def run(argv: list[str]) -> dict[str, Any]:
     for part in ("network", "bridge", "preconditioning", "corruption"):
         if part in recorded:
             print(f"  config.{part} = {recorded[part]}")
+    if family == "adm" and not recorded["network"]["conditional"]:
+        print(
+            f"or as a diffusion prior: --config.teacher.checkpoint={flags.workdir} with zero_shot.tasks"
+        )
     return recorded
 
 
 def main(argv: list[str] | None = None) -> int:
     """Exit code: 0, or 1 after one sentence on stderr."""
-    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save in a dozen lines
-    try:
-        run(sys.argv[1:] if argv is None else argv)
-    except (ValueError, OSError) as error:
-        if os.environ.get("JAX_BRIDGES_DEBUG"):
-            raise
-        print(f"error: {one_sentence(error)}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+    given = sys.argv[1:] if argv is None else argv
+    return run_command(lambda: run(given), sentence=one_sentence)
 
 
 def one_sentence(error: Exception) -> str:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from jax_bridges.data.images import SUFFIXES
+from jax_bridges.restoring.holes import Box
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """One picture to restore: anything `read_picture` takes, its hole, and which sample is wanted."""
+
+    picture: Any
+    mask: Any = None
+    boxes: Sequence[Box] = ()
+    invert: bool = False
+    sample: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ noise where they overlap, so that they agree there, and no batch size changes a 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import struct
@@ -22,9 +23,10 @@ from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import Colorize, Jpeg, Mixture, SuperResolution, keep_known
-from jax_bridges.export import read_player, split_export
+from jax_bridges.export import read_player, recorded_config, split_export
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
+from jax_bridges.stages.prior import is_prior
 from jax_bridges.training.distillers import check_calls, sample_student
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
@@ -98,6 +100,15 @@ def open_model(
     return _from_export(path, nfe, label)
 
 
+def _refuse_prior(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        if is_prior(recorded_config(path, "teacher")):
+            raise ValueError(
+                f"{path} holds a diffusion prior or a plain network, no bridge: give --solver and "
+                "--operator, or train it."
+            )
+
+
 class _System(System):
     """Known pixels are those of the picture, `pair.x0`: x_T may hide more than the hole."""
 
@@ -112,11 +123,8 @@ class _System(System):
 
 
 def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
+    _refuse_prior(path)  # which has no student; that would be said first
     recorded, params = read_player(path, player)
-    if "bridge" not in recorded:
-        raise ValueError(
-            f"{path} was imported as a plain network, which is no bridge yet: train it."
-        )
     if "data" in recorded and tile:
         raise ValueError(f"{path} records the size it was trained at: leave --tile out.")
     if "data" not in recorded and not tile:
@@ -137,7 +145,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         times = chosen.grid(system.bridge, nfe)
     network = system.student if player == "student" else system.teacher
     classes = getattr(network, "num_classes", 0) or 0
-    _check_label(label, classes)
+    check_label(label, classes)
 
     def sample(params: PyTree, given: dict[str, Array], key: Array) -> Array:
         image, mask = given["image"], given.get("mask")
@@ -186,7 +194,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
     system = System.create(config)
     images = exported.in_avals[0].dtype
     classes = getattr(system.student, "num_classes", 0) or 0
-    _check_label(label, classes)
+    check_label(label, classes)
     uint8, wants_mask = images == jnp.uint8, len(exported.in_avals) == 3 + bool(classes)
 
     @jax.jit
@@ -311,7 +319,8 @@ def _complete(recorded: dict[str, Any], tile: tuple[int, int] | None) -> ConfigD
     return ConfigDict(full)
 
 
-def _check_label(label: int | None, classes: int) -> None:
+def check_label(label: int | None, classes: int) -> None:
+    """ValueError unless a label is given where there are classes, one of them, and nowhere else."""
     if classes and (label is None or not 0 <= label < classes):
         given = "" if label is None else f", not {label}"
         raise ValueError(f"The network has classes: give --label=0 to {classes - 1}{given}.")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from jax_bridges.choices import look_up
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import train
@@ -24,6 +25,7 @@ from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
 
+STAGES = ("train", "distill")
 # XLA's CPU compiler takes hours to join the all-reduces of half a billion parameters, one by one.
 _LIGHT = {
     "xla_disable_hlo_passes": "cpu-all-reduce-combiner",
@@ -62,22 +64,33 @@ class Plan:
     stages: tuple[StagePlan, ...]
 
 
-def make_plan(config, parallel: Parallel, compiled: bool = False, tell: Callable = print) -> Plan:
-    """Plans both stages of a configuration.
+def make_plan(
+    config,
+    parallel: Parallel,
+    compiled: bool = False,
+    tell: Callable = print,
+    stages: Sequence[str] = STAGES,
+) -> Plan:
+    """Plans the stages of a configuration.
 
     Args:
       config: validated.
       parallel: over the devices to plan for; pretended ones will do.
-      compiled: lowers and compiles both steps too, minutes for a large network. The numbers are
+      compiled: lowers and compiles their steps too, minutes for a large network. The numbers are
         those of the platform it is compiled for: XLA's CPU compiler computes bfloat16 in float32
         and undoes remat, so there they bound an accelerator's from above.
       tell: is told what is being compiled.
+      stages: of STAGES, those to plan.
     """
+    for name in stages:
+        look_up("stage", dict.fromkeys(STAGES), name)
     run = abstract_run(config, parallel)
     teacher = abstract_params(run.system, run.system.teacher)
     call = call_flops(run.system)
     plans = []
-    for stage in (train(run), distill(run, teacher)):
+    makers = {"train": lambda: train(run), "distill": lambda: distill(run, teacher)}
+    for name in stages:
+        stage = makers[name]()
         state, frozen = abstract_state(run, stage)
         held = bytes_per_device((state, frozen))
         flops = step_flops(config, stage.name, call)

@@ -1,4 +1,4 @@
-"""Several students of one teacher, and the rows that compare them with the teacher's samplers."""
+"""Several students of one teacher, and the rows that compare them with its samplers and with a prior."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
+from jax_bridges.data import has_labels
 from jax_bridges.samplers import SAMPLERS
+from jax_bridges.stages.compare_prior import check_prior, prior_jobs
 from jax_bridges.stages.distill import NAME
 from jax_bridges.stages.evaluate import Job, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
@@ -24,6 +26,7 @@ def student_runs(run: Run) -> dict[str, Run]:
     """
     if not run.config.compare.students:
         return {NAME: run}
+    check_prior(run.config, has_labels(run.config.data))  # before any training
     runs = {}
     for method in run.config.compare.students:
         config = of_method(run.config, method)
@@ -104,4 +107,5 @@ def compare_jobs(
         for n in run.config.evaluate.student_nfe:
             make = partial(student_sampler, student_run, n)
             jobs.append(Job("student", method, n, make, params, f"student {method} {n}"))
+    jobs += prior_jobs(run, has_labels(run.config.data))
     return jobs, " ".join(left_out)

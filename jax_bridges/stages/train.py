@@ -8,6 +8,7 @@ import jax
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import model_differences
+from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.couplings import make_dsbm_step, make_reflow_step
 from jax_bridges.training.optimizers import make_optimizer
@@ -76,6 +77,9 @@ def check_teacher(config: dict) -> None:
     with _checkpoints(path) as checkpoints:
         meta = checkpoints.meta()
     recorded = meta["config"]
+    prior = config["bridge"]["name"] == "ddpm" and is_prior(recorded)
+    if used and prior:
+        recorded = as_prior(recorded, path)  # what an imported ADM does not say
     if used and "bridge" not in recorded:
         raise ValueError(
             f"{path} was imported as '{recorded['source']['family']}', which is no bridge yet: "
@@ -94,6 +98,12 @@ def check_teacher(config: dict) -> None:
     else:
         origin = f"step {meta['step']} of {recorded['train']['steps']}"
     print(f"teacher    {path}: {origin}", flush=True)
+
+
+def recorded_teacher(path: str) -> dict:
+    """The configuration that is recorded beside the teacher in folder `path`."""
+    with _checkpoints(path) as checkpoints:
+        return checkpoints.meta()["config"]
 
 
 def load_teacher(run: Run, path: str) -> PyTree:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import InpaintCenter, InpaintMask, make_corruption
 from jax_bridges.data import first
@@ -29,6 +30,7 @@ from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE, comparisons, measured, pad
 from jax_bridges.stages.plan import describe, try_stage
+from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, Stopped, train_stage
 from jax_bridges.stages.train import NAME as TRAIN
 from jax_bridges.stages.train import load_teacher, train
@@ -40,14 +42,17 @@ OWN_SETTINGS = ("nfe", "start")
 
 
 @dataclasses.dataclass(frozen=True)
-class Job:
-    """One row of the table: a task (operator and noise) and a method with its settings."""
+class Method:
+    """A solver with its settings.
 
-    task: str
-    operator: Any
-    sigma_y: float
+    Attributes:
+      solver: see zero_shot.SOLVERS.
+      levels: that it visits.
+      knobs: of `solver.solve`.
+    """
+
     solver: Solver
-    levels: Any
+    levels: Levels
     knobs: Mapping[str, Any]
 
     @property
@@ -55,26 +60,62 @@ class Job:
         """Network calls an image."""
         if self.solver.name == "pinv":
             return 0
-        visited = len(self.levels.t) - 1
-        travel = self.knobs.get("travel", (1, 1))
-        return count_calls(visited, travel) * self.knobs.get("repeats", 1)
+        calls = count_calls(len(self.levels.t) - 1, self.knobs.get("travel", (1, 1)))
+        return calls * self.knobs.get("repeats", 1)
 
-    def restorer(self, run: Run) -> Callable:
+
+def make_method(name: str, bridge: Diffusion, settings: Mapping[str, Any], nfe: int) -> Method:
+    """The solver `name` at `nfe` levels of the prior, or at those that its settings ask for.
+
+    Args:
+      settings: knobs of the solver, `nfe`, and `start`: the share of the time, below which it begins.
+
+    Raises:
+      ValueError: an unknown solver, or levels that there are not.
+    """
+    solver = look_up("zero-shot solver", SOLVERS, name)
+    knobs = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in settings.items()}
+    nfe, start = knobs.pop("nfe", nfe), knobs.pop("start", None)
+    if start is None:
+        return Method(solver, bridge.levels(nfe), knobs)
+    levels = bridge.levels(round(nfe / start))
+    return Method(solver, type(levels)(*(v[-(nfe + 1) :] for v in levels)), knobs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the table: a task (operator and noise) and a method."""
+
+    task: str
+    operator: Any
+    sigma_y: float
+    method: Method
+
+    def restorer(self, run: Run, classifier: Any = None) -> Callable:
         """`sample(params, batch, key) -> (uint8 [B, H, W, C], |A x0_hat - y| [B])`.
 
+        params are the prior's, and the classifier's where `classifier`, its network, is given.
         The misfit is the root mean square over all of y in units of [-1, 1], before x0_hat is
         rounded and clipped to pixels.
         """
-        system, operator = run.system, self.operator
+        system, operator, method = run.system, self.operator, self.method
 
         def sample(params, batch, key):
             pair = system.prepare(batch, key, augment=False)
             keys = fold(pair.keys, SAMPLE)
             y = measure(operator, pair.x0, self.sigma_y, fold(keys, 0))
-            predict = system.denoiser(params, pair)
-            x = self.solver.solve(
-                lambda x, t: predict(x, t, x), operator, y, self.sigma_y, self.levels,
-                fold(keys, 1), **self.knobs,
+            predict = system.denoiser(params[0], pair)
+
+            def denoise(x, t):
+                return predict(x, t, x)
+
+            if classifier is not None:
+                scale = run.config.zero_shot.classifier_scale
+                told = (classifier, params[1], pair.label, system.bridge, scale)
+                denoise = guide(denoise, *told)
+            x = method.solver.solve(
+                denoise, operator, y, self.sigma_y, method.levels,
+                fold(keys, 1), **method.knobs,
             )  # fmt: skip
             misfit = jnp.square(operator.forward(x) - y)
             return to_uint8(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
@@ -96,24 +137,12 @@ def jobs(run: Run) -> list[Job]:
     config, rows = run.config.zero_shot, []
     for name, task in config.tasks.items():
         operator = make_corruption(**task.operator)
-        for method in config.methods:
-            solver = look_up("zero-shot solver", SOLVERS, method)
-            if not applicable(solver, operator, task.sigma_y):
-                continue
-            knobs = config.settings.get(method, {})
-            knobs = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in knobs.items()}
-            levels = _levels(run.system.bridge, knobs.get("nfe", config.nfe), knobs.get("start"))
-            knobs = {k: v for k, v in knobs.items() if k not in OWN_SETTINGS}
-            rows.append(Job(name, operator, task.sigma_y, solver, levels, knobs))
+        for name_of_method in config.methods:
+            settings = config.settings.get(name_of_method, {})
+            method = make_method(name_of_method, run.system.bridge, settings, config.nfe)
+            if applicable(method.solver, operator, task.sigma_y):
+                rows.append(Job(name, operator, task.sigma_y, method))
     return rows
-
-
-def _levels(bridge, nfe: int, start: float | None):
-    """`nfe` levels, all of them below the share `start` of the time where one is given (SDEdit)."""
-    if start is None:
-        return bridge.levels(nfe)
-    levels = bridge.levels(round(nfe / start))
-    return type(levels)(*(v[-(nfe + 1) :] for v in levels))
 
 
 def zero_shot(run: Run) -> Path:
@@ -161,24 +190,32 @@ def restore_tasks(run: Run, prior: PyTree) -> dict:
     target = data["x0"]
     features = lite0_outputs(target).features
 
+    classifier, weights = None, None
+    if run.config.zero_shot.classifier:
+        place = (run.config.zero_shot.classifier, run.system.bridge, run.system.size)
+        classifier, weights = open_classifier(*place)
+    params = (prior, weights)
+
     rows, shown = [], {}
     planned = jobs(run)
     bar = tqdm(planned, desc="zero_shot", unit="row", disable=None if sys.stderr.isatty() else True)
     for job in bar:
-        restored, misfit, seconds = restore_all(run, job, prior, data, config.batch)
+        restored, misfit, seconds = restore_all(
+            run, job.restorer(run, classifier), params, data, config.batch
+        )
         row = {
-            "model": job.task, "sampler": job.solver.name, "nfe": job.nfe, "images": images,
+            "model": job.task, "sampler": job.method.solver.name, "nfe": job.method.nfe, "images": images,
             "cons": float(misfit.mean()), "fd_lite0": fd_lite0(lite0_outputs(restored).features, features),
         }  # fmt: skip
-        if job.nfe:
+        if job.method.nfe:
             row["seconds_per_image"] = seconds
         for name, metric in PAIR_METRICS.items():
             row[name] = float(np.mean(metric(restored, target)))
         rows.append(row)
-        shown.setdefault(job.task, {})[job.solver.name] = restored[: config.pictures]
+        shown.setdefault(job.task, {})[row["sampler"]] = restored[: config.pictures]
         if bar.disable:
             print(
-                f"zero_shot: {job.task} {job.solver.name} {job.nfe or ''}".rstrip()
+                f"zero_shot: {job.task} {row['sampler']} {job.method.nfe or ''}".rstrip()
                 + f"  PSNR {row['psnr']:.2f}  FD-Lite0 {row['fd_lite0']:.1f}",
                 flush=True,
             )
@@ -207,13 +244,13 @@ def restore_tasks(run: Run, prior: PyTree) -> dict:
 
 
 def restore_all(
-    run: Run, job: Job, params: PyTree, data: dict[str, np.ndarray], size: int
+    run: Run, sample: Callable, params: PyTree, data: dict[str, np.ndarray], size: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """All images restored, uint8 `[N, H, W, C]`, their misfits `[N]`, and seconds an image.
 
     The first batch, which compiles, is not timed; a lone batch is made twice.
     """
-    sample, images, key = job.restorer(run), len(data["index"]), run.key(EVALUATE)
+    images, key = len(data["index"]), run.key(EVALUATE)
     starts = list(range(0, images, size))
     parts, spent = [], []
     for start in starts if len(starts) > 1 else starts * 2:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.choices import look_up
+from jax_bridges.choices import look_up, require_positive
+from jax_bridges.corruptions import Corruption
 from jax_bridges.distillation import consistency
 from jax_bridges.keys import Keys
 from jax_bridges.samplers import sample_consistency, sample_few_step
@@ -24,10 +25,10 @@ from jax_bridges.training.consistency_step import (
     student_denoiser,
     student_function,
 )
-from jax_bridges.training.optimizers import make_optimizer
-from jax_bridges.training.settings import distill_settings
+from jax_bridges.training.optimizers import check_optimizer, make_optimizer
+from jax_bridges.training.settings import distill_part, distill_settings
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import Step, make_ibmd_step
+from jax_bridges.training.steps import ROLL_OUTS, WEIGHTS, Step, make_ibmd_step
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
@@ -46,7 +47,8 @@ class Distiller:
       sample: `sample(system, params, pair, nfe, keys, settings, clip) -> x0 [B, H, W, C]`, the student's
         answer with exactly nfe network calls.
       grid: `grid(bridge, nfe, settings)`, the times of its calls; ValueError for an nfe it cannot do.
-      check: `check(settings, bridge)`, a ValueError for settings that cannot run, with their keys.
+      check: `check(settings, bridge, corruption)`, a ValueError for settings of its own that cannot run,
+        with their keys; `check_method` has seen to those that all methods share.
       calls: `calls(settings)`, what a step costs an example, in network calls; a backward pass
         counts as one call for the inputs and one for the parameters.
       sampler: what the rows of results.json call the student's sampler.
@@ -57,7 +59,7 @@ class Distiller:
     batch_shape: Callable[[Any], tuple[int, ...]]
     sample: Callable[..., Array]
     grid: Callable[[Bridge, int, Any], np.ndarray]
-    check: Callable[[Any, Bridge], None]
+    check: Callable[[Any, Bridge, Corruption], None]
     calls: Callable[[Any], int]
     sampler: str
 
@@ -100,8 +102,28 @@ def _ibmd_calls(settings) -> int:
     return settings.bridge_updates * bridge_net + generator
 
 
-def _ibmd_check(settings, bridge: Bridge) -> None:
-    """All of it is in config.validate."""
+def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
+    require_positive("distill", settings, "bridge_updates", "student_steps")
+    check_optimizer(settings.bridge_optimizer)
+    look_up("roll-out", ROLL_OUTS, settings.roll_out)
+    look_up("distribution of training times", TRAINING_TIMES, settings.times)
+    for weight in (settings.weight, settings.bridge_weight):
+        look_up("loss weight", WEIGHTS, weight)
+    if settings.roll_out != "random" and (bridge.needs_source or not bridge.pinned):
+        raise ValueError(
+            f"distill.roll_out is '{settings.roll_out}': the steps of the bridge "
+            f"{type(bridge).__name__} depend on x_T or start from a noisy one, which a chain leaves "
+            "out: set it to 'random'."
+        )
+    if not 0 < settings.first_call <= 1:
+        raise ValueError(
+            f"distill.first_call is {settings.first_call}: it is a share, above 0 and at most 1."
+        )
+    if not settings.z_channels and getattr(corruption, "fill", None) != "noise":
+        raise ValueError(
+            "A student without z has no randomness at its first call: set distill.z_channels to 3, "
+            "or corruption.fill to 'noise' for inpainting."
+        )
 
 
 # -- consistency ---------------------------------------------------------------------------------
@@ -140,8 +162,9 @@ def _sample_consistency(
     )
 
 
-def _consistency_check(settings, bridge: Bridge) -> None:
-    part = f"distill.{settings.method}"
+def _consistency_check(settings, bridge: Bridge, corruption: Corruption) -> None:
+    del corruption
+    part = distill_part(settings.method)
     tables = {
         "gap": ("gap between times", consistency.GAPS),
         "gap_weight": ("weight of a gap", consistency.GAP_WEIGHTS),
@@ -158,8 +181,7 @@ def _consistency_check(settings, bridge: Bridge) -> None:
                 f"{part}.{key} is {settings[key]}: it is a part of T, at least {low:.2g} (times closer "
                 "than that are one to this bridge) and below 1."
             )
-    if settings.halvings < 1:
-        raise ValueError(f"{part}.halvings is {settings.halvings}: it must be at least 1.")
+    require_positive(part, settings, "halvings")
     if settings.distance == "pseudo_huber" and settings.distance_scale <= 0:
         raise ValueError(
             f"{part}.distance_scale is {settings.distance_scale}: pseudo_huber's gradient needs one "
@@ -202,6 +224,33 @@ def make_distiller(distill) -> tuple[Distiller, Any]:
     """The method that `config.distill` names, and its settings; an unknown name is a ValueError."""
     distiller = look_up("method of distillation", DISTILLERS, distill.get("method", "ibmd"))
     return distiller, distill_settings(distill)
+
+
+def check_method(
+    distill, method: str, bridge: Bridge, corruption: Corruption, asked: tuple[int, ...]
+) -> None:
+    """Refuses keys of `config.distill` with which `method` cannot run, whatever `distill.method` says.
+
+    Args:
+      distill: `config.distill`.
+      method: a key of DISTILLERS.
+      bridge, corruption: what the student will be trained on.
+      asked: `config.evaluate.student_nfe`, the numbers of calls that it must be able to answer in.
+
+    Raises:
+      ValueError: one sentence that names the key.
+    """
+    distill = distill.copy_and_resolve_references()
+    distill.method = method
+    distiller, settings = make_distiller(distill)
+    require_positive(distill_part(method), settings, "steps")
+    check_optimizer(settings.optimizer)
+    distiller.check(settings, bridge, corruption)
+    for nfe in asked:
+        try:
+            distiller.grid(bridge, nfe, settings)
+        except ValueError as error:
+            raise ValueError(f"evaluate.student_nfe is {asked}. {error}") from None
 
 
 def check_calls(distill, bridge: Bridge, nfe: int) -> None:

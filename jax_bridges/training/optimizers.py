@@ -62,6 +62,17 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**30)
 
 
+def check_optimizer(config) -> None:
+    """ValueError for an optimiser's settings that name what there is not, or do not go together."""
+    look_up("optimiser", OPTIMIZERS, config.name)
+    look_up("learning-rate schedule", SCHEDULES, config.schedule)
+    look_up("dtype of moments", MOMENTS, config.moment_dtype)
+    if config.name == "radam" and config.moment_dtype != "float32":
+        raise ValueError(
+            "The radam optimiser keeps its moments in float32: set moment_dtype so, or name to adam."
+        )
+
+
 def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
     """Exponential moving average with warm-up, `decay_k = min(decay, (1 + k) / (10 + k))` (torch-ema).
 

@@ -20,6 +20,11 @@ def distill_settings(distill: ConfigDict) -> ConfigDict:
     return settings
 
 
+def distill_part(method: str) -> str:
+    """Where the keys of a method are: "distill" or "distill.METHOD"."""
+    return f"distill.{method}" if method in PARTS else "distill"
+
+
 def distill_keys(distill: ConfigDict, method: str) -> set[str]:
     """The keys of `config.distill`, dotted where nested, that a method reads."""
     if method not in PARTS:

@@ -169,7 +169,7 @@ def make_ibmd_step(
                 loss_of_bridge_net, player.params, part, config.microbatches, mean
             )
             count = state.step * updates  # close enough for the average's warm-up
-            player = player.update(grads, bridge_optimizer, count, config.ema)
+            player = player.update(grads, bridge_optimizer, count, config.bridge_ema)
             return player, (value, optax.tree.norm(grads))
 
         inner = jax.tree.map(lambda a: a[:updates], batch)
@@ -185,7 +185,8 @@ def make_ibmd_step(
             return jnp.mean(
                 generator_loss(
                     system.denoiser(frozen, pair),
-                    system.bridge_denoiser(bridge_net.params, pair, call),
+                    # Its average: the last updates' noise would pass for a reward of diversity.
+                    system.bridge_denoiser(bridge_net.ema, pair, call),
                     system.bridge, x0, pair.xT, t, noise, weight, normalize=config.normalize,
                 )
             )  # fmt: skip

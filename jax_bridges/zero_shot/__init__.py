@@ -16,6 +16,8 @@ from jax_bridges.zero_shot.ddnm import solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
 from jax_bridges.zero_shot.dps import solve_dps
+from jax_bridges.zero_shot.guidance import guided_denoiser
+from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
 from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
@@ -67,10 +69,13 @@ def make_solver(name: str) -> Solver:
 
 __all__ = [
     "SOLVERS",
+    "Refinement",
     "ShippedBasis",
     "Solver",
     "Steps",
+    "coarsen",
     "count_calls",
+    "guided_denoiser",
     "jump_schedule",
     "make_solver",
     "measure",
@@ -80,6 +85,7 @@ __all__ = [
     "solve_ddnm_simple",
     "solve_ddrm",
     "solve_dps",
+    "solve_hierarchical",
     "solve_ilvr",
     "solve_mask_shift",
     "solve_pigdm",

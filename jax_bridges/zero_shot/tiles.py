@@ -35,33 +35,67 @@ def tile_starts(size: int, tile: int, stride: int) -> list[int]:
     return [*range(0, size - tile, stride), size - tile]
 
 
-def tile_denoiser(denoise, tile: int, stride: int):
-    """A denoiser for pictures of any size out of one for `tile` x `tile` pixels.
+def tile_denoiser(
+    denoise, tile: int | tuple[int, int], stride: int | tuple[int, int], batch: int | None = None
+):
+    """A denoiser for pictures of any size, at least a tile, out of one for tiles.
 
-    All tiles are denoised as one batch and blended with weights that fall linearly to a tile's
+    In every call all tiles are denoised and blended with weights that fall linearly to a tile's
     border (Bar-Tal et al. 2023, arXiv 2302.08113, for x_0). Any solver and operator can use it.
 
     Args:
-      denoise: `x0_hat = denoise(x_t, t)` of `[N, tile, tile, C]`, t a scalar.
-      stride: pixels from one tile to the next.
+      denoise: `x0_hat = denoise(x_t, t)` of `[N, h, w, C]`, t a scalar; or a pair, see `steps.predict`.
+      tile: side of a tile, or (h, w).
+      stride: pixels from one tile to the next, likewise.
+      batch: tiles (of each image) that go through the network at once; all by default. Fewer need
+        less memory, also under differentiation, where each part is computed twice.
     """
-    ramp = np.minimum(np.arange(tile) + 1, tile - np.arange(tile)).astype(np.float32)
-    window = np.outer(ramp, ramp)[..., None]
+    tile, stride = ((n, n) if isinstance(n, int) else tuple(n) for n in (tile, stride))
+    ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)).astype(np.float32) for n in tile]
+    window = np.outer(*ramps)[..., None]
 
     def tiled(x: Array, t: Array) -> Array:
-        batch, height, width, channels = x.shape
-        corners = [
-            (top, left)
-            for top in tile_starts(height, tile, stride)
-            for left in tile_starts(width, tile, stride)
-        ]
-        tiles = [x[:, i : i + tile, j : j + tile] for i, j in corners]
-        out = denoise(jnp.concatenate(tiles), t).reshape(-1, batch, tile, tile, channels)
-        total, weight = jnp.zeros_like(x), np.zeros((height, width, 1), np.float32)
-        for (i, j), part in zip(corners, out, strict=True):
-            total = total.at[:, i : i + tile, j : j + tile].add(part * window)
-            weight[i : i + tile, j : j + tile] += window
-        return total / weight
+        images, channels, shape = x.shape[0], x.shape[3], (x.shape[0], *tile, x.shape[3])
+        starts = [tile_starts(*a) for a in zip(x.shape[1:3], tile, stride, strict=True)]
+        corners = np.stack(np.meshgrid(*starts, indexing="ij"), -1).reshape(-1, 2)
+        weight = np.zeros((*x.shape[1:3], 1), np.float32)
+        for i, j in corners:
+            weight[i : i + tile[0], j : j + tile[1]] += window
+        count = len(corners) if batch is None else min(batch, len(corners))
+        missing = -len(corners) % count
+        used = np.append(np.ones(len(corners)), np.zeros(missing)).reshape(-1, count)
+        corners = np.concatenate([corners, corners[:1].repeat(missing, 0)]).reshape(-1, count, 2)
+
+        def answers(places):
+            cut = jax.vmap(lambda p: jax.lax.dynamic_slice(x, (0, p[0], p[1], 0), shape))(places)
+            out = denoise(cut.reshape(-1, *tile, channels), t)
+            return jax.tree.map(lambda a: a.reshape(count, images, *tile, channels), out)
+
+        def part(total, item):
+            places, share = item
+            out = answers(places)
+
+            def add(total, one):
+                (i, j), use, out = one
+
+                def put(total, out):
+                    here = jax.lax.dynamic_slice(total, (0, i, j, 0), shape)
+                    here = here + out * jnp.asarray(window, x.dtype) * use
+                    return jax.lax.dynamic_update_slice(total, here, (0, i, j, 0))
+
+                return jax.tree.map(put, total, out), None
+
+            return jax.lax.scan(add, total, (places, share, out))[0], None
+
+        total = jax.tree.map(
+            lambda _: jnp.zeros_like(x), jax.eval_shape(answers, jnp.asarray(corners[0]))
+        )
+        items = (jnp.asarray(corners), jnp.asarray(used, x.dtype))
+        if len(corners) > 1:
+            total, _ = jax.lax.scan(jax.checkpoint(part), total, items)
+        else:
+            total, _ = part(total, jax.tree.map(lambda a: a[0], items))
+        return jax.tree.map(lambda a: a / weight, total)
 
     return tiled
 

@@ -1,0 +1,48 @@
+"""What the commands share: a parser, quiet libraries, a compilation cache, and one sentence for an error."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+
+import jax
+from absl import logging
+
+
+class Parser(argparse.ArgumentParser):
+    """One whose errors are ValueErrors of one sentence, like those of the work behind it."""
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
+
+
+def keep_compiled() -> None:
+    """Keeps compiled programs in ~/.cache/jax_bridges, unless JAX has been told another folder."""
+    if jax.config.jax_compilation_cache_dir is None:
+        folder = os.path.expanduser("~/.cache/jax_bridges")
+        jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def run_command(
+    work: Callable[[], object],
+    errors: tuple[type[Exception], ...] = (ValueError, OSError),
+    sentence: Callable[[Exception], str] = str,
+) -> int:
+    """Does `work()`; the exit code: 0, or 1 after one sentence on stderr.
+
+    Args:
+      work: everything, parsing included.
+      errors: what a user can mend. Others are raised; with JAX_BRIDGES_DEBUG in the environment, all.
+      sentence: makes the message.
+    """
+    logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
+    try:
+        work()
+    except errors as error:
+        if os.environ.get("JAX_BRIDGES_DEBUG"):
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr, flush=True)
+        return 1
+    return 0

@@ -1,0 +1,74 @@
+"""Programs of several processes that talk over localhost: to start them, and to read what they said."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+
+HERE = Path(__file__).parent
+# What gloo's threads print, piece by piece, with numbers between them: one piece may follow any
+# other, of any thread.
+GLOO = (
+    "[Gloo] Rank ",
+    " is connected to ",
+    " peer ranks. ",
+    "Expected number of connected peer ranks is : ",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+@contextlib.contextmanager
+def started(*commands, devices=4):
+    """Processes, one a command; none of them outlives the block."""
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+    processes = [
+        subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=HERE.parent, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for command in commands
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def ended(processes, timeout=900) -> list[tuple[int, str, str]]:
+    """(exit code, output, errors) of each."""
+    deadline = time.monotonic() + timeout
+    said = [p.communicate(timeout=deadline - time.monotonic()) for p in processes]
+    return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
+
+
+def spoken(output: str) -> str:
+    """The words that the program itself has printed, without white space and digits.
+
+    Of gloo's prints nothing is left, however they interleave; digits cannot be told from its own.
+    """
+    for piece in GLOO:
+        output = output.replace(piece, "")
+    return re.sub(r"[\d\s]", "", output)

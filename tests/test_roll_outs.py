@@ -1,0 +1,142 @@
+"""Roll-outs: how x_0 is generated in training a student of several steps, and where gradients go."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gaussian import GaussianPair
+
+from jax_bridges.bridges import make_bridge
+from jax_bridges.distillation import roll_out_chain, roll_out_random
+from jax_bridges.keys import example_keys, fold, normal
+from jax_bridges.samplers import sample_few_step
+from jax_bridges.times import student_grid
+
+PAIR = GaussianPair(slope=0.8, std=0.3)
+BRIDGE = make_bridge("brownian")
+
+
+def generate(xt, t, xT, z):
+    """A generator w x_T + v z + b."""
+    return 0.2 * xT + 0.6 * z + 0.3
+
+
+def some_keys(count, seed=0):
+    return example_keys(jax.random.key(seed), jnp.arange(count))
+
+
+def test_one_step_roll_outs_are_a_single_call():
+    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 1), jnp.float32)
+    chain = roll_out_chain(generate, BRIDGE, xT, times, keys, through=False)
+    z = normal(keys, 0, xT)
+    np.testing.assert_array_equal(chain, generate(xT, times[0], xT, z))
+    np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
+    which = jnp.zeros(6, jnp.int32)
+    random = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    z = normal(fold(keys, 0), 0, xT)
+    np.testing.assert_array_equal(random, generate(xT, times[0], xT, z))
+    # With more times, an example that draws the first of them has the very same answer.
+    times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    several = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    np.testing.assert_array_equal(several, random)
+
+
+def test_chain_draws_like_the_sampler():
+    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    generate = uses_everything(1.0)
+    chain = roll_out_chain(generate, BRIDGE, xT, times, keys, through=True)
+    np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
+
+
+def uses_everything(scale):
+    """A generator whose answer depends on each of its inputs."""
+    return lambda xt, t, xT, z: (
+        scale * jnp.tanh(0.6 * xt + 0.3 * xT + 0.4 * z + 0.2 * jnp.reshape(t, (-1, 1, 1, 1)))
+    )
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_chain_gradient_through_the_last_call_or_all(through):
+    """One parameter a call: which of them have a gradient, and finite differences agree."""
+    with jax.enable_x64(True):
+        xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1), jnp.float64)
+        keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 3), jnp.float64)
+
+        @jax.jit
+        def total(scales):
+            calls = iter(scales)
+            by_call = lambda *a: uses_everything(next(calls))(*a)  # noqa: E731
+            return jnp.sum(roll_out_chain(by_call, BRIDGE, xT, times, keys, through=through))
+
+        scales = jnp.array([1.0, 0.9, 1.1])
+        gradient = jax.grad(total)(scales)
+        step = 1e-5 * jnp.eye(3)
+        numeric = jnp.array([(total(scales + h) - total(scales - h)) / 2e-5 for h in step])
+        assert jnp.abs(numeric).min() > 1e-3
+        expected = numeric if through else numeric * jnp.array([0, 0, 1])
+        np.testing.assert_allclose(gradient, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_random_roll_out_has_gradient_in_its_last_call_only():
+    with jax.enable_x64(True):
+        xT = jax.random.normal(jax.random.key(1), (8, 2, 2, 1), jnp.float64)
+        keys, times = some_keys(8), jnp.asarray(student_grid(BRIDGE, 4), jnp.float64)
+        which = jnp.arange(8) % 4
+
+        @jax.jit
+        def total(scales):
+            calls = iter(scales)
+            by_call = lambda *a: uses_everything(next(calls))(*a)  # noqa: E731
+            out = roll_out_random(by_call, BRIDGE, xT, times, keys, which)
+            return jnp.sum(out, axis=(1, 2, 3))
+
+        scales = jnp.array([1.0, 0.9])  # of the first call, at T, and of the one at times[which]
+        gradient = jax.jacobian(total)(scales)
+        step = jnp.array([0, 1e-5])
+        numeric = (total(scales + step) - total(scales - step)) / 2e-5
+        np.testing.assert_array_equal(gradient[:, 0], 0.0)
+        np.testing.assert_allclose(gradient[:, 1], numeric, rtol=1e-7)
+        # The first call does decide where the second starts, except for examples at T.
+        moved = np.abs(total(scales) - total(scales + jnp.array([0.1, 0])))
+        assert (moved[which == 0] == 0).all() and (moved[which > 0] > 1e-6).all()
+
+
+@pytest.mark.parametrize("roll_out", ["random", "chain"])
+def test_an_exact_generator_keeps_the_bridges_moments(roll_out):
+    """What a student is called with, and what it answers, at each of its four times."""
+    count = 100_000
+    times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+    keys = some_keys(count)
+    xT = jnp.full((count, 1, 1, 1), 0.7)
+    seen = []
+
+    def exact(xt, t, xT, z):
+        """A draw of x_0 given x_t and x_T: the posterior mean plus z times its deviation."""
+        seen.append(xt)
+        t = jnp.broadcast_to(t, xt.shape[:1])
+        _, b, c = BRIDGE.coefficients(t)
+        spread = jnp.sqrt(c**2 * PAIR.std**2 / jnp.maximum(c**2 + b**2 * PAIR.std**2, 1e-12))
+        spread = jnp.where(t >= 1.0, PAIR.std, spread).reshape(-1, 1, 1, 1)
+        return PAIR.denoiser(BRIDGE, True)(xt, t, xT) + spread * z
+
+    if roll_out == "chain":
+        answers = [roll_out_chain(exact, BRIDGE, xT, times, keys, through=False)]
+        inputs = seen
+    else:
+        answers, inputs = [], []
+        for k in range(4):
+            which = jnp.full(count, k, jnp.int32)
+            answers.append(roll_out_random(exact, BRIDGE, xT, times, keys, which))
+            inputs.append(seen[-1])
+    error = 4.5 / np.sqrt(count)
+    for x, t in zip(inputs, times, strict=True):
+        mean, std = PAIR.conditional_moments(BRIDGE, jnp.float32(0.7), t)
+        assert abs(float(x.mean() - mean)) <= error * std + 1e-6
+        assert abs(float(x.std() / std if std > 0 else x.std() + 1) - 1) < error
+    for x0 in answers:
+        assert abs(float(x0.mean()) - 0.56) < error * 0.3
+        assert abs(float(x0.std()) / 0.3 - 1) < error
