@@ -168,7 +168,9 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
             f"corruption.name is '{config.corruption.name}': a diffusion prior trains on clean images, "
             "set it to 'identity' and name the corruptions in zero_shot.tasks."
         )
-    if config.zero_shot.classifier and not (has_labels(config.data) and config.bridge.name == "ddpm"):
+    if config.zero_shot.classifier and not (
+        has_labels(config.data) and config.bridge.name == "ddpm"
+    ):
         raise ValueError(
             "zero_shot.classifier guides a prior with DDPM's noise levels to the data's labels: set "
             "bridge.name to ddpm, and data.classes or data.label_key."
