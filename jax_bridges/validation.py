@@ -78,6 +78,12 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
                 f"{name}.batch is {batch}: it must be a multiple of {devices * parts} "
                 f"({devices} devices x {parts} microbatches)."
             )
+    averages = ("distill.ema", "distill.bridge_ema") + ("train.ema",) * bool(trained)
+    for key in averages:
+        if not 0 <= _get(config, key) < 1:
+            raise ValueError(
+                f"{key} is {_get(config, key)}: the decay of an average is at least 0 and below 1."
+            )
     if config.parallel.device_gib < 0 or min(config.profile.first, config.profile.steps) < 0:
         raise ValueError(
             f"parallel.device_gib is {config.parallel.device_gib}, profile.first "

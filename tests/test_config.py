@@ -85,6 +85,8 @@ REFUSALS = [
     ),
     (dict(evaluate__teacher_nfe=()), ["evaluate.teacher_nfe"]),
     (dict(evaluate__student_nfe=()), ["evaluate.student_nfe"]),
+    (dict(train__ema=1.0), ["train.ema is 1.0", "below 1"]),
+    (dict(distill__bridge_ema=-0.1), ["distill.bridge_ema is -0.1"]),
     (dict(distill__z_channels=4), ["distill.z_channels is 4", "0", "3"]),
     (dict(bridge__betamax=1.0), ["bridge 'i2sb'", "betamax", "beta_max"]),
     (dict(data__rotate=True, data__size=(32, 48)), ["data.rotate", "square"]),

@@ -214,10 +214,12 @@ def test_one_ibmd_step_updates_what_it_should():
     assert abs(float(metrics["loss"])) < 0.1 * float(metrics["bridge_loss"])
 
 
-def test_one_step_of_ibmd_is_optax_on_the_pure_losses():
+@pytest.mark.parametrize("bridge_ema", [0.0, 0.95])
+def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema):
     """Rebuilt from the published algorithm with the batch's own randomness."""
     config = small_config(**{"distill.student_steps": 1, "evaluate.student_nfe": (1,)})
     config.distill.normalize = False
+    config.distill.weight, config.distill.bridge_ema = "one", bridge_ema
     config.distill.bridge_updates = 1
     system = small_system(config)
     sgd = optax.apply_if_finite(optax.sgd(0.1), 10)
@@ -253,11 +255,14 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses():
 
         loss_b, grads = jax.value_and_grad(bridge_loss)(teacher)
         phi = jax.tree.map(lambda p, g: p - 0.1 * g, teacher, grads)
+        decay = min(bridge_ema, 0.1)  # the average's warm-up begins at 0.1
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, teacher, phi)
 
         def loss(params):
             pair, t, noise = points(jax.tree.map(lambda a: a[1], batch))
             x0 = answer(params, pair)
-            return jnp.mean(error(teacher, pair, x0, t, noise) - error(phi, pair, x0, t, noise))
+            by_teacher = error(teacher, pair, x0, t, noise)
+            return jnp.mean(by_teacher - error(average, pair, x0, t, noise))
 
         loss_g, grads = jax.value_and_grad(loss)(student)
         return loss_b, phi, loss_g, jax.tree.map(lambda p, g: p - 0.1 * g, student, grads)

@@ -72,7 +72,7 @@ def small_config(**changes) -> ConfigDict:
     config.train.update(dict(times="uniform", weight="native", weight_max=0.0))
     config.distill.update(
         dict(
-            weight="one", weight_max=0.0, bridge_weight="native", bridge_weight_max=0.0,
+            weight="one", weight_max=0.0, bridge_weight="native", bridge_weight_max=0.0, bridge_ema=0.95,
             times="uniform", normalize=True, roll_out="random", student_steps=4, z_channels=3,
         )
     )  # fmt: skip
