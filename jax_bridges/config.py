@@ -118,7 +118,7 @@ def base_config() -> ConfigDict:
     config.train.mode = "bridge"
     config.train.rounds = 1  # dsbm: to x_0 and to x_T in turn, in equal parts of the steps; an odd number
     config.train.simulation_steps = 10  # reflow, dsbm: network calls that make a pair
-    config.train.steps = 2400  # updates
+    config.train.steps = 1800  # updates
     config.train.batch = 32  # images a step, over all devices
     config.train.microbatches = 1  # the batch in so many parts, one after the other
     config.train.times = "uniform"  # uniform | towards_source
@@ -133,7 +133,7 @@ def base_config() -> ConfigDict:
     # IBMD -----------------------------------------------------------------------------------------
     config.distill = ConfigDict()
     config.distill.method = "ibmd"  # ibmd | cbd | cbt; the latter have keys of their own below
-    config.distill.steps = 300  # generator updates
+    config.distill.steps = 250  # generator updates
     config.distill.batch = 32  # images an update
     config.distill.microbatches = 1  # as of train
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update
