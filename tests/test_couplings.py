@@ -303,7 +303,7 @@ DSBM = dict(
     [
         (dict(train__mode="reflo"), "train.mode 'reflo'.*Did you mean 'reflow'"),
         (DSBM | dict(train__rounds=2), "train.rounds is 2: it must be odd"),
-        (DSBM | dict(train__rounds=7), "divide train.steps, 1500"),
+        (DSBM | dict(train__rounds=7), "divide train.steps, [0-9]+"),
         (dict(train__rounds=3), "only train.mode 'dsbm' has rounds"),
         (DSBM | dict(network__conditional=True), "set network.conditional to False"),
         (DSBM | dict(keep_known=True), "set keep_known to False"),
