@@ -156,9 +156,9 @@ def base_config() -> ConfigDict:
     config.distill.bridge_ema = 0.95
     config.distill.max_skipped = 20  # as of train, for either player
     config.distill.optimizer = _optimizer(learning_rate=2e-4, b1=0.0, warmup=20)
-    config.distill.bridge_optimizer = _optimizer(
-        learning_rate=5e-4, schedule="constant", b1=0.0, warmup=60
-    )
+    # Fast at first, so that it keeps up, and exact at the end: what it misses the generator takes for a
+    # reward of diversity. Constant at 5e-4: 49.0 at 1 call; this: 41.2 (FD-Lite0 of the hole).
+    config.distill.bridge_optimizer = _optimizer(learning_rate=1e-3, b1=0.0, warmup=60)
     config.distill.cbd = _consistency()  # consistency bridge distillation, by the teacher's ODE
     config.distill.cbt = _consistency(  # consistency bridge training, by the data
         gap="shrinking", gap_weight="inverse_gap"
