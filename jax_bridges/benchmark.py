@@ -6,6 +6,8 @@
     python -m jax_bridges.benchmark --network=ddbm_e2h64 --what=torch   # beside PyTorch, if it is there
     python -m jax_bridges.benchmark --plan --config=configs/inpaint.py:imagenet256_i2sb \
         --devices=8 --fsdp=8 --compile
+    python -m jax_bridges.benchmark --plan --config=configs/edges_to_image.py:handbags64 \
+        --topology=v5e:4x4 --fsdp=16                                    # for TPUs that are not here
 
 Measured are the functions that a run uses, compiled, warm, on random images and on random weights
 (or those of `--config.teacher.checkpoint`): medians of several repeats. TFLOP/s count the operations
@@ -15,6 +17,7 @@ of the mathematics (stages/abstract_plan.py).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import json
 import statistics
@@ -49,7 +52,9 @@ from jax_bridges.stages.abstract_plan import (
 )
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
+from jax_bridges.stages.memory import GIB, advice, held_state
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.stages.train import check_teacher, load_teacher, train
 from jax_bridges.training.parallel import MODES, Parallel
 from jax_bridges.validation import validate
@@ -80,7 +85,7 @@ def measure_forward(
         return system.teacher.apply({"params": params}, x, t, xT, None, label)
 
     start = time.perf_counter()
-    compiled = jax.jit(call).lower(params, *inputs).compile()
+    compiled = jax.jit(run.parallel.gathered(call)).lower(params, *inputs).compile()
     took = time.perf_counter() - start
     seconds = median_seconds(lambda: compiled(params, *inputs), repeats)
     row = {"images": batch, "calls": batch}
@@ -266,11 +271,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--network", default="unet", help=f"one or several of {', '.join(NETWORKS)}, with commas")
-    add(
-        "--dtype",
-        default="",
-        help=f"of {', '.join(DTYPES)}, with commas; the network's own if empty",
-    )
+    known = f"of {', '.join(DTYPES)}, with commas; the network's own if empty"
+    add("--dtype", default="", help=known)
     known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty. With "
     known += f"--plan: of {', '.join(STAGES)}, both if empty"
     add("--what", default="", help=known)
@@ -285,6 +287,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         "--compile", action="store_true", help="with --plan: compile the steps for their memory too"
     )
     add("--devices", type=int, default=0, help="with --plan: pretend so many; 0: those there")
+    known = "with --plan: compile for a TPU that is not there, as v5e:4x4, by its own compiler"
+    add("--topology", default="", help=f"{known} (extra [tpu]); kinds are {', '.join(CHIPS)}")
     add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
     add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
     return parser.parse_known_args()
@@ -359,15 +363,30 @@ def plan(options: argparse.Namespace, given) -> None:
     """Prints what the configuration costs."""
     if given is None:
         raise ValueError("--plan needs --config, e.g. configs/inpaint.py:imagenet256_i2sb.")
-    if options.devices:
+    devices = chip = None
+    if options.topology:
+        if options.devices:
+            raise ValueError("--topology says how many devices there are: leave --devices out.")
+        topology = read_topology(options.topology)
+        chip, devices = topology.chip, compile_only_devices(topology)
+    elif options.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
     ((_, config),) = configurations(options, given)
-    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
+    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp, devices)
     validate(config, parallel.devices)
+    compiled = options.compile or bool(options.topology)
     stages = [what for what in options.what.split(",") if what] or STAGES
-    made = make_plan(config, parallel, options.compile, partial(print, flush=True), stages)
-    print(describe_plan(config, parallel, made), flush=True)
+    limit = int(chip.gib * GIB) if chip else 0
+
+    def advise(run: Run, stage: Stage, needed: int) -> str:
+        held = held_state(run, stage)
+        held = dataclasses.replace(held, work=needed - held.state, limit=limit)
+        return advice(run, stage, held)
+
+    tell = partial(print, flush=True)
+    made = make_plan(config, parallel, compiled, tell, stages, limit, advise)
+    print(describe_plan(config, parallel, made, chip), flush=True)
 
 
 def main() -> int:

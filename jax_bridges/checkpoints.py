@@ -70,23 +70,34 @@ class Checkpoints:
         self._manager.wait_until_finished()
 
     def restore(self, like: State, step: int | None = None) -> State:
-        """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings)."""
+        """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings).
+
+        Raises:
+          FileNotFoundError: there is no checkpoint.
+          ValueError: it is damaged; the text says what to delete and where the stage then goes on.
+        """
         step = self._step(step)
 
         def item(field: str) -> ocp.args.StandardRestore:
             return ocp.args.StandardRestore({n: getattr(p, field) for n, p in like.players.items()})
 
-        read = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=item("params"), ema=item("ema"), opt=item("opt"), data=ocp.args.JsonRestore()
-            ),
-        )
+        items = {"params": item("params"), "ema": item("ema"), "opt": item("opt")}
+        try:
+            read = self._manager.restore(
+                step, args=ocp.args.Composite(**items, data=ocp.args.JsonRestore())
+            )
+            done = int(read.data["next_step"])
+        except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            older = [s for s in self._manager.all_steps() if s < step]
+            raise ValueError(
+                f"{self.folder / str(step)} is damaged ({_short(error)}): delete it and start again; "
+                f"the stage then goes on {f'at step {max(older)}' if older else 'from its beginning'}."
+            ) from error
         players = {
             name: Player(params=read.params[name], ema=read.ema[name], opt=read.opt[name])
             for name in like.players
         }
-        count = jax.device_put(jax.numpy.int32(read.data["next_step"]), like.step.sharding)
+        count = jax.device_put(jax.numpy.int32(done), like.step.sharding)
         return State(step=count, players=players)
 
     def restore_ema(self, like: dict[str, PyTree], step: int | None = None) -> dict[str, PyTree]:
@@ -120,7 +131,7 @@ class Checkpoints:
                 raise ValueError(
                     f"The averages of step {step} in {self.folder} cannot be read as "
                     f"{', '.join(like)} of this network: the checkpoint is damaged or of another "
-                    f"network ({' '.join(str(error).split())[:200]})."
+                    f"network ({_short(error)})."
                 ) from error
         for (path, leaf), want in zip(
             jax.tree.leaves_with_path(ema), jax.tree.leaves(like), strict=True
@@ -138,15 +149,22 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: there is no checkpoint.
-          ValueError: a later version of the library wrote it.
+          ValueError: it is damaged, or a later version of the library wrote it.
         """
         step = self._step(step)
-        meta = self._manager.restore(
-            step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-        ).meta
-        if meta["format"] > FORMAT:
+        try:
+            meta = self._manager.restore(
+                step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
+            ).meta
+            written = meta["format"]
+        except Exception as error:  # no file, or one cut short
             raise ValueError(
-                f"{self.folder} was written in checkpoint format {meta['format']}, this version "
+                f"{self.folder / str(step)} does not say what it holds ({_short(error)}): it is "
+                "damaged, or no checkpoint of jax_bridges."
+            ) from error
+        if written > FORMAT:
+            raise ValueError(
+                f"{self.folder} was written in checkpoint format {written}, this version "
                 f"reads up to {FORMAT}: update jax_bridges."
             )
         return meta
@@ -168,3 +186,8 @@ class Checkpoints:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def _short(error: Exception) -> str:
+    """The beginning of an error's text, on one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

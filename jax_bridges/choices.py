@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,6 +24,24 @@ def require_positive(part: str, settings: Mapping[str, Any], *keys: str) -> None
     for key in keys:
         if settings[key] < 1:
             raise ValueError(f"{part}.{key} is {settings[key]}: it must be at least 1.")
+
+
+def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
+    """("superres", {"factor": 4}) from "superres:factor=4"; values are Python literals or words.
+
+    Raises ValueError for a setting without "=".
+    """
+    name, _, rest = text.partition(":")
+    settings = {}
+    for part in re.split(r",(?![^(\[]*[)\]])", rest) if rest else ():  # not within brackets
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"'{text}': settings are written NAME:KEY=VALUE,KEY=VALUE.")
+        try:
+            settings[key.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            settings[key.strip()] = value.strip()
+    return name.strip(), settings
 
 
 def choose(

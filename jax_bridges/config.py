@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 
 from ml_collections import ConfigDict, FieldReference
 
 from jax_bridges.bridges import BRIDGES
+from jax_bridges.choices import parse_choice
 from jax_bridges.corruptions import CORRUPTIONS
 from jax_bridges.models import MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
@@ -18,6 +20,7 @@ def _optimizer(**changes) -> ConfigDict:
     config.name = "adam"  # adam | adamw | radam
     config.learning_rate = 1e-3  # peak
     config.schedule = "cosine"  # constant | cosine (to 0 at the last step) | i2sb (x 0.99 every 1000)
+    config.delay = 0.0  # share of the stage's steps at a rate of 0, before the warm-up
     config.warmup = 50  # steps of linear warm-up
     config.b1 = 0.9  # decay of the mean gradient; 0 for the two players of IBMD
     config.b2 = 0.99  # decay of the mean squared gradient
@@ -64,15 +67,15 @@ def base_config() -> ConfigDict:
 
     # Data -----------------------------------------------------------------------------------------
     config.data = ConfigDict()
-    config.data.name = "earth"  # earth | earth_relief (pairs) | folder | pairs | tfds:NAME
+    config.data.name = "earth"  # earth | earth_relief (pairs) | folder | pairs | arrays | tfds:NAME
     # pixels; one number, or (height, width)
     config.data.size = FieldReference(32, field_type=object)
     config.data.downscale = 1  # earth: average blocks of the map first; 2 shows twice the area a tile
-    config.data.path = ""  # folder: of images; pairs: of clean images x_0; tfds: data_dir
+    config.data.path = ""  # folder: of images; pairs: of clean images x_0; arrays: .npz file; tfds: data_dir
     config.data.path_xT = ""  # pairs: folder of corrupted images x_T, matched by name
-    config.data.image_key = "image"  # tfds: feature that holds x_0
-    config.data.xT_key = ""  # tfds: feature that holds x_T, for paired sets
-    config.data.label_key = ""  # tfds: feature that holds the class, for network.num_classes > 0
+    config.data.image_key = "image"  # tfds, arrays: feature that holds x_0
+    config.data.xT_key = ""  # tfds, arrays: feature that holds x_T, for paired sets
+    config.data.label_key = ""  # tfds, arrays: feature that holds the class, for network.num_classes > 0
     # folder, pairs, edges: "subfolders" (the sub-folder is the class, numbered in sorted order), or
     # a text file that lists the sub-folders in the order of their class numbers; "": no labels
     config.data.classes = ""
@@ -86,7 +89,8 @@ def base_config() -> ConfigDict:
     config.data.flip = True  # random mirror image, shared by the pair
     config.data.rotate = False  # random quarter turns, shared by the pair (for views from above)
 
-    # Task and bridge ------------------------------------------------------------------------------
+    # Task and bridge: on the command line --config.bridge.name=brownian:epsilon=0.5, and so for the
+    # corruption and the preconditioning ----------------------------------------------------------
     config.corruption = ConfigDict(
         {"name": "inpaint_center", "fill": "zero"}, allow_dotted_keys=True
     )
@@ -121,7 +125,7 @@ def base_config() -> ConfigDict:
     config.train.steps = 1800  # updates
     config.train.batch = 32  # images a step, over all devices
     config.train.microbatches = 1  # the batch in so many parts, one after the other
-    config.train.times = "uniform"  # uniform | towards_source
+    config.train.times = "uniform"  # uniform | towards_source | towards_clean | edm_lognormal
     # lambda(t): native to the preconditioning | one | inverse_sigma (1 / sigma_t: errors at small t
     # count more, or they add up over 100 calls: FD-Lite0 of the hole 27.7 instead of 37.0)
     config.train.weight = "inverse_sigma"
@@ -139,7 +143,10 @@ def base_config() -> ConfigDict:
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update
     config.distill.student_steps = 4  # N: calls the student is trained for; any fewer work too
     config.distill.roll_out = "random"  # random (one of the N calls) | chain | chain_through (all)
-    config.distill.first_call = 0.5  # random: share of examples at the first call, the hardest one
+    config.distill.first_call = 0.75  # random: share of examples at the first call, the hardest one
+    # Share of T where the first call is made; below 1 it sees x_T under the bridge's noise, and the student
+    # starts with texture, not with its teacher's blur (1.0: x_T itself, as in the paper)
+    config.distill.first_time = 0.97
     config.distill.bridge_net_sees_call = True  # random: it is told which call made x_0
     config.distill.z_channels = 3  # of the generator's noise input; 0: the noise of x_T is all it has
     config.distill.z_scale = 4.0  # its standard deviation: the input's weights start at 0 and must grow
@@ -155,10 +162,13 @@ def base_config() -> ConfigDict:
     # of the bridge net, whose average the generator's loss sees: 0 is the net itself, as in Alg. 1
     config.distill.bridge_ema = 0.95
     config.distill.max_skipped = 20  # as of train, for either player
-    config.distill.optimizer = _optimizer(learning_rate=2e-4, b1=0.0, warmup=20)
-    # Fast at first, so that it keeps up, and exact at the end: what it misses the generator takes for a
-    # reward of diversity. Constant at 5e-4: 49.0 at 1 call; this: 41.2 (FD-Lite0 of the hole).
-    config.distill.bridge_optimizer = _optimizer(learning_rate=1e-3, b1=0.0, warmup=60)
+    # What the bridge net misses of the generator's answers, the generator takes for a reward of diversity:
+    # so it waits until the bridge net knows them, and moves less. FD-Lite0 of the hole at 1 call after
+    # 100 steps: 35.6; with 1e-3 for the bridge net 49.0, with 2e-4 for the generator too 59.3
+    config.distill.optimizer = _optimizer(
+        learning_rate=5e-5, delay=0.2, warmup=20, b1=0.0, b2=0.95
+    )
+    config.distill.bridge_optimizer = _optimizer(learning_rate=3e-4, b1=0.0, warmup=60)
     config.distill.cbd = _consistency()  # consistency bridge distillation, by the teacher's ODE
     config.distill.cbt = _consistency(  # consistency bridge training, by the data
         gap="shrinking", gap_weight="inverse_gap"
@@ -168,7 +178,7 @@ def base_config() -> ConfigDict:
     config.evaluate = ConfigDict()
     config.evaluate.images = 256  # held-out images
     config.evaluate.batch = 64  # images at a time, over all devices
-    config.evaluate.sampler = "ancestral"  # of the teacher
+    config.evaluate.sampler = "ancestral"  # of the teacher; with knobs: "dbim:eta=1", "heun:churn=None"
     config.evaluate.teacher_nfe = (1, 10, 100)  # network calls an image
     config.evaluate.student_nfe = (1, 2, 4)  # at most distill.student_steps
     config.evaluate.pictures = 12  # images in the picture and in the report's slider
@@ -198,7 +208,8 @@ def base_config() -> ConfigDict:
 
     # Zero-shot restoration (configs/zero_shot.py): one diffusion prior instead of teacher and student --
     config.zero_shot = ConfigDict()
-    # name -> {operator: a linear corruption, sigma_y: noise of y in units of [-1, 1]}; none: a bridge run
+    # name -> {operator: a linear corruption, sigma_y: noise of y in units of [-1, 1], and, if it is there,
+    # published: a task of published.csv whose rows stand beside ours}; none: a bridge run
     config.zero_shot.tasks = ConfigDict()
     config.zero_shot.methods = (  # of zero_shot.SOLVERS; a task is spared those that do not apply
         "pinv", "ddnm", "ddnm_plus", "ddrm", "pigdm", "dps", "repaint", "ilvr", "sdedit",
@@ -232,10 +243,38 @@ def base_config() -> ConfigDict:
 # fmt: on
 
 
+# Parts of a configuration that are a name and its settings.
+_NAMED = {"bridge": BRIDGES, "preconditioning": PRECONDITIONINGS, "corruption": CORRUPTIONS}
+
+
+def take_names(config: ConfigDict, given: Collection[str]) -> None:
+    """Lets `bridge.name`, `preconditioning.name` and `corruption.name` be changed on the command line.
+
+    A name that was given brings its settings with it, "brownian:epsilon=0.5,t_min=1e-3"; of those of the
+    configuration that it replaces it keeps what it takes.
+
+    Args:
+      config: changed in place.
+      given: keys that were given by hand.
+
+    Raises:
+      ValueError: settings that are not written as KEY=VALUE.
+    """
+    for part, table in _NAMED.items():
+        if f"{part}.name" not in given:
+            continue
+        name, settings = parse_choice(config[part].name)
+        kept = {k: v for k, v in config[part].items() if k != "name"}
+        if name in table:  # else `validate` says so
+            known = inspect.signature(table[name]).parameters
+            kept = {k: v for k, v in kept.items() if k in known or f"{part}.{k}" in given}
+        config[part] = ConfigDict({"name": name, **kept, **settings}, allow_dotted_keys=True)
+
+
 # Keys that may change between two starts of the same run: they do not alter what is trained.
 FREE_KEYS = (
-    "evaluate.", "compare.", "zero_shot.", "parallel.", "log_every", "checkpoint_every", "checkpoints_kept",
-    "pictures_every", "data.cache_mb",
+    "evaluate.", "compare.", "zero_shot.", "parallel.", "profile.", "log_every", "checkpoint_every",
+    "checkpoints_kept", "pictures_every", "data.cache_mb",
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from jax_bridges.typing import Array
 
-# Either `[B]` typed PRNG keys, or a function `draw -> noise` that replays saved noise.
+# `[B]` typed PRNG keys, one key for them all (then example i has `fold_in(key, i)`), or a function
+# `draw -> noise` that replays saved noise.
 Keys = Array | Callable[[Array], Array]
 
 
@@ -29,12 +30,33 @@ def fold(keys: Array, number: int | Array) -> Array:
 
 
 def normal(keys: Keys, draw: int | Array, like: Array) -> Array:
-    """Standard normal noise of the shape and dtype of `like` `[B, ...]`, draw number `draw`."""
+    """Standard normal noise of the shape and dtype of `like` `[B, ...]`, draw number `draw`.
+
+    Raises:
+      ValueError: keys that are none, or not one for each of the B examples.
+    """
     if callable(keys):
         return jnp.asarray(keys(draw), like.dtype)
+    keys = _one_each(keys, like.shape[0])
     return jax.vmap(lambda key: jax.random.normal(key, like.shape[1:], like.dtype))(
         fold(keys, draw)
     )
+
+
+def _one_each(keys: Array, count: int) -> Array:
+    """`[count]` keys from as many or from one."""
+    if not jnp.issubdtype(getattr(keys, "dtype", None), jax.dtypes.prng_key):
+        raise ValueError(
+            "keys must be made by jax.random.key (not PRNGKey): one key, or one for each of the "
+            f"{count} images; got {getattr(keys, 'dtype', type(keys).__name__)}."
+        )
+    if keys.ndim == 0:
+        return example_keys(keys, jnp.arange(count))
+    if keys.shape != (count,):
+        raise ValueError(
+            f"keys has the shape {keys.shape} for {count} images: give one key, or one for each."
+        )
+    return keys
 
 
 def uniform(keys: Array, draw: int | Array) -> Array:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jax_bridges.command import keep_compiled, run_command
-from jax_bridges.config import differences
+from jax_bridges.config import differences, take_names
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.report.files import write_atomic
 from jax_bridges.report.html import build_report
@@ -36,7 +38,7 @@ from jax_bridges.stages.zero_shot import zero_shot
 from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
-from jax_bridges.validation import check_given, validate
+from jax_bridges.validation import check_evaluation, check_given, validate
 
 REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
@@ -70,10 +72,14 @@ def run(config, workdir: str | os.PathLike) -> Path:
       ValueError: a configuration that cannot run, or one that differs from the folder's.
       Stopped, Diverged: see stages/run.py.
     """
+    with contextlib.ExitStack() as ends:  # signals and logs, whichever way it ends
+        return _run(config, Path(workdir), ends)
+
+
+def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     # -- check -------------------------------------------------------------------------------------
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
     validate(config, parallel.devices)
-    workdir = Path(workdir)
     resolved = json.loads(config.to_json_best_effort())
     check_workdir(workdir, resolved)
     check_teacher(resolved)
@@ -81,10 +87,13 @@ def run(config, workdir: str | os.PathLike) -> Path:
     # -- data, system --------------------------------------------------------------------------------
     train_data, test_data = (make_source(config.data, split) for split in ("train", "test"))
     check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
+    check_evaluation(config, test_data)
     system = System.create(config)
     stop = StopSignal()
     stop.listen()
+    ends.callback(stop.leave)
     log = MetricsLog(workdir) if hosts.is_chief() else NoLog()  # writes nothing yet
+    ends.callback(log.close)
     this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
 
     if config.zero_shot.tasks:  # one prior and no student
@@ -92,7 +101,6 @@ def run(config, workdir: str | os.PathLike) -> Path:
             raise ValueError("zero_shot.tasks run on one host: start them without the others.")
         begin_workdir(workdir, resolved)
         report = zero_shot(this)
-        log.close()
         print(f"report: {report}", flush=True)
         return report
 
@@ -145,7 +153,6 @@ def run(config, workdir: str | os.PathLike) -> Path:
     else:
         ((_, student),) = students.values()
         evaluate(this, teacher, student)
-    log.close()
     if hosts.is_chief():
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
@@ -177,7 +184,13 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
                 f"{workdir} is not empty and holds no config.json: give a new folder with --workdir."
             )
         return
-    changed = differences(json.loads(path.read_text()), resolved)
+    try:
+        recorded = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): put it back, or give a new folder with --workdir."
+        ) from None
+    changed = differences(recorded, resolved)
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another configuration; go on with that one, or give another "
@@ -185,24 +198,53 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
         )
 
 
+def parse_flags(argv: list[str]) -> list[str]:
+    """The flags; what is wrong with them, or with the configuration file, is one sentence and exit code 1."""
+
+    def work() -> None:
+        rest = flags.FLAGS(argv)[1:]
+        if rest:
+            raise ValueError(
+                f"Unexpected argument {rest[0]}: settings are given as --config.KEY=VALUE."
+            )
+        if _CONFIG.value is None:
+            raise ValueError(
+                "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
+            )
+        _CONFIG.value.keys()  # of a file that could not be read: raises what was in the way
+        take_names(_CONFIG.value, given_keys())
+
+    def sentence(error: Exception) -> str:
+        if isinstance(error, (LookupError, AttributeError)):  # of ConfigDict, over several lines
+            key, *hint = re.sub(r"\\n|[\\'\"?]", " ", str(error.args[0])).split()
+            return " ".join([f"The configuration has no key {key}.", *hint])
+        # The flags' library puts whole tracebacks into its errors; the last line says it.
+        last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+        return re.sub(r"^\w+Error: ", "", last)
+
+    wrong = (flags.Error, ValueError, OSError, LookupError, AttributeError)
+    code = run_command(work, wrong, sentence)
+    if code:
+        sys.exit(code)
+    return argv[:1]
+
+
+def given_keys() -> list[str]:
+    """The keys that `--config.KEY=VALUE` gave on the command line."""
+    return list(getattr(flags.FLAGS["config"], "override_values", {}))
+
+
 def main(argv: list[str]) -> None:
-    """Entry point: flags, a compilation cache, exit codes."""
-    if len(argv) > 1:
-        raise app.UsageError(
-            f"Unexpected argument {argv[1]}: settings are given as --config.KEY=VALUE."
-        )
+    """Entry point: a compilation cache, exit codes."""
+    del argv
     config = _CONFIG.value
-    if config is None:
-        raise app.UsageError(
-            "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
-        )
     keep_compiled()
 
     def work() -> None:
         found = (_HOSTS.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         hosts.start(hosts.find_hosts(*found))
         hosts.only_chief_prints()
-        check_given(config, getattr(flags.FLAGS["config"], "override_values", {}))
+        check_given(config, given_keys())
         run(config, _WORKDIR.value or f"runs/{config.task}")
 
     try:
@@ -216,7 +258,7 @@ def main(argv: list[str]) -> None:
 
 def entry() -> None:
     """Console script."""
-    app.run(main)
+    app.run(main, flags_parser=parse_flags)
 
 
 if __name__ == "__main__":

@@ -183,6 +183,7 @@ def ibmd(
     distill.student_steps = calls
     distill.roll_out = roll_out
     distill.first_call = 1.0 / calls  # t_n uniform (app. B.2)
+    distill.first_time = 1.0
     distill.bridge_net_sees_call = False  # one bridge net for all calls
     distill.z_channels = 3 if noise else 0
     distill.z_scale = 1.0
@@ -227,5 +228,5 @@ def _train(config: ConfigDict, *, steps: int, batch: int, microbatches: int, ema
 
 def _optimizer(stage: ConfigDict, key: str = "optimizer", **settings) -> None:
     """The official code's: PyTorch's momenta, no warm-up, no decay, no clipping, and `settings`."""
-    common = dict(warmup=0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=0.0)
+    common = dict(delay=0.0, warmup=0, b1=0.9, b2=0.999, eps=1e-8, weight_decay=0.0, clip=0.0)
     stage[key].update(common, **settings)

@@ -25,6 +25,11 @@ def towards_source(bridge: Bridge, u: Array) -> Array:
     return uniform(bridge, jnp.sqrt(u))
 
 
+def towards_clean(bridge: Bridge, u: Array) -> Array:
+    """Denser towards t_min, where details are decided: the law of a uniform's square."""
+    return uniform(bridge, u**2)
+
+
 def edm_lognormal(bridge: Bridge, u: Array) -> Array:
     """EDM's noise levels for training, `ln t ~ N(-1.2, 1.2^2)` (arXiv 2206.00364, table 1)."""
     t = jnp.exp(-1.2 + 1.2 * jax.scipy.special.ndtri(u))
@@ -34,6 +39,7 @@ def edm_lognormal(bridge: Bridge, u: Array) -> Array:
 TRAINING_TIMES = {
     "uniform": uniform,
     "towards_source": towards_source,
+    "towards_clean": towards_clean,
     "edm_lognormal": edm_lognormal,  # for bridges whose time is a noise level
 }
 
@@ -119,11 +125,14 @@ def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
     return times
 
 
-def student_grid(bridge: Bridge, nfe: int, trained: int | None = None) -> np.ndarray:
+def student_grid(
+    bridge: Bridge, nfe: int, trained: int | None = None, first: float = 1.0
+) -> np.ndarray:
     """Times at which a few-step student is called, T = t_N > ... > t_1 > t_min, float64 `[nfe]`.
 
     With `trained` given, the nfe times are picked evenly among the `trained` ones the student was
-    trained at (IBMD sec. 3.5; the grid's values are not published: evenly spaced here).
+    trained at (IBMD sec. 3.5; the grid's values are not published: evenly spaced here). `first` below 1
+    puts the first of them at `first * T` (`samplers.few_step.first_input`).
     """
     trained = nfe if trained is None else trained
     if not 1 <= nfe <= trained:
@@ -132,6 +141,7 @@ def student_grid(bridge: Bridge, nfe: int, trained: int | None = None) -> np.nda
             "of those, or train it with a larger distill.student_steps."
         )
     grid = uniform_grid(bridge, trained)[:-1]
+    grid[0] *= first
     return grid[[int(k * trained / nfe) for k in range(nfe)]]
 
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.bridges import BRIDGES, Diffusion, make_bridge
+from jax_bridges.bridges import BRIDGES, Bridge, Diffusion, make_bridge
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import CORRUPTIONS, make_corruption
 from jax_bridges.corruptions.check import check_task
-from jax_bridges.data import has_labels, is_paired
+from jax_bridges.data import Source, has_labels, is_paired
+from jax_bridges.data.source import resolve
+from jax_bridges.metrics import hole_crop
 from jax_bridges.metrics.measure import check_metrics
 from jax_bridges.models import ADM, MODELS
-from jax_bridges.preconditioning import PRECONDITIONINGS
+from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
-from jax_bridges.samplers import SAMPLERS
+from jax_bridges.samplers import make_sampler
 from jax_bridges.times import TRAINING_TIMES
 from jax_bridges.training.couplings import check_mode
 from jax_bridges.training.distillers import DISTILLERS, check_method
@@ -25,7 +29,7 @@ from jax_bridges.training.parallel import MODES
 from jax_bridges.training.settings import distill_keys
 from jax_bridges.training.steps import WEIGHTS
 from jax_bridges.training.system import System, image_size
-from jax_bridges.zero_shot import SOLVERS
+from jax_bridges.zero_shot import make_method, make_solver
 
 
 def validate(config: ConfigDict, devices: int = 1) -> None:
@@ -45,6 +49,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             if value < 1:
                 raise ValueError(f"{key} is {value}: it must be at least 1.")
 
+    resolve(config.data, "train")  # refuses what no data can be
     trained = (config.train,) if not config.teacher.checkpoint else ()  # else its keys are not read
     if config.teacher.checkpoint and config.teacher.init:
         raise ValueError(
@@ -59,15 +64,22 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     )  # fmt: skip
     look_up("corruption", CORRUPTIONS, config.corruption.name)
     look_up("bridge", BRIDGES, config.bridge.name)
-    look_up("preconditioning", PRECONDITIONINGS, config.preconditioning.name)
     look_up("network", MODELS, config.network.name)
-    look_up("sampler", SAMPLERS, config.evaluate.sampler)
+    sampler = make_sampler(config.evaluate.sampler)
     look_up("parallel mode", dict.fromkeys(MODES), config.parallel.mode)
     for stage in trained:
         look_up("distribution of training times", TRAINING_TIMES, stage.times)
         look_up("loss weight", WEIGHTS, stage.weight)
-        check_optimizer(stage.optimizer)
+        check_optimizer(stage.optimizer, "train.optimizer")
 
+    least = (
+        "seed", "pictures_every", "profile.first", "profile.steps", "parallel.device_gib",
+        "data.cache_mb", "evaluate.margin", "distill.weight_max", "distill.bridge_weight_max",
+        "distill.max_skipped", *("train.weight_max", "train.max_skipped") * bool(trained),
+    )  # fmt: skip
+    for key in least:
+        if _get(config, key) < 0:
+            raise ValueError(f"{key} is {_get(config, key)}: it must be at least 0.")
     for name, batch, parts in (
         *(("train", stage.batch, stage.microbatches) for stage in trained),
         ("distill", config.distill.batch, config.distill.microbatches),
@@ -84,18 +96,16 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             raise ValueError(
                 f"{key} is {_get(config, key)}: the decay of an average is at least 0 and below 1."
             )
-    if config.parallel.device_gib < 0 or min(config.profile.first, config.profile.steps) < 0:
-        raise ValueError(
-            f"parallel.device_gib is {config.parallel.device_gib}, profile.first "
-            f"{config.profile.first} and profile.steps {config.profile.steps}: none may be negative."
-        )
     network = config.network
     if network.name == "unet":
+        positive("network.patch", "network.blocks", "network.groups", "network.heads")
+        if not network.widths:
+            raise ValueError("network.widths is empty: it must have the width of each level.")
         multiple = network.patch * 2 ** (len(network.widths) - 1)
         shape = f"network.patch {network.patch} and {len(network.widths)} levels"
         _divides(config.data.size, multiple, shape)
         for each in network.widths:
-            if each % network.groups:
+            if each < 1 or each % network.groups:
                 raise ValueError(
                     f"network.widths has {each}: it must be a multiple of network.groups, {network.groups}."
                 )
@@ -103,6 +113,15 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
                 raise ValueError(
                     f"network.widths has {each}: it must be a multiple of network.heads, {network.heads}."
                 )
+        for level in network.attention:
+            if not 0 <= level < len(network.widths):
+                raise ValueError(
+                    f"network.attention has {level}: the levels are 0 to {len(network.widths) - 1}."
+                )
+    if not 0 <= network.get("dropout", 0.0) < 1:
+        raise ValueError(
+            f"network.dropout is {network.dropout}: it must be at least 0 and below 1."
+        )
     if network.name == "adm":
         levels = len(network.get("channel_mult", ADM.channel_mult))
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
@@ -110,7 +129,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         raise ValueError(
             f"network.num_classes is {network.num_classes}, but the data have no labels: set "
             "data.classes to 'subfolders' or a file with their names (folder, pairs, edges), or "
-            "data.label_key (tfds)."
+            "data.label_key (tfds, arrays)."
         )
     if config.data.rotate and len(set(image_size(config.data.size))) > 1:
         raise ValueError(
@@ -124,18 +143,23 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     if not config.evaluate.teacher_nfe or not config.evaluate.student_nfe:
         raise ValueError("evaluate.teacher_nfe and evaluate.student_nfe must have a number each.")
     bridge = make_bridge(**config.bridge)
+    _check_zero_shot(config, bridge)
+    _check_bridge(config, bridge)
     if trained:
         check_mode(config, bridge, is_paired(config.data))
     for nfe in config.evaluate.teacher_nfe:
-        SAMPLERS[config.evaluate.sampler].grid(bridge, nfe)  # refuses what the sampler cannot do
+        reason = "" if isinstance(bridge, Diffusion) else sampler.why_not(bridge, nfe)
+        if reason:
+            raise ValueError(f"evaluate.teacher_nfe is {config.evaluate.teacher_nfe}. {reason}")
     if config.distill.z_channels not in (0, System.channels):
         raise ValueError(
             f"distill.z_channels is {config.distill.z_channels}: it must be 0 (no noise input) or "
             f"{System.channels}, one for each channel of an image."
         )
-    _check_zero_shot(config, bridge)
     for name in config.compare.samplers:
-        look_up("sampler", SAMPLERS, name)
+        make_sampler(name)
+    if len(set(config.compare.samplers)) < len(config.compare.samplers):
+        raise ValueError(f"compare.samplers is {config.compare.samplers}: name each sampler once.")
     if config.compare.prior:
         _check_compared_prior(config, corruption)
     methods = tuple(config.compare.students) or (config.distill.method,)
@@ -145,6 +169,37 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         look_up("method of distillation", DISTILLERS, method)
         asked = tuple(config.evaluate.student_nfe)
         check_method(config.distill, method, bridge, corruption, asked)
+
+
+def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
+    """Settings for which there is no such bridge or scaling, whatever it is: their numbers must be finite."""
+
+    def said(part: ConfigDict) -> str:
+        settings = ", ".join(f"{k}={v}" for k, v in part.items() if k != "name")
+        return f"'{part.name}'" + (f" with {settings}" if settings else "")
+
+    if not 0 <= bridge.t_min < bridge.T:
+        raise ValueError(
+            f"The bridge {said(config.bridge)} runs from t_min {bridge.t_min:g} to T {bridge.T:g}: t_min "
+            "must be at least 0 and below T."
+        )
+    preconditioning = make_preconditioning(**config.preconditioning)
+    if isinstance(bridge, Diffusion):
+        return
+    with jax.ensure_compile_time_eval():
+        t = jnp.linspace(bridge.t_min, bridge.T, 33)[1:]
+        numbers = np.stack([*bridge.coefficients(t), bridge.sigma(t)])
+        if not np.isfinite(numbers).all() or numbers[3, -1] <= 0:
+            raise ValueError(
+                f"The bridge {said(config.bridge)} has no noise, or coefficients that are not finite: "
+                "change its settings."
+            )
+        scalings = preconditioning.scalings(bridge, t)
+        if not np.isfinite(np.stack([*scalings, preconditioning.weight(bridge, t)])).all():
+            raise ValueError(
+                f"The preconditioning {said(config.preconditioning)} is not finite on the bridge "
+                f"{said(config.bridge)}: change its settings, or take another one."
+            )
 
 
 def _check_zero_shot(config: ConfigDict, bridge) -> None:
@@ -182,30 +237,25 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
             "bridge.name to ddpm, and data.classes or data.label_key."
         )
     for name, task in tasks.items():
-        if set(task) != {"operator", "sigma_y"} or task.sigma_y < 0:
+        if not {"operator", "sigma_y"} <= set(task) <= {"operator", "sigma_y", "published"}:
             raise ValueError(
-                f"zero_shot.tasks.{name} must have operator and sigma_y (at least 0), nothing else."
+                f"zero_shot.tasks.{name} must have operator and sigma_y, and may have published."
             )
+        if not 0 <= task.sigma_y < float("inf"):
+            raise ValueError(
+                f"zero_shot.tasks.{name}.sigma_y is {task.sigma_y}: it must be at least 0."
+            )
+        if task.get("published"):
+            published_rows(task.published, data=config.evaluate.published_data)
         operator = make_corruption(**task.operator)
         if not operator.linear:
             raise ValueError(
                 f"zero_shot.tasks.{name}: '{task.operator.name}' is no linear operator."
             )
         check_task(operator, is_paired(config.data), *image_size(config.data.size))
-    for method in config.zero_shot.methods:
-        look_up("zero-shot solver", SOLVERS, method)
-    for method, settings in config.zero_shot.settings.items():
-        known = inspect.signature(look_up("zero-shot solver", SOLVERS, method).solve).parameters
-        knobs = [k for k, p in known.items() if p.kind is p.KEYWORD_ONLY] + ["nfe", "start"]
-        for key in settings:
-            if key not in knobs:
-                raise ValueError(
-                    f"zero_shot.settings.{method} has no setting '{key}': it takes {', '.join(knobs)}."
-                )
-        if not 0 < settings.get("start", 0.5) <= 1:
-            raise ValueError(f"zero_shot.settings.{method}.start must be a share in (0, 1].")
-        bridge.levels(settings.get("nfe", config.zero_shot.nfe))  # refuses what there is not
-    bridge.levels(config.zero_shot.nfe)
+    chosen, settings = config.zero_shot.methods, config.zero_shot.settings
+    for method in dict.fromkeys((*chosen, *settings)):  # refuses what there is not
+        make_method(method, bridge, settings.get(method, {}), config.zero_shot.nfe)
 
 
 def _check_compared_prior(config: ConfigDict, corruption) -> None:
@@ -221,9 +271,39 @@ def _check_compared_prior(config: ConfigDict, corruption) -> None:
             "leave it out."
         )
     for method in config.compare.prior_methods:
-        look_up("zero-shot solver", SOLVERS, method)
+        make_solver(method)
     if config.compare.prior_nfe < 2:
         raise ValueError(f"compare.prior_nfe is {config.compare.prior_nfe}: it must be at least 2.")
+
+
+def check_evaluation(config: ConfigDict, test_data: Source) -> None:
+    """Refuses metrics that the held-out images cannot have: told before the training, not after it.
+
+    Args:
+      config: validated.
+      test_data: the images to evaluate on.
+
+    Raises:
+      ValueError: distances of sets that are one image; regions smaller than SSIM's window.
+    """
+    metrics, size = config.evaluate.metrics, image_size(config.data.size)
+    of_sets = [name for name in metrics if name in ("fd_lite0", "kid_lite0", "fid", "kid")]
+    if of_sets and min(config.evaluate.images, len(test_data)) < 2:
+        raise ValueError(
+            f"{test_data.name} leaves 1 image to evaluate, but {' and '.join(of_sets)} compare sets of "
+            "2 or more: add test images (data.test_fraction, evaluate.images), or leave these out of "
+            "evaluate.metrics."
+        )
+    regions, box = {"an image": size}, make_corruption(**config.corruption).hole_box(*size)
+    if box:
+        cut = hole_crop(np.zeros((1, *size, 1), np.uint8), box, config.evaluate.margin)
+        regions["the hole with evaluate.margin"] = cut.shape[1:3]
+    for name, (height, width) in regions.items():
+        if "ssim" in metrics and min(height, width) < 11:
+            raise ValueError(
+                f"evaluate.metrics has 'ssim', whose window is 11x11, but {name} is {height}x{width}: "
+                "enlarge data.size or evaluate.margin, or leave 'ssim' out."
+            )
 
 
 def check_given(config: ConfigDict, given: Iterable[str]) -> None:

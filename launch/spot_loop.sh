@@ -11,14 +11,16 @@
 #   --dry-run          print the commands of one round
 #   --help             this text
 #
-# Every round goes on from the last checkpoint in the work directory. An error of the program (exit code
+# Every round goes on from the last checkpoint in the work directory. Where only the connection broke and
+# the TPU is still there, it is connected to once more before another is asked for. An error of the program (exit code
 # 1: a wrong setting, gradients that are not finite) would come again: it ends the loop.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 . "$here/common.sh"
 
 options "name= type= project= zone= runtime= wait= extras= mount= tries=100 pause=60 keep --" "$@"
-need "The name" "$name" "--name NAME"
+tpu
+need "The accelerator type" "$type" "--type v5litepod-16"
 program "--config=configs/inpaint.py --workdir=DIR"
 export DRY_RUN
 
@@ -34,10 +36,17 @@ given extras mount; setup=(${GIVEN[@]+"${GIVEN[@]}"})
 
 delete() { "$here/tpu_vm_delete.sh" "${which[@]}" || true; }
 
+# Whether the TPU is still ours, so that what ended may have been the connection alone.
+alive() {
+  [[ "$(gcloud compute tpus queued-resources describe "$name-queue" "${WHERE[@]}" \
+    --format='value(state.state)')" == ACTIVE ]]
+}
+
+lost=0  # connections in a row, to this TPU
 if [[ "$DRY_RUN" != 1 ]]; then delete; fi  # what an earlier loop has left
 for ((try = 1; try <= tries; try++)); do
   echo "# TPU $try of at most $tries"
-  if "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot; then
+  if [[ "$lost" == 1 ]] || "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot; then
     code=0
     "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "${PROGRAM[@]}" || code=$?
     case "$code" in
@@ -45,7 +54,13 @@ for ((try = 1; try <= tries; try++)); do
       1|2) [[ -n "$keep" ]] || delete; die "the program has refused or diverged; see above." ;;
       *) echo "# stopped with code $code: again" ;;  # 75: saved; 76: gone
     esac
+    if [[ "$code" == 76 && "$lost" == 0 ]] && alive; then
+      lost=1
+      sleep "$pause"
+      continue
+    fi
   fi
+  lost=0
   delete
   sleep "$pause"
 done

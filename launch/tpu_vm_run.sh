@@ -30,7 +30,9 @@ if [[ -z "$skip_setup" ]]; then
   archive="${TMPDIR:-/tmp}/jax_bridges-$name.tar.gz"
   run git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   run gcloud compute tpus tpu-vm scp "$archive" "$name":jax_bridges.tar.gz "${all[@]}"
-  install='set -e; mkdir -p ~/jax_bridges; tar -xzf ~/jax_bridges.tar.gz -C ~/jax_bridges;'
+  # A program that runs there already is not to lose its files.
+  install='if kill -0 "$(cat ~/jax_bridges/run.pid 2>/dev/null)" 2>/dev/null; then exit 0; fi;'
+  install+=' set -e; mkdir -p ~/jax_bridges; tar -xzf ~/jax_bridges.tar.gz -C ~/jax_bridges;'
   install+=' curl -LsSf https://astral.sh/uv/install.sh | sh; export PATH=~/.local/bin:$PATH;'
   install+=' cd ~/jax_bridges; uv venv --python 3.11 --clear .venv;'
   install+=" uv pip install --python .venv/bin/python '.[$extras]'"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import jax
 import pytest
+from absl import flags
 
 from jax_bridges.command import Parser, keep_compiled, run_command
+from jax_bridges.validation import validate
 
 
 def fail(error):
@@ -61,3 +65,89 @@ def test_the_cache_is_ours_unless_jax_was_told_another():
         assert jax.config.jax_compilation_cache_dir == ours
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+# -- the flags of main -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """`parse(argument, ...)`, as main parses them; INPAINT is the path of configs/inpaint.py."""
+    import jax_bridges.main
+
+    monkeypatch.delenv("JAX_BRIDGES_DEBUG", raising=False)
+    inpaint = str(Path(__file__).parents[1] / "configs" / "inpaint.py")
+
+    def parse_flags(*arguments):
+        argv = ["jax_bridges", *(each.replace("INPAINT", inpaint) for each in arguments)]
+        monkeypatch.setattr(sys, "argv", argv)  # where the flag --config looks for its overrides
+        return jax_bridges.main.parse_flags(argv)
+
+    yield parse_flags
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS["config"].unparse()
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:  # of its overrides
+        delattr(flags.FLAGS, name)
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], "Say what to run: --config=configs/inpaint.py"),
+        (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
+        (["--config=configs/nope.py", "--config.train.steps=3"], "configs/nope.py"),
+        (["--config=INPAINT:tiny"], "Unknown variant of configs/inpaint.py 'tiny': choose one of"),
+        (["--config=INPAINT", "--config.trian.steps=3"], "no key trian. Did you mean train"),
+        (["--config=INPAINT", "--config.train.stepz=3"], "no key stepz. Did you mean steps"),
+        (["--config=INPAINT", "--config.evaluate.teacher_nfe=(1,2"], "(1,2"),
+        (["--config=INPAINT", "--config.train.steps=many"], "many"),
+        (["--config=INPAINT", "train.steps=3"], "Unexpected argument train.steps=3: settings"),
+    ],
+    ids=lambda value: value.split()[0] if isinstance(value, str) else "",
+)
+def test_wrong_flags_are_one_sentence(arguments, words, parse, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(*arguments)
+    said = capsys.readouterr().err
+    assert left.value.code == 1 and said.startswith("error: ") and said.count("\n") == 1
+    assert words in said
+
+
+def test_good_flags_are_taken(parse, capsys):
+    assert parse("--config=INPAINT", "--config.train.steps=7") == ["jax_bridges"]
+    assert flags.FLAGS.config.train.steps == 7 and flags.FLAGS.config.task == "inpaint"
+    assert flags.FLAGS.config.bridge.to_dict() == {"name": "i2sb", "beta_max": 0.3}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "given, part, expected",
+    [
+        ("bridge.name=vp", "bridge", {"name": "vp"}),
+        (
+            "bridge.name=brownian:epsilon=0.5,t_min=1e-3",
+            "bridge",
+            {"name": "brownian", "epsilon": 0.5, "t_min": 1e-3},
+        ),
+        ("bridge.name=i2sb", "bridge", {"name": "i2sb", "beta_max": 0.3}),
+        ("corruption.name=superres:factor=2", "corruption", {"name": "superres", "factor": 2}),
+        ("corruption.name=inpaint_freeform", "corruption", {"name": "inpaint_freeform", "fill": "zero"}),
+        (
+            "preconditioning.name=bridge_karras:sigma_data=0.3",
+            "preconditioning",
+            {"name": "bridge_karras", "sigma_data": 0.3},
+        ),
+    ],
+)  # fmt: skip
+def test_another_choice_brings_its_own_settings(parse, given, part, expected):
+    parse("--config=INPAINT", f"--config.{given}")
+    assert flags.FLAGS.config[part].to_dict() == expected
+    validate(flags.FLAGS.config)
+
+
+def test_a_choice_without_its_settings_written_out_is_refused(parse, capsys):
+    with pytest.raises(SystemExit):
+        parse("--config=INPAINT", "--config.bridge.name=vp:t_min")
+    assert capsys.readouterr().err == (
+        "error: 'vp:t_min': settings are written NAME:KEY=VALUE,KEY=VALUE.\n"
+    )

@@ -90,6 +90,46 @@ REFUSALS = [
     (dict(distill__z_channels=4), ["distill.z_channels is 4", "0", "3"]),
     (dict(bridge__betamax=1.0), ["bridge 'i2sb'", "betamax", "beta_max"]),
     (dict(data__rotate=True, data__size=(32, 48)), ["data.rotate", "square"]),
+    *(
+        ({key.replace(".", "__"): -1}, [f"{key} is -1", "at least 0"])
+        for key in (
+            "seed", "pictures_every", "profile.steps", "data.cache_mb", "evaluate.margin",
+            "train.weight_max", "train.max_skipped", "distill.weight_max",
+            "distill.bridge_weight_max", "distill.max_skipped", "train.optimizer.warmup",
+            "distill.optimizer.clip", "distill.bridge_optimizer.eps",
+        )
+    ),
+    (dict(train__optimizer__learning_rate=0.0), ["train.optimizer.learning_rate is 0.0"]),
+    (dict(distill__bridge_optimizer__b2=1.0), ["distill.bridge_optimizer.b2 is 1.0", "below 1"]),
+    (dict(network__patch=0), ["network.patch is 0", "at least 1"]),
+    (dict(network__groups=0), ["network.groups is 0", "at least 1"]),
+    (dict(network__widths=()), ["network.widths is empty"]),
+    (dict(network__widths=(0, 8)), ["network.widths has 0"]),
+    (dict(network__dropout=1.0), ["network.dropout is 1.0", "below 1"]),
+    (dict(network__attention=(3,)), ["network.attention has 3", "0 to 2"]),
+    (dict(bridge__beta_max=-1.0), ["i2sb: beta_max must be above 0", "-1.0"]),
+    (dict(bridge__steps=1), ["i2sb: ", "steps at least 2"]),
+    (dict(bridge={"name": "resshift", "last": 1.2}), ["resshift: ", "last <= 1", "1.2"]),
+    (dict(bridge={"name": "goub", "lam": 0.0}), ["goub: lam must be above 0"]),
+    (
+        dict(bridge={"name": "brownian", "epsilon": 0.0}),
+        ["bridge 'brownian' with epsilon=0.0 has no noise"],
+    ),
+    (dict(bridge={"name": "vp", "beta_d": -5.0}), ["'vp' with beta_d=-5.0", "not finite"]),
+    (
+        dict(preconditioning={"name": "bridge_karras", "sigma_data": 0.0}),
+        ["'bridge_karras' with sigma_data=0.0 is not finite on the bridge 'i2sb'"],
+    ),
+    (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a bridge with a slope"]),
+    (dict(data__size="big"), ["data.size = big must be"]),
+    (
+        dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),
+        ["evaluate.teacher_nfe is (2,)", "'dbim' divides by the noise", "use 'ancestral'"],
+    ),
+    (dict(bridge={"name": "ve", "T": 0.001}), ["t_min 0.002", "T 0.001"]),
+    (dict(evaluate__sampler="dbim:eta=2"), ["'dbim:eta=2'", "eta must be a number from 0 to 1"]),
+    (dict(evaluate__sampler="heun:eta=1"), ["'heun' has no knob 'eta'", "churn, guidance, clip"]),
+    (dict(compare__samplers=("dbim", "dbim")), ["compare.samplers", "each sampler once"]),
     (
         dict(distill__z_channels=0, corruption__fill="zero"),
         ["no randomness", "distill.z_channels", "corruption.fill"],
@@ -124,6 +164,9 @@ def test_batches_must_divide_by_the_devices():
         dict(distill__z_channels=0, corruption__fill="noise"),
         dict(network__attention=(0, 1)),
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2, 10)),
+        dict(evaluate__sampler="heun:churn=None,clip=True", evaluate__teacher_nfe=(3, 10)),
+        dict(bridge={"name": "vp"}, preconditioning={"name": "bridge_karras"}),
+        dict(bridge={"name": "goub"}, distill__method="cbd"),
     ],
     ids=str,
 )
@@ -140,6 +183,7 @@ def test_differences_names_changed_keys_but_not_free_ones():
     free = changed(
         evaluate__images=3, evaluate__teacher_nfe=(5,), parallel__mode="pmap", parallel__fsdp=4,
         log_every=7, checkpoint_every=9, checkpoints_kept=5, pictures_every=11, data__cache_mb=1,
+        profile__steps=5,
     )  # fmt: skip
     assert differences(old, flat(free)) == []
     new = flat(changed(train__steps=7, network__widths=(8, 16), data__size=(32, 48)))
@@ -211,6 +255,7 @@ def test_every_key_of_the_base_has_a_comment():
         "name",
         "learning_rate",
         "schedule",
+        "delay",
         "warmup",
         "b1",
         "b2",

@@ -136,7 +136,9 @@ def test_the_residual_is_the_noise_near_the_source_and_nothing_at_it():
 # -- neighbours ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("bridge", [VE(), BRIDGES["i2sb"]], ids=["ve", "i2sb"])
+@pytest.mark.parametrize(
+    "bridge", [VE(), BRIDGES["i2sb"], make_bridge("goub")], ids=["ve", "i2sb", "goub"]
+)
 @pytest.mark.parametrize("gap", consistency.GAPS)
 def test_neighbours_are_earlier_and_on_the_bridge(bridge, gap):
     settings = ConfigDict(dict(dt=0.03, halvings=4, gap_k=8.0, gap_b=10.0))
@@ -156,6 +158,13 @@ def test_neighbours_are_earlier_and_on_the_bridge(bridge, gap):
         grown = 1.0 + 8.0 / (1.0 + np.exp(10.0 * 0.9))
         want = [(t[-1] - t_min) * 2.0**-s * grown for s in (1, 2, 3, 4)]
         np.testing.assert_allclose(gaps, want, rtol=1e-6)
+
+
+def test_only_a_table_has_a_coarse_grain():
+    """GOUB's table is interpolated: two times of it differ however close they are."""
+    assert consistency.grain(BRIDGES["i2sb"]) == 1 / 999
+    assert consistency.grain(make_bridge("goub")) == 1e-6
+    assert consistency.grain(VE()) == pytest.approx(8e-5)
 
 
 def test_both_neighbours_agree_on_average():

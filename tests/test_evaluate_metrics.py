@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from runs import tiny
 
-from jax_bridges.stages.evaluate import consistency, source_images
+from jax_bridges.data.arrays import ArraySource
+from jax_bridges.stages.evaluate import consistency, plain_jobs, source_images
 from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
-from jax_bridges.validation import validate
+from jax_bridges.validation import check_evaluation, validate
 
 
 def run_of(tmp_path, **changes) -> Run:
@@ -58,6 +59,36 @@ def test_what_the_samplers_hand_over_by_protocol(tmp_path):
     assert kept["i2sb"].dtype == np.uint8 and set(np.unique(fallen)) == {0, 1}
     assert kept["ddnm"].dtype == np.float32
     np.testing.assert_allclose(kept["ddnm"], target / 127.5 - 1, atol=1e-6)
+
+
+def test_a_row_tells_the_calls_that_the_teacher_makes(tmp_path):
+    """Heun spends 3N - 1 of a budget; a budget that buys no further step has no row of its own."""
+    run = run_of(
+        tmp_path, **{"evaluate.sampler": "heun", "evaluate.teacher_nfe": (5, 7, 10)},
+    )  # fmt: skip
+    jobs = plain_jobs(run, None, None)
+    found = [(job.model, job.sampler, job.nfe, job.label) for job in jobs]
+    assert found == [
+        ("teacher", "heun", 5, "teacher 5"), ("teacher", "heun", 8, "teacher 8"),
+        ("student", "few_step", 1, "student 1"), ("student", "few_step", 2, "student 2"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "images, changes, words",
+    [
+        (1, {}, "held-out leaves 1 image to evaluate, but fd_lite0 compare sets of 2 or more"),
+        (9, {"evaluate.images": 1}, "leaves 1 image to evaluate"),
+        (9, {"data.size": 8}, "whose window is 11x11, but an image is 8x8"),
+        (9, {"evaluate.margin": 1}, "but the hole with evaluate.margin is 10x10: enlarge data.size"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_measured_is_told_before_the_training(tmp_path, images, changes, words):
+    held_out = ArraySource("held-out", {}, None, np.arange(images), (16, 16))
+    check_evaluation(tiny(tmp_path), ArraySource("", {}, None, np.arange(2), (16, 16)))
+    with pytest.raises(ValueError, match=words):
+        check_evaluation(tiny(tmp_path, **changes), held_out)
+    check_evaluation(tiny(tmp_path, **changes, **{"evaluate.metrics": ("psnr",)}), held_out)
 
 
 def test_the_configuration_is_checked_before_anything_is_trained(tmp_path):

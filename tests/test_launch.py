@@ -104,6 +104,7 @@ def test_what_a_dry_run_prints_is_shell():
         ("tpu_vm_run.sh --name t", "nothing to run"),
         ("tpu_vm_delete.sh", "The name is not set"),
         ("spot_loop.sh --name t --type v5litepod-16", "nothing to run"),
+        ("spot_loop.sh --name t -- --config=c.py", "The accelerator type is not set"),
         ("slurm.sh --nodes 2", "nothing to run"),
         ("slurm.sh --nodes", "--nodes needs a value"),
         ("local.sh --cpu-devices many -- --config=c.py", "--cpu-devices is 'many'"),
@@ -130,7 +131,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 
 def test_the_spot_loop_survives_a_preemption(tmp_path):
-    """The first TPU is taken away, the second stops with 75, the third comes to the end."""
+    """The first TPU is lost twice, the second stops with 75, the third comes to the end."""
     program(tmp_path, "sleep", "exit 0\n")
     program(tmp_path, "git", "exit 0\n")
     program(
@@ -141,6 +142,7 @@ case "$*" in
   *describe*) echo ACTIVE ;;
   *"queued-resources create"*) echo x >> {tmp_path}/made ;;
   *jax_bridges.main*)
+    echo "run on $(wc -l < {tmp_path}/made)" >> {tmp_path}/calls
     case "$(wc -l < {tmp_path}/made)" in
       1) echo "training"; exit 255 ;;
       2) echo "exit code 75"; echo "exit code 75" ;;
@@ -158,6 +160,8 @@ esac
     calls = (tmp_path / "calls").read_text().splitlines()
     assert sum(c == "queued-resources create" for c in calls) == 3
     assert calls[0] == calls[-1] == "queued-resources delete" and calls.count(calls[0]) == 4
+    # A TPU that is still there may have lost nothing but the connection: it is asked once more.
+    assert [c for c in calls if c.startswith("run")] == [f"run on {n}" for n in (1, 1, 2, 3)]
 
     # What would fail again is not tried again.
     (tmp_path / "made").unlink()

@@ -188,6 +188,26 @@ def test_a_run_that_cannot_fit_leaves_nothing(images, tmp_path, mib, words):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_compiler_that_refuses_itself(images, tmp_path, monkeypatch):
+    """A TPU's does: the same sentence, not its own, and nothing is left. Other errors pass."""
+    said = (
+        "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. "
+        "Exceeded hbm capacity by 4.75G."
+    )
+
+    def refuse(self, *_, **__):
+        raise jax.errors.JaxRuntimeError(said)
+
+    config = tiny(images, **{"parallel.device_gib": 15.75})
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    with pytest.raises(ValueError, match="train: a device would need 20.5 GiB .* has 15.8 GiB. "):
+        jax_bridges.main.run(config, tmp_path / "run")
+    said = "INTERNAL: something else"
+    with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
+        jax_bridges.main.run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # -- the compiler agrees ---------------------------------------------------------------------------
 COMPILE = """
 import json, sys, jax

@@ -64,8 +64,8 @@ def test_optimisers_are_optax_with_the_configured_numbers(name):
 
 
 def test_schedules():
-    def rates(name, at, warmup=10, steps=100):
-        config = optimizer_config(schedule=name, learning_rate=2.0, warmup=warmup)
+    def rates(name, at, warmup=10, steps=100, delay=0.0):
+        config = optimizer_config(schedule=name, learning_rate=2.0, warmup=warmup, delay=delay)
         schedule = make_schedule(config, steps)
         return [float(schedule(k)) for k in at]
 
@@ -74,6 +74,9 @@ def test_schedules():
     middle = 10 + 90 / 2
     np.testing.assert_allclose(rates("cosine", [0, 5, 10, middle, 100]), [0, 1, 2, 1, 0], atol=1e-6)
     np.testing.assert_allclose(rates("cosine", [0], warmup=0), [2])
+    late = rates("cosine", [0, 19, 20, 25, 30, 65, 100], delay=0.2)
+    np.testing.assert_allclose(late, [0, 0, 0, 1, 2, 1, 0], atol=1e-6)
+    np.testing.assert_allclose(rates("constant", [19, 20], warmup=0, delay=0.2), [0, 2])
     np.testing.assert_allclose(
         rates("i2sb", [5, 10, 1009, 1010, 3010]), [1, 2, 2, 2 * 0.99, 2 * 0.99**3], rtol=1e-6
     )

@@ -150,14 +150,18 @@ def test_variants_do_not_inherit_what_the_small_tasks_tuned(monkeypatch):
     other.train.update(
         times="towards_source", weight="one", weight_max=3.0, microbatches=2, ema=0.5
     )
-    other.distill.update(z_scale=9.0, normalize=True, weight="one", weight_max=3.0, first_call=0.9)
+    other.distill.update(
+        z_scale=9.0, normalize=True, weight="one", weight_max=3.0, first_call=0.9, first_time=0.8
+    )
     other.distill.update(bridge_weight="one", bridge_net_sees_call=True, ema=0.5, microbatches=4)
     for optimizer in (
         other.train.optimizer,
         other.distill.optimizer,
         other.distill.bridge_optimizer,
     ):
-        optimizer.update(name="adam", b1=0.1, b2=0.2, eps=1.0, clip=7.0, warmup=9, weight_decay=0.5)
+        optimizer.update(
+            name="adam", b1=0.1, b2=0.2, eps=1.0, clip=7.0, warmup=9, delay=0.5, weight_decay=0.5
+        )
     other.bridge = {"name": "ve"}
     other.preconditioning = {"name": "none"}
     other.keep_known = False

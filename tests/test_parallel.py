@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ from toy import image_batch, optimizer_config, pointwise, random_params, small_c
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
+from jax_bridges.training import steps
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
@@ -61,6 +63,25 @@ def test_teacher_is_the_same_on_one_device_and_on_eight(measured, mode):
     found, one = measured["teacher"][mode], measured["teacher"]["one"]
     assert found["difference"] < 1e-5 < 1e-3 < found["moved"]
     np.testing.assert_allclose(found["loss"], one["loss"], rtol=1e-5)
+
+
+def test_eight_devices_share_the_work(measured):
+    """Each does an eighth of the operations, of a batch in two microbatches too, and a bit to update.
+
+    Microbatches that were pieces of the batch would lie on half of the devices: a quarter for each.
+    """
+    one, found = (measured["teacher"][mode]["flops"] for mode in ("one", "2x4"))
+    assert one / 8 < found < 1.25 * one / 8
+
+
+def test_parameters_travel_and_images_do_not(measured):
+    """What shards are gathered are those of parameters: no layer is split by its channels."""
+    travels = measured["teacher"]["2x4"]["travels"]
+    assert set(travels) <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert len(travels["all-gather"]) > 10
+    wrong = [shape for shape in travels["all-gather"] if shape not in measured["shapes"]]
+    assert not wrong, wrong
+    assert "all-gather" not in measured["teacher"]["pmap"]["travels"]
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
@@ -174,6 +195,16 @@ def uneven(state):
     return bad
 
 
+def travels(text):
+    """{kind: dimensions} of what the compiled program sends between devices."""
+    found = {}
+    names = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
+    for out, kind in re.findall(rf"= (.*?) ({names})(?:-start)?\(", text):
+        shapes = [shape.split(",") for shape in re.findall(r"\w+\[([\d,]*)\]", out)]
+        found.setdefault(kind, []).extend([int(n) for n in s if n] for s in shapes)
+    return found
+
+
 def shard(leaf):
     """Shape of what one device holds of a leaf."""
     return list(leaf.addressable_shards[0].data.shape)
@@ -182,17 +213,22 @@ def shard(leaf):
 def teacher_run(modes, out):
     """A UNet (convolutions, norms) through the teacher's step."""
     config, system = make_system()
+    config.train.microbatches = 2
     adam = make_optimizer(optimizer_config(clip=1.0, learning_rate=1e-3), 10)
     start = jax.tree.map(lambda p: 0.3 * p, random_params(system.teacher))
+    out["shapes"] = [list(leaf.shape) for leaf in jax.tree.leaves(start)]
     results = {}
     for name in ("one", "pmap", "2x4"):
         parallel = modes[name]
         state = parallel.init(lambda p: State.create(teacher=Player.create(p, adam)), start)
         step = parallel.step(make_teacher_step(system, config.train, adam))
+        step = step.lower(state, None, parallel.put(batch(0)), jax.random.key(1)).compile()
         for k in range(STEPS):
             state, metrics = step(state, None, parallel.put(batch(k)), jax.random.key(1))
         results[name] = state
         out["teacher"][name] = dict(
+            flops=step.cost_analysis()["flops"],
+            travels=travels(step.as_text()),
             difference=difference(results["one"], state),
             uneven=uneven(state),
             loss=float(metrics["loss"]),
@@ -223,14 +259,14 @@ def game_run(modes, out, folder):
     def fresh(parallel):
         return parallel.init(make, start)
 
-    results, steps = {}, {}
+    results, made = {}, {}
     for name, parallel in modes.items():
-        steps[name] = parallel.step(make_ibmd_step(system, config.distill, adam, adam), 1)
-        state, _ = play(parallel, steps[name], fresh(parallel), range(3))
+        made[name] = parallel.step(make_ibmd_step(system, config.distill, adam, adam), 1)
+        state, _ = play(parallel, made[name], fresh(parallel), range(3))
         checkpoints = Checkpoints(folder / name)
         checkpoints.save(state, {"mode": name})
         checkpoints.wait()
-        state, metrics = play(parallel, steps[name], state, range(3, STEPS))
+        state, metrics = play(parallel, made[name], state, range(3, STEPS))
         results[name] = state
         generator = state.players["generator"]
         kernel = generator.params["second"]["kernel"]
@@ -253,7 +289,7 @@ def game_run(modes, out, folder):
         checkpoints = Checkpoints(folder / saved)
         state = checkpoints.restore(fresh(parallel))
         laid_out = jax.tree.map(lambda a, b: a.sharding == b.sharding, state, fresh(parallel))
-        state, _ = play(parallel, steps[other], state, range(3, STEPS))
+        state, _ = play(parallel, made[other], state, range(3, STEPS))
         out["restored"][f"{saved} in {other}"] = dict(
             difference=difference(results["one"], state),
             laid_out=all(jax.tree.leaves(laid_out)),
@@ -287,6 +323,7 @@ def game_run(modes, out, folder):
 
 
 def main():
+    steps._unroll = lambda: False  # loops, as on an accelerator; and compiled in half the time
     modes = {
         "one": Parallel.create("fsdp", 1, jax.devices()[:1]),
         "pmap": Parallel.create("pmap"),

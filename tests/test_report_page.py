@@ -1,6 +1,7 @@
 """report/: the HTML page."""
 
 import base64
+import json
 import os
 import re
 
@@ -58,6 +59,27 @@ def test_report_is_self_contained_and_escaped(workdir):
     )
     assert "<paper>" not in text and "<b>" not in text and 'tile "1"' not in text
     assert text.count("<script") == 1
+
+
+def test_ibmds_losses_are_explained_and_bookkeeping_is_left_out(workdir):
+    assert "bridge net" not in Page(build_report(workdir).read_text()).text
+    line = {"stage": "distill", "loss": 0.1, "bridge_loss": 0.2}
+    with open(workdir / "metrics.jsonl", "a") as log:
+        log.writelines("\n" + json.dumps({**line, "step": step}) for step in (1, 2, 3))
+    results = results_of()
+    results["measured"]["settings"] = '{"images": 256}'
+    write_results(workdir / "results.json", results)
+    text = Page(build_report(workdir).read_text()).text
+    assert "bridge loss: the bridge net's own error" in text and '{"images": 256}' not in text
+
+
+def test_a_chart_with_hopeless_values_says_so(workdir):
+    page = build_report(workdir).read_text()
+    rows = [{**ROWS[3], "nfe": n, "fd_lite0_hole": 20.0 + n} for n in range(1, 9)]
+    rows.append({**ROWS[3], "nfe": 9, "fd_lite0_hole": 900.0})
+    write_results(workdir / "results.json", results_of(rows))
+    said = "Triangles: values far beyond the edge"
+    assert said in build_report(workdir).read_text() and said not in page
 
 
 def test_fd_lite0_is_never_called_fid(workdir):

@@ -19,7 +19,7 @@ from jax_bridges.report import (
     step_chart,
     to_png_bytes,
 )
-from jax_bridges.report.curves import Series, _axis, quality_series, step_series
+from jax_bridges.report.curves import Series, _axis, has_outliers, quality_series, step_series
 from jax_bridges.report.pictures import GAP, MARGIN, OUTLINE, _fit_labels
 
 # ---------------------------------------------------------------- pictures
@@ -139,6 +139,39 @@ def test_quality_chart_holds_each_series_and_point_once():
     assert quality_chart(ROWS, "nfe", "ssim") == ""
     with pytest.raises(ValueError, match="positive"):
         chart([Series("a", (0.0, 1.0), (1.0, 1.0), "red")], "t", "x", x_log=True)
+
+
+@pytest.mark.parametrize("key, sign", [("fd_lite0", 1), ("psnr", -1)])
+def test_hopeless_values_do_not_flatten_the_others(key, sign):
+    """Two of 14 lie far off: triangles on the edge, and the axis is that of the other twelve."""
+    good = [30.0 + 0.5 * k for k in range(12)]
+    values = {n + 1: v if sign > 0 else 60.0 - v for n, v in enumerate(good)}
+    values |= {40: 30.0 + 230.0 * sign, 50: 30.0 + 180.0 * sign}
+    rows = [
+        {"model": "teacher", "sampler": "heun", "nfe": n, key: v, "images": 8}
+        for n, v in values.items()
+    ]
+    root = ElementTree.fromstring(quality_chart(rows, "nfe", key))
+    ticks = [
+        float(t.text)
+        for t in root.iter("text")
+        if t.get("text-anchor") == "end" and t.text[0].isdigit()
+    ]
+    low, high = (30.0, 36.0) if sign > 0 else (24.0, 30.0)
+    assert min(ticks) >= low - 1 and max(ticks) <= high + 1 and len(ticks) >= 4
+    dots = [c for c in root.iter("circle") if c.get("r") == "4"]
+    triangles = [p for p in root.iter("path") if p.get("d").endswith("z")]
+    assert len(dots) == 12 and len(triangles) == 2 and has_outliers(rows, key)
+    # They stand where the far end of the axis is, and still tell their value.
+    far = min if sign > 0 else max
+    at = [float(re.match(r"M[\d.]+ ([\d.]+)h12l-6 (-?\d+)z", p.get("d"))[1]) for p in triangles]
+    assert at[0] == at[1] and far([at[0], *(float(c.get("cy")) for c in dots)]) == at[0]
+    assert f"heun: {values[40]:.4g} at 40" in " ".join(t.text for t in root.iter("title"))
+    # Fewer than eight, or nothing hopeless: all points as they are.
+    for few in (rows[:3] + rows[-1:], rows[:12]):
+        plain = ElementTree.fromstring(quality_chart(few, "nfe", key))
+        assert not [p for p in plain.iter("path") if p.get("d").endswith("z")]
+        assert not has_outliers(few, key)
 
 
 def test_loss_curve_averages_long_runs_and_leaves_out_nan():

@@ -18,6 +18,7 @@ from jax_bridges.report import (
     save_png,
     write_results,
 )
+from jax_bridges.report.results import check_results
 from jax_bridges.report.table import make_columns, sort_rows
 
 # ---------------------------------------------------------------- results.json, metrics.jsonl
@@ -178,3 +179,27 @@ def test_headline_compares_with_few_and_many_calls():
 def test_rows_of_other_models_come_after_the_student():
     rows = [dict(model=m, sampler="-", nfe=1, images=1) for m in ("ddrm", "student", "source")]
     assert [row["model"] for row in sort_rows(rows)] == ["source", "student", "ddrm"]
+
+
+def test_tasks_of_a_prior_do_not_compete():
+    """The best is marked within a task; tasks keep their order, published rows stand with theirs."""
+    base = dict(model="sr4", task="sr4", nfe=50, images=8)
+    rows = [
+        base | dict(sampler="pinv", psnr=20.0, nfe=0),
+        base | dict(sampler="ddnm", psnr=22.0),
+        base | dict(model="colour", task="colour", sampler="ddnm", psnr=30.0),
+        base | dict(sampler="DDNM", psnr=27.46, source="published"),
+        base | dict(model="colour", task="colour", sampler="pinv", psnr=31.0, nfe=0),
+    ]
+    order = sort_rows(rows)
+    assert [(row["task"], row["sampler"]) for row in order] == [
+        ("sr4", "pinv"), ("sr4", "ddnm"), ("sr4", "DDNM"), ("colour", "ddnm"), ("colour", "pinv"),
+    ]  # fmt: skip
+    column = next(c for c in make_columns(order) if c.key == "psnr")
+    assert column.best == (False, True, False, False, True)
+    table = format_table(rows)
+    assert table.split()[:2] == ["Task", "Method"]
+    assert "best of its column and task" in table
+    assert headline(rows) == "One prior, 2 tasks that it was not trained for, 2 methods."
+    with pytest.raises(ValueError, match="task"):
+        check_results(results_of([base | dict(sampler="x", task=3)]))

@@ -100,8 +100,8 @@ def test_a_tile_with_the_trained_hole_gets_what_the_student_gives(inpaint, resto
     )
     pair = Pair(x0, xT, mask, noise(STEPS))
     answer = sample_few_step(
-        system.generator(params, pair), system.bridge, xT, student_grid(system.bridge, 2, 4),
-        pair.keys, clip=True,
+        system.generator(params, pair), system.bridge, xT,
+        student_grid(system.bridge, 2, 4, tiny().distill.first_time), pair.keys, clip=True,
     )  # fmt: skip
     expected = np.asarray(keep_known(answer, x0, mask))[0]
     done = restorer(image, hole, seed=5)

@@ -14,11 +14,12 @@ from restorers import TILE, left_behind, photograph, save_player, tiny
 from runs import quick_compiler  # noqa: F401
 
 from jax_bridges import restore
-from jax_bridges.corruptions import Colorize, Composition, SuperResolution
+from jax_bridges.choices import parse_choice
+from jax_bridges.corruptions import Blur, Colorize, Composition, SuperResolution
 from jax_bridges.data.images import BadImage
 from jax_bridges.restore import PriorRestorer, Task
 from jax_bridges.restoring import read_picture
-from jax_bridges.restoring.methods import parse_choice, parse_method, parse_operator
+from jax_bridges.restoring.methods import parse_method, parse_operator
 from jax_bridges.training.system import System
 
 
@@ -64,7 +65,8 @@ def test_choices_are_read():
     operator, inpaint = parse_operator("colorize+superres:kind=pool,factor=2+inpaint")
     pool = SuperResolution(kind="pool", factor=2)
     assert inpaint and operator == Composition(parts=(Colorize(), pool))
-    assert parse_operator("blur")[0].truncated  # A A^+ A = A
+    assert parse_operator("blur", simulate=True)[0] == Blur(truncated=True)  # A A^+ A = A
+    assert parse_operator("blur:threshold=0.1")[0] == Blur(truncated=True, threshold=0.1)
     config = prior_config()
     levels = System.create(config).bridge
     assert parse_method("ddrm", levels, config.zero_shot).nfe == 20
@@ -76,16 +78,38 @@ def test_choices_are_read():
         ("jpeg", "Unknown operator 'jpeg'"),
         ("superres:factr=2", "no setting 'factr'"),
         ("superres:factor", "NAME:KEY=VALUE"),
-        ("superres:factor=two", "."),
+        ("superres:factor=two", "factor is 'two', and must be of type int"),
+        ("superres:factor=1.5", "must be of type int"),
+        ("denoise:std=0.1+colorize", "'denoise' comes after all but 'inpaint'"),
+        ("colorize:noise_std=0.2", "give --sigma-y"),
+        ("superres+colorize", "no pseudo-inverse in closed form: of superres take kind=pool"),
         ("inpaint:size=2", "has no settings"),
         ("inpaint+colorize", "comes last"),
         ("superres:kind=bicubic+inpaint", "rows are not orthogonal"),
     ):
         with pytest.raises(ValueError, match=words):
             parse_operator(text)
-    for text, words in (("ddnn", "Did you mean 'ddnm'"), ("ddnm:et=1", "no setting 'et'")):
+    for text, words in (
+        ("ddnn", "Did you mean 'ddnm'"),
+        ("ddnm:et=1", "no setting 'et'"),
+        ("ddnm:eta=2", "must be a share from 0 to 1"),
+        ("ddnm:travel=5", "two whole numbers"),
+    ):
         with pytest.raises(ValueError, match=words):
             parse_method(text, levels, config.zero_shot)
+
+
+def test_a_blurred_picture_of_8_bits_is_sharpened_not_drowned():
+    """The pseudo-inverse alone, which every solver starts from: rounding is not blown up."""
+    x = jnp.asarray(photograph(48, 64), jnp.float32)[None] / 127.5 - 1
+    x = Blur(kind="gauss", taps=3, std=1.0).forward(x)  # a photograph is not all edges
+    operator, papers = (parse_operator("blur", simulate=s)[0] for s in (False, True))
+    y = jnp.rint((Blur().forward(x) + 1) * 127.5) / 127.5 - 1
+
+    def error(image):
+        return float(jnp.sqrt(jnp.square(image - x).mean()))
+
+    assert error(operator.pinv(y)) < 0.8 * error(y) and error(papers.pinv(y)) > 2 * error(y)
 
 
 # -- pictures ----------------------------------------------------------------------------------------

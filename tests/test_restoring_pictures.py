@@ -16,6 +16,7 @@ from restorers import bad_files, encoded, pixels
 from jax_bridges.data.images import BadImage
 from jax_bridges.restoring import Picture, read_picture
 from jax_bridges.restoring import pictures as pictures_module
+from jax_bridges.restoring.sheets import before_and_after, sample_sheet
 
 RNG = np.random.default_rng(0)
 
@@ -127,6 +128,24 @@ def test_composing_changes_the_hole_alone(dtype):
     gray = Picture(pixels(channels=1, dtype=dtype))
     np.testing.assert_array_equal(gray.compose(gray.to_float(), hole, False).pixels, gray.pixels)
     assert gray.compose(gray.to_float(), None, True).pixels.shape == (11, 7, 3)
+
+
+def test_an_answer_that_is_no_number_is_not_written():
+    picture, hole = Picture(pixels(4, 5)), np.zeros((4, 5), bool)
+    hole[1, 2] = True
+    answer = np.full((4, 5, 3), np.nan)
+    with pytest.raises(ValueError, match="answer holds NaN or infinity, so nothing of it is kept"):
+        picture.compose(answer, hole, False)
+    answer[1, 2] = 1.0  # elsewhere it is not looked at
+    assert (picture.compose(answer, hole, False).pixels[1, 2] == 255).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 4000), (4000, 1), (40, 50)])
+def test_sheets_of_odd_pictures_have_a_sensible_size(size):
+    picture, hole = pixels(*size), np.zeros(size, bool)
+    hole[size[0] // 2] = True
+    for sheet in (before_and_after(picture, picture, hole), sample_sheet(picture, [picture] * 3)):
+        assert max(sheet.size) < 4 * 1024 + 200 and min(sheet.size) > 30
 
 
 def test_files_are_written_whole_and_never_over_others(tmp_path):

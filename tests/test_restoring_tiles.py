@@ -87,6 +87,8 @@ def test_the_smooth_fill_is_exact_where_it_can_be():
     filled = smooth_fill(np.where(hole[..., None], 5, ramp), ~hole)
     np.testing.assert_array_equal(filled[~hole], ramp[~hole])
     assert np.abs(filled - ramp)[hole].max() < 0.2
+    thin = smooth_fill(np.where(hole[32:33, :, None], 5, ramp[32:33]), ~hole[32:33])  # one line
+    assert np.abs(thin - ramp[32:33])[hole[32:33]].max() < 0.2
 
 
 def test_seams_are_measured_as_they_were_made():

@@ -52,6 +52,37 @@ def test_chain_draws_like_the_sampler():
     np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
 
 
+def test_a_first_call_below_T_sees_the_source_under_noise():
+    """a x_T + c noise at first * T: by the sampler and both roll-outs; other calls see what they saw."""
+    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
+    keys, seen = some_keys(6), []
+
+    def spy(xt, t, xT, z):
+        seen.append((xt, jnp.broadcast_to(t, (6,))))
+        return uses_everything(1.0)(xt, t, xT, z)
+
+    early = jnp.asarray(student_grid(BRIDGE, 3, first=0.9), jnp.float32)
+    np.testing.assert_allclose(early, [0.9 * BRIDGE.T, *student_grid(BRIDGE, 3)[1:]], rtol=1e-6)
+    chain = roll_out_chain(spy, BRIDGE, xT, early, keys, through=True)
+    a, _, c = BRIDGE.coefficients(early[0])
+    np.testing.assert_allclose(seen[0][0], a * xT + c * normal(keys, 5, xT), atol=1e-6)
+    sampled = sample_few_step(uses_everything(1.0), BRIDGE, xT, early, keys)
+    np.testing.assert_allclose(chain, sampled, atol=1e-6)
+
+    seen.clear()
+    which = jnp.asarray([0, 1, 2, 0, 1, 2])
+    roll_out_random(spy, BRIDGE, xT, early, keys, which)
+    (start, _), (trained, t) = seen  # its own noise in either, and no peeking at that of z
+    np.testing.assert_allclose(start, a * xT + c * normal(fold(keys, 0), 2, xT), atol=1e-6)
+    np.testing.assert_allclose(t, early[which])
+    at_first = a * xT + c * normal(fold(keys, 0), 1, xT)
+    np.testing.assert_allclose(trained[::3], at_first[::3], atol=1e-6)
+    usual = jnp.asarray(student_grid(BRIDGE, 3), jnp.float32)
+    seen.clear()
+    roll_out_random(spy, BRIDGE, xT, usual, keys, which)
+    np.testing.assert_array_equal(seen[0][0], xT)
+
+
 def uses_everything(scale):
     """A generator whose answer depends on each of its inputs."""
     return lambda xt, t, xT, z: (

@@ -102,7 +102,7 @@ def test_a_second_start_repeats_nothing(whole, images, tmp_path, capsys):
         kept += (p for p in (workdir / "samples").rglob("*.png"))
         return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in kept}
 
-    before = state()
+    before, had = state(), [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
     jax_bridges.main.run(
         tiny(images, log_every=3, checkpoint_every=1, **{"data.cache_mb": 1}), workdir
     )
@@ -110,6 +110,8 @@ def test_a_second_start_repeats_nothing(whole, images, tmp_path, capsys):
     for stage in ("train: already done", "distill: already done", "evaluate: already done"):
         assert stage in said
     assert state() == before
+    # Whoever called it has its signals again.
+    assert had == [signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)]
 
 
 # -- stopping and going on ------------------------------------------------------------------------
@@ -159,6 +161,30 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(whole, images, tmp_path, 
     assert steps(workdir, "distill") == list(range(1, DISTILL + 1))
 
 
+def test_a_damaged_run_says_what_to_do_and_recovers(whole, images, tmp_path, capsys):
+    """A checkpoint whose arrays are cut short, and a results.json that is half written."""
+    workdir = tmp_path / "copy"
+    shutil.copytree(whole, workdir)
+    folder = workdir / "checkpoints" / "train" / str(TRAIN)
+    for path in (folder / "params").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError) as caught:
+        jax_bridges.main.run(tiny(images), workdir)
+    said = str(caught.value)
+    assert said.startswith(f"{folder} is damaged (") and "\n" not in said
+    assert said.endswith("delete it and start again; the stage then goes on at step 4.")
+
+    shutil.rmtree(folder)
+    results = workdir / "results.json"
+    results.write_bytes(results.read_bytes()[:100])
+    jax_bridges.main.run(tiny(images), workdir)
+    said = capsys.readouterr().out
+    assert f"going on at step 4 of {TRAIN}" in said and "distill: already done" in said
+    assert f"evaluate: {results} cannot be used and is measured anew" in said
+    assert_same_end(workdir, whole)
+
+
 # -- what is refused ------------------------------------------------------------------------------
 
 
@@ -171,3 +197,10 @@ def test_another_configuration_is_refused_with_the_keys_that_differ(whole, image
     assert str(whole) in said and "--workdir" in said
     assert said.splitlines()[1:] == ["  network.patch: 4 -> 2", "  train.steps: 6 -> 7"]
     assert (whole / "config.json").read_bytes() == before
+
+
+def test_a_configuration_that_cannot_be_read_is_refused(images, tmp_path):
+    (tmp_path / "config.json").write_text('{"task": "inp')
+    with pytest.raises(ValueError, match=r"config.json cannot be read .*new folder with --workdir"):
+        jax_bridges.main.run(tiny(images), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["config.json"]

@@ -66,6 +66,62 @@ def test_heun_without_churn_has_its_own_budget():
     assert counted.calls() == 9 == entry.calls(entry.grid(VP(), 10, churn=None), churn=None)
 
 
+def test_knobs_can_be_set_by_name():
+    """As configurations write samplers; the budget follows the knobs."""
+    for text, knobs in (
+        ("dbim:eta=1", {"eta": 1}),
+        ("heun:churn=None,guidance=0.5,clip=True", {"churn": None, "guidance": 0.5, "clip": True}),
+    ):
+        named, plain = make_sampler(text), SAMPLERS[text.partition(":")[0]]
+        assert named.name == text and make_sampler(plain.name) is plain
+        np.testing.assert_array_equal(named.grid(VP(), 7), plain.grid(VP(), 7, **knobs))
+        assert named.calls(named.grid(VP(), 7)) == 7
+        ours, theirs = named(linear, VP(), XT, 7, saved), plain(linear, VP(), XT, 7, saved, **knobs)
+        np.testing.assert_array_equal(ours, theirs)
+        assert np.abs(theirs - plain(linear, VP(), XT, 7, saved)).max() > 1e-3
+    with pytest.raises(ValueError, match="'heun:churn=None' needs at least 3"):
+        make_sampler("heun:churn=None").grid(VP(), 2)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("dbim3:order=2", "sampler 'dbim3' has no knob 'order': it takes clip"),
+        ("dbim:eta", "settings are written NAME:KEY=VALUE"),
+        ("dbim:eta=1.5", "'dbim:eta=1.5': eta must be a number from 0 to 1"),
+        ("heun:churn=1.0", "churn must be None, or a number from 0 to below 1"),
+        ("ancestral:clip=yes", "clip must be True or False"),
+    ],
+)
+def test_knobs_that_cannot_be_are_refused(text, words):
+    with pytest.raises(ValueError, match=words):
+        make_sampler(text)
+
+
+def test_one_key_stands_for_one_an_image():
+    one = SAMPLERS["ancestral"](linear, VP(), XT, 3, jax.random.key(0))
+    np.testing.assert_array_equal(one, SAMPLERS["ancestral"](linear, VP(), XT, 3, KEYS))
+
+
+def test_images_of_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"xT is uint8, but images are floats in \[-1, 1\]"):
+        SAMPLERS["ancestral"](linear, VP(), jnp.zeros((4, 2, 2, 1), jnp.uint8), 3, KEYS)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        (jax.random.PRNGKey(0), "made by jax.random.key .not PRNGKey.: .*4 images; got uint32"),
+        (None, "got NoneType"),
+        (KEYS[:3], r"shape \(3,\) for 4 images"),
+    ],
+    ids=["legacy", "none", "too few"],
+)
+def test_wrong_keys_are_refused(keys, words):
+    with pytest.raises(ValueError, match=words):
+        SAMPLERS["sde_euler"](linear, VP(), XT, 3, keys)
+
+
 def test_the_student_is_called_once_a_time():
     counted = count_calls(lambda xt, t, xT, z: linear(xt, t, xT) + z)
     times = student_grid(VP(), 3)

@@ -147,6 +147,14 @@ def test_edm_times_are_lognormal():
     np.testing.assert_allclose([jnp.log(t).mean(), jnp.log(t).std()], [-1.2, 1.2], atol=0.01)
 
 
+def test_times_towards_clean_are_a_square():
+    """A third of them where noise is below 0.35 of the image's scale: a tenth when uniform."""
+    u = (jnp.arange(2000) + 0.5) / 2000
+    t = training_times("towards_clean", PRIOR, u)
+    np.testing.assert_allclose([t.mean(), (t < 0.11).mean()], [1 / 3, 0.11**0.5], atol=2e-3)
+    assert (PRIOR.sigma(t) < 0.35).mean() > 0.3 > 0.12 > (PRIOR.sigma(u) < 0.35).mean()
+
+
 # -- the run ----------------------------------------------------------------------------------------
 
 
@@ -213,6 +221,7 @@ def test_a_run_trains_a_prior_and_writes_the_table(tmp_path):
         assert np.isfinite(row["psnr"]) and row["nfe"] == (0 if method == "pinv" else 3)
         if "noisy" not in task:
             assert row["cons"] < 1e-5
+        assert row["task"] == task and row["fd_lite0"] > 0
     before = (tmp_path / "results.json").read_bytes()
     run(config, tmp_path)  # finished: nothing is done again
     assert (tmp_path / "results.json").read_bytes() == before

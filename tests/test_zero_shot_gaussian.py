@@ -113,8 +113,8 @@ def test_exact_solvers_reach_the_posterior(name, kind, sigma_y, knobs):
 # (error of mean, error of covariance) with 100 levels, pooling, and noise 0 or 0.3 in y. DDNM's share
 # eta = 0.85 of fresh noise at every level takes variance from the null space (0.275, although the
 # mean is exact); with noise in y it also keeps that noise (mean 0.367), which DDNM+ and DDRM remove
-# but for a quarter. They agree: their last steps return x0_hat alike. PiGDM's adaptive weight does
-# not weigh y against the prior at all; "exact" does (test above). DPS is left out: its step is
+# but for a quarter. They agree: their last steps return x0_hat alike. PiGDM's adaptive weight and the
+# paper's do not weigh y against the prior at all; "exact" does (test above). DPS is left out: its step is
 # normalised, hence not affine, and its law depends on the step size alone.
 FAR = {
     ("ddnm", 0.0): (0.000, 0.275),

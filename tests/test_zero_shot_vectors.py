@@ -294,6 +294,31 @@ def test_dps_step_is_the_official_one():
     close(out[:, ::3, ::3], FILE["dps_sr4/x_out"])
 
 
+def test_dps_moves_against_the_gradient_of_each_misfit():
+    """Against jax.grad of the formulas, with a denoiser that is not linear."""
+    x, y, noise = f64("dps_sr4/x_t"), f64("dps_sr4/y"), f64("dps_sr4/noise")
+    step = one_step(ALPHA_BAR, 300)
+
+    def denoise(x, t):
+        return jnp.tanh(0.7 * x + 0.2 * jnp.roll(x, 1, 2))
+
+    def misfit(power):
+        gap = lambda x: y - POOL.forward(denoise(x, step.t))  # noqa: E731
+        return jax.grad(lambda x: (gap(x) ** 2).sum() ** (power / 2))(x)
+
+    args, still = (denoise, POOL, y, x, noise, step), 1e-300
+    start = dps_step(*args, scale=still)
+    norm = misfit(1)
+    length = jnp.sqrt(((y - POOL.forward(denoise(x, step.t))) ** 2).sum())
+    for name, want in (
+        ("norm", norm),
+        ("squared_by_norm", misfit(2) / length),
+        ("squared", step.alpha * step.alpha_to * misfit(2)),
+    ):
+        close(start - dps_step(*args, scale=0.3, misfit=name), 0.3 * want, 1e-9)
+    close(misfit(2) / length, 2 * norm, 1e-9)  # RED-diff's is twice the official one
+
+
 # -- RePaint, ILVR ----------------------------------------------------------------------------------
 
 

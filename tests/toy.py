@@ -18,7 +18,7 @@ from jax_bridges.training.system import System
 def optimizer_config(**changes) -> ConfigDict:
     return ConfigDict(
         {
-            **dict(name="adam", learning_rate=1e-2, schedule="constant", warmup=0),
+            **dict(name="adam", learning_rate=1e-2, schedule="constant", delay=0.0, warmup=0),
             **dict(b1=0.9, b2=0.99, eps=1e-8, weight_decay=0.0, clip=0.0),
             **changes,
         }

@@ -65,6 +65,10 @@ class GOUB(Bridge):
         """
         if not 0 < eps < 1:
             raise ValueError(f"goub: eps must lie between 0 and 1, but is {eps}.")
+        if not lam > 0 or steps < 1:
+            raise ValueError(
+                f"goub: lam must be above 0 and steps at least 1, but they are {lam} and {steps}."
+            )
         thetas = look_up("theta schedule of goub", THETAS, schedule)(steps)
         integral = np.cumsum(thetas) - thetas[0]
         scale = -math.log(eps) / integral[-1]

@@ -49,7 +49,14 @@ class I2SB(Bridge):
           beta_max: 0.3 for JPEG and super-resolution, 1.0 for blur and inpainting.
           steps: entries of the table.
           deterministic: I2SB's `--ot-ode`, as in blur and inpainting.
+
+        Raises:
+          ValueError: beta_max not above 0, or fewer than two steps.
         """
+        if not beta_max > 0 or steps < 2:
+            raise ValueError(
+                f"i2sb: beta_max must be above 0 and steps at least 2, but they are {beta_max} and {steps}."
+            )
         betas = symmetric_betas(beta_max, steps)
         return cls(
             betas=betas,

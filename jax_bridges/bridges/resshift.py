@@ -45,7 +45,15 @@ class ResShift(Interpolant):
           min_noise: of the first entry, `sqrt(eta) = min(min_noise / kappa, min_noise)`.
           last: sqrt(eta) at T.
           power: below 1, sqrt(eta) rises early.
+
+        Raises:
+          ValueError: a number for which there is no such bridge.
         """
+        if not kappa > 0 or steps < 2 or not 0 < min_noise < last <= 1:
+            raise ValueError(
+                "resshift: kappa must be above 0, steps at least 2 and 0 < min_noise < last <= 1, but they "
+                f"are {kappa}, {steps}, {min_noise} and {last}."
+            )
         first = min(min_noise / kappa, min_noise)
         roots = first * (last / first) ** np.linspace(0.0, 1.0, steps) ** power
         return cls(kappa=kappa, roots=np.append(0.0, roots))

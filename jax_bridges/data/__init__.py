@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 from jax_bridges.choices import look_up
+from jax_bridges.data.arrays import open_arrays
 from jax_bridges.data.classes import check_classes
 from jax_bridges.data.diode import open_diode_normals
 from jax_bridges.data.earth import open_earth, open_earth_relief
@@ -44,13 +45,15 @@ DATASETS = {
     "diode_normals": open_diode_normals,  # DIODE outdoor, photographs and normals, as published
     "folder": open_folder,  # a folder of images: x0, and the label with `classes`
     "pairs": open_pairs,  # two folders of images matched by name: x0, xT
+    "arrays": open_arrays,  # an .npz file of numpy arrays: x0, and xT with xT_key
     "tfds": open_tfds,  # "tfds:NAME", a prepared set of TensorFlow Datasets: x0, and xT with xT_key
 }
 
 # Where labels can come from: key of the configuration -> the datasets that read it.
-LABEL_KEYS = {"classes": ("folder", "pairs", "edges"), "label_key": ("tfds",)}
+LABEL_KEYS = {"classes": ("folder", "pairs", "edges"), "label_key": ("tfds", "arrays")}
 
 PAIRED = ("earth_relief", "pairs", "edges", "edges2handbags", "diode_normals")
+KEYED = ("tfds", "arrays")  # paired where `xT_key` is given
 
 
 def make_source(data_config: Any, split: str) -> Source:
@@ -61,7 +64,8 @@ def make_source(data_config: Any, split: str) -> Source:
         `name`: a key of `DATASETS`, or "tfds:NAME".
         `size`: side of the square images, or (height, width), in pixels.
         `unpaired`: training examples have the x_T of another example (`Unpaired`).
-        `path`, `path_xT`: the folder of x0 and, for pairs, of xT; for tfds, `path` is its data_dir.
+        `path`, `path_xT`: the folder of x0 and, for pairs, of xT; for tfds, `path` is its data_dir,
+          for arrays the .npz file.
         `test_fraction`: share of examples kept for test where the data has no test split.
         `on_bad_file`: "refuse" (an error names bad files) or "skip" (a warning does).
         `crop`: "center", the largest centred part of the right shape, resized with antialiasing.
@@ -69,7 +73,7 @@ def make_source(data_config: Any, split: str) -> Source:
         `max_upscale`: an image that would have to grow by more than this is a bad file.
         `downscale`: earth averages the map over so many pixels each way first.
         `edge_sigma`: edges smooths the image by a Gaussian of so many pixels before the detector.
-        `image_key`, `xT_key`, `label_key`: for tfds, the features that hold x0 and, if any, xT and
+        `image_key`, `xT_key`, `label_key`: for tfds and arrays, the features that hold x0 and, if any, xT and
         the class.
         `classes`: for folder, pairs and edges: "subfolders" (the sub-folder of x0 is its class,
         numbered in sorted order), a text file that lists the sub-folders in the order of their
@@ -96,7 +100,7 @@ def is_paired(data_config: Any) -> bool:
     c = resolve(data_config, "train")
     name = str(c.name).partition(":")[0]
     look_up("dataset", DATASETS, name)
-    return name in PAIRED or (name == "tfds" and bool(c.xT_key))
+    return name in PAIRED or (name in KEYED and bool(c.xT_key))
 
 
 def has_labels(data_config: Any) -> bool:

@@ -107,7 +107,7 @@ def check_classes(num_classes: int, data_config: Any, *sources: Source) -> None:
             raise ValueError(
                 f"The network has {num_classes} classes (network.num_classes), but {source.name} "
                 f"has no labels: set data.classes to '{SUBFOLDERS}' or a file with their names "
-                "(folder, pairs, edges), or data.label_key (tfds)."
+                "(folder, pairs, edges), or data.label_key (tfds, arrays)."
             )
         if found > num_classes:
             raise ValueError(

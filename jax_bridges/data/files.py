@@ -108,7 +108,10 @@ class FileSource(SkippingSource):
         check = read_images if len(names) <= FULL_CHECK else check_header
         names = _good(name, names, files, check, c)
         if not names:
-            raise ValueError(f"{name}: no usable image is left; see data.path, data.test_fraction.")
+            raise ValueError(
+                f"{name}: no usable image is left for {c.split}: add images, change data.test_fraction, or "
+                "sort them into sub-folders train/ and test/."
+            )
         keys = ("x0", "xT")[: len(files[names[0]])]
         if labels is not None:
             keys, self.classes = (*keys, "label"), len(classes)

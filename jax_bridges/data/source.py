@@ -21,7 +21,7 @@ CROPS = {"center": None}
 DEFAULTS = {
     "name": "earth",  # a key of DATASETS; sets of TFDS are named "tfds:NAME"
     "size": 32,  # side of a square image, or (height, width); pixels
-    "path": "",  # folder: the images; pairs: the clean x0; tfds: its data_dir ("" = TFDS's own)
+    "path": "",  # folder: the images; pairs: the clean x0; tfds: its data_dir (or ""); arrays: .npz
     "path_xT": "",  # pairs: the folder of the corrupted sources xT
     "unpaired": False,  # training x0 and xT come from different examples
     "test_fraction": 0.1,  # share of examples kept for test where the data has no test split
@@ -31,9 +31,9 @@ DEFAULTS = {
     "max_upscale": 4.0,  # an image that would have to grow by more than this is a bad file
     "downscale": 1,  # earth: average the map over d x d pixels first (a pixel is then d/15 degrees)
     "edge_sigma": 1.0,  # edges: pixels of smoothing first; 1 suits 64 pixels, 2 suits 256
-    "image_key": "image",  # tfds: the feature that holds x0
-    "xT_key": "",  # tfds: the feature that holds xT; "" = not paired
-    "label_key": "",  # tfds: the feature that holds the class, a ClassLabel; "" = no labels
+    "image_key": "image",  # tfds, arrays: the feature that holds x0
+    "xT_key": "",  # tfds, arrays: the feature that holds xT; "" = not paired
+    "label_key": "",  # tfds, arrays: the feature that holds the class; "" = no labels
     "classes": "",  # folder, pairs, edges: "subfolders", or a file that lists them; "" = no labels
 }
 

@@ -18,7 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jax_bridges.bridges import Bridge, expand
+from jax_bridges.bridges import I2SB, Bridge, expand
 from jax_bridges.choices import look_up
 from jax_bridges.typing import Array, Denoiser
 
@@ -75,8 +75,9 @@ def bridge_residual(bridge: Bridge, xt: Array, t: Array, xT: Array) -> Array:
 # -- which neighbours ----------------------------------------------------------------------------
 def grain(bridge: Bridge) -> float:
     """The smallest distance between two times that differ."""
-    entries = getattr(bridge, "steps", None)  # of a table, where a time means the nearest entry
-    return bridge.T / (entries - 1) if entries else 1e-6 * bridge.T
+    if isinstance(bridge, I2SB):  # a table, where a time means the nearest entry
+        return bridge.T / (bridge.steps - 1)
+    return 1e-6 * bridge.T
 
 
 def usable_times(bridge: Bridge, t: Array, gamma: float) -> Array:

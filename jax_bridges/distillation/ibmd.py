@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import fold, normal
 from jax_bridges.losses import bridge_matching, squared_error
+from jax_bridges.samplers.few_step import first_input
 from jax_bridges.typing import Array, Denoiser, Generator
 
 # The bridge net's loss is plain bridge matching on the generated coupling (Alg. 1, line 7).
@@ -71,12 +72,13 @@ def roll_out_chain(
     The same draws as `sample_few_step`, unrolled: N is small, and calls that need no gradient get none.
 
     Args:
-      times: `[N]` descending, T first.
+      times: `[N]` descending, from T or a little below.
       keys: `[B]`.
       through: lets the gradient flow through all N calls; otherwise through the last alone.
     """
-    x, x0 = xT, xT
-    for k in range(times.shape[0]):
+    nfe = times.shape[0]
+    x, x0 = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), xT
+    for k in range(nfe):
         if k:
             x0 = x0 if through else jax.lax.stop_gradient(x0)
             x = bridge.step(x0, x, times[k - 1], times[k], normal(keys, 2 * k - 1, x))
@@ -89,10 +91,11 @@ def roll_out_random(
 ) -> Array:
     """x_0 by one call at a random one of the student's times, as with DDBM teachers (IBMD app. B.2).
 
-    The input at `t_n < T` is `x_tn ~ q(x_tn | G(x_T, T), x_T)`, without gradient; at T it is x_T itself.
+    The input of a later call is `x_tn ~ q(x_tn | G(x_T, T), x_T)`, without gradient; that of the first is
+    x_T itself (`first_input` below T).
 
     Args:
-      times: `[N]` descending, T first.
+      times: `[N]` descending, from T or a little below.
       keys: `[B]`.
       which: `[B]` int in 0 .. N - 1, the time of each example.
 
@@ -100,11 +103,16 @@ def roll_out_random(
       `[B, H, W, C]`.
     """
     chex.assert_equal_shape_prefix([xT, which], 1)
+
+    def start(draw: int) -> Array:
+        return first_input(bridge, xT, times[0], normal(fold(keys, 0), draw, xT))
+
     z = normal(fold(keys, 0), 0, xT)
     if times.shape[0] == 1:
-        return generate(xT, times[0], xT, z)
-    first = jax.lax.stop_gradient(generate(xT, times[0], xT, normal(fold(keys, 1), 0, xT)))
+        return generate(start(1), times[0], xT, z)
+    first = generate(start(2), times[0], xT, normal(fold(keys, 1), 0, xT))
+    first = jax.lax.stop_gradient(first)
     t = times[which]
-    at_T = (which == 0).reshape((-1,) + (1,) * (xT.ndim - 1))
-    xt = jnp.where(at_T, xT, bridge.sample(first, xT, t, normal(fold(keys, 2), 0, xT)))
+    xt = bridge.sample(first, xT, t, normal(fold(keys, 2), 0, xT))
+    xt = jnp.where((which == 0).reshape((-1,) + (1,) * (xT.ndim - 1)), start(1), xt)
     return generate(xt, t, xT, z)

@@ -28,21 +28,9 @@ def fd_lite0(features_a, features_b) -> float:
     return frechet_distance(Moments.of(features_a), Moments.of(features_b))
 
 
-def top1(logits, labels):
-    """Share of examples, in [0, 1], whose largest logit [N, K] is that of the label [N]."""
-    return float((logits.argmax(-1) == labels).mean())
-
-
-# Names as in results.json. Of images and targets [B, H, W, C], one value an example:
-PAIR_METRICS = {"psnr": psnr, "ssim": ssim}
-# Of two sets of features, one value:
-SET_METRICS = {"fd_lite0": fd_lite0}
-
 __all__ = [
     "METRIC_NEEDS",
-    "PAIR_METRICS",
     "PROTOCOLS",
-    "SET_METRICS",
     "Lite0",
     "Lite0Output",
     "Measure",
@@ -67,5 +55,4 @@ __all__ = [
     "set_interval",
     "ssim",
     "to_uint8",
-    "top1",
 ]

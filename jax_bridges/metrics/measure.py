@@ -130,6 +130,8 @@ class Measure:
             )
         if {"fid", "kid"} & set(self.names):
             said["reference"] = self.config.reference or "the targets of the same images"
+            if self._reference is not None and self._reference.count is None:
+                said["reference"] += " (it does not say of how many images)"
         return said
 
     # -- one value an image ------------------------------------------------------------------------

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jax_bridges.models.attention import attend
+from jax_bridges.models.gather import promote_dtype
 from jax_bridges.typing import Array
 
 # Channel multipliers of each level, by image size.
@@ -51,8 +52,9 @@ ADM_PRESETS = {
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)): what the released networks were initialised with.
 _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-_conv = partial(nn.Conv, padding=1, kernel_init=_uniform)  # "SAME" pads stride 2 differently
-_dense = partial(nn.Dense, kernel_init=_uniform)
+_layer = {"kernel_init": _uniform, "promote_dtype": promote_dtype}
+_conv = partial(nn.Conv, padding=1, **_layer)  # "SAME" pads stride 2 differently
+_dense = partial(nn.Dense, **_layer)
 _norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, dtype=jnp.float32)
 _zeros = nn.initializers.zeros
 

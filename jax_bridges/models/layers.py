@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jax_bridges.models.gather import promote_dtype
 from jax_bridges.typing import Array
 
 
@@ -74,4 +75,10 @@ def depth_to_space(x: Array, patch: int) -> Array:
 def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **kw) -> nn.Conv:
     """A convolution with padding 1 for 3x3, float32 parameters, zeros at the start if `zero`."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    kw = {"promote_dtype": promote_dtype, **kw}
     return nn.Conv(features, (size, size), dtype=dtype, kernel_init=init, name=name, **kw)
+
+
+def dense(features: int, name: str) -> nn.Dense:
+    """A dense layer in float32."""
+    return nn.Dense(features, promote_dtype=promote_dtype, name=name)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax_bridges.models.layers import (
     GroupNorm,
     conv,
+    dense,
     depth_to_space,
     space_to_depth,
     timestep_embedding,
@@ -30,7 +31,7 @@ class ResBlock(nn.Module):
     def __call__(self, x: Array, emb: Array, train: bool) -> Array:
         h = nn.silu(GroupNorm(self.groups, name="norm1")(x))
         h = conv(self.width, 3, self.dtype, "conv1")(h)
-        scale, shift = jnp.split(nn.Dense(2 * self.width, name="emb")(emb), 2, axis=-1)
+        scale, shift = jnp.split(dense(2 * self.width, "emb")(emb), 2, axis=-1)
         h = nn.silu(GroupNorm(self.groups, name="norm2")(h, scale, shift))
         if self.dropout:
             h = nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -118,8 +119,8 @@ class UNet(nn.Module):
                 f"(patch {self.patch}, {len(self.widths)} levels); the image is {x.shape[1]}x{x.shape[2]}."
             )
         emb = timestep_embedding(c_noise, self.widths[0])
-        emb = nn.Dense(4 * self.widths[0], name="time1")(emb)
-        emb = nn.silu(nn.Dense(4 * self.widths[0], name="time2")(nn.silu(emb)))
+        emb = dense(4 * self.widths[0], "time1")(emb)
+        emb = nn.silu(dense(4 * self.widths[0], "time2")(nn.silu(emb)))
 
         inputs = jnp.concatenate([x, xT], axis=-1) if self.conditional else x
         inputs = space_to_depth(inputs.astype(self.dtype), self.patch)

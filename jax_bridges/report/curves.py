@@ -21,6 +21,7 @@ COLOURS = {"teacher": "var(--teacher, #2a6cb0)", "student": "var(--student, #c85
 OTHER_COLOURS = ("var(--other1, #3d8a5f)", "var(--other2, #8a5ba8)", "var(--other3, #a07d1c)")
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "14 3", "1 6")
 MAX_POINTS = 240  # of a loss curve; more are averaged in bins
+FEW_POINTS = 8  # a quality chart of fewer shows them all, however far off
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,33 @@ def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True)
     title += ", higher is better" if metric.higher_is_better else ", lower is better"
     x_label = "network calls per image" if x_key == "nfe" else "seconds per image"
     # A ratio scale only for positive distances; PSNR is a logarithm already.
-    y_log = not metric.higher_is_better and _spread(series) > 12
-    return chart(series, title, x_label, x_log=True, y_log=y_log, legend=legend)
+    y_span = _outliers_cut(series, metric.higher_is_better)
+    y_log = not metric.higher_is_better and _spread(series) > 12 and y_span is None
+    log = dict(x_log=True, y_log=y_log)
+    return chart(series, title, x_label, legend=legend, y_span=y_span, **log)
+
+
+def has_outliers(rows: list[dict], y_key: str) -> bool:
+    """Whether the chart of metric `y_key` over "nfe" has points that lie beyond its edge."""
+    series = quality_series(rows, "nfe", y_key)
+    return (
+        bool(series) and _outliers_cut(series, split_metric(y_key)[0].higher_is_better) is not None
+    )
+
+
+def _outliers_cut(series: list[Series], higher_is_better: bool) -> tuple[float, float] | None:
+    """(low, high) of a chart in which a few hopeless values would flatten all the others; else None.
+
+    Hopeless is who is more than three times as far from the best as the first 85% of the values are.
+    """
+    sign = -1.0 if higher_is_better else 1.0
+    values = sorted(sign * value for each in series for value in each.y)
+    reach = values[0] + 3.0 * (values[math.ceil(0.85 * len(values)) - 1] - values[0])
+    inside = [value for value in values if value <= reach]
+    if len(values) < FEW_POINTS or len(inside) == len(values) or inside[-1] == values[0]:
+        return None
+    edge = inside[-1] + 0.1 * (inside[-1] - values[0])
+    return (values[0], edge) if sign > 0 else (-edge, -values[0])
 
 
 def step_series(records: list[dict], key: str, colour: str) -> Series | None:
@@ -134,9 +160,11 @@ def chart(
     x_log: bool = False,
     y_log: bool = False,
     legend: bool = True,
+    y_span: tuple[float, float] | None = None,
 ) -> str:
     """An SVG chart of `series`: axes, ticks, a legend, and a hover title at every point.
 
+    Points outside `y_span`, if given, are triangles on the chart's edge, which point to where they are.
     Log axes need positive values; ValueError otherwise.
     """
     rows = math.ceil(len(series) / 2) if legend and len(series) > 1 else 0
@@ -149,7 +177,12 @@ def chart(
     if (x_log and min(xs) <= 0) or (y_log and min(ys) <= 0):
         raise ValueError("a logarithmic axis needs positive values.")
     x_ticks, x_of = _axis(min(xs), max(xs), x_log, LEFT + 10, WIDTH - RIGHT - 10, 6)
-    y_ticks, y_of = _axis(min(ys), max(ys), y_log, height - BOTTOM - 6, top + 6, 5)
+    low, high = y_span or (min(ys), max(ys))
+    ends = (height - BOTTOM - 6, top + 6)
+    y_ticks, y_free = _axis(low, high, y_log, *ends, 5)
+
+    def y_of(value: float) -> float:
+        return y_free(value) if low <= value <= high else ends[value > high]
 
     label = html.escape(f"{title} over {x_label}")
     out = [
@@ -165,7 +198,7 @@ def chart(
         out[-1] += f"{html.escape(each.label)}</text>"
     base = height - BOTTOM
     for value, text in y_ticks:
-        y = y_of(value)
+        y = y_free(value)
         out.append(f'<path d="M{LEFT} {_r(y)}H{WIDTH - RIGHT}" style="stroke:{GRID}"/>')
         out.append(f'<text x="{LEFT - 7}" y="{_r(y + 4)}" text-anchor="end">{text}</text>')
     out.append(f'<path d="M{LEFT} {base}H{WIDTH - RIGHT}" style="stroke:{FAINT}"/>')
@@ -176,7 +209,7 @@ def chart(
     out.append(f'<text x="{WIDTH - RIGHT}" y="{height - 5}" text-anchor="end">')
     out[-1] += f"{html.escape(x_label)}</text>"
     for each in series:
-        out += _draw(each, x_of, y_of, x_label, (top, base))
+        out += _draw(each, x_of, y_of, x_label, (top, base), (low, high))
     return "\n".join([*out, "</svg>"])
 
 
@@ -199,7 +232,8 @@ def save_svg(path: str | os.PathLike, svg: str) -> Path:
     return write_atomic(path, svg.encode())
 
 
-def _draw(series: Series, x_of, y_of, x_label: str, span: tuple[float, float]) -> list[str]:
+def _draw(series: Series, x_of, y_of, x_label: str, span, limits) -> list[str]:
+    """`span`: pixels of the chart's top and base; `limits`: values of its lowest and highest point."""
     points = [(x_of(x), y_of(y)) for x, y in zip(series.x, series.y, strict=True)]
     out = []
     if series.band:
@@ -216,7 +250,12 @@ def _draw(series: Series, x_of, y_of, x_label: str, span: tuple[float, float]) -
         hover = f"<title>{html.escape(text)}</title>"
         if series.dots:
             dot = f'<circle cx="{_r(x)}" cy="{_r(y)}"'
-            out.append(f'{dot} r="4" style="fill:{series.colour}"/>')
+            if limits[0] <= series.y[index] <= limits[1]:
+                out.append(f'{dot} r="4" style="fill:{series.colour}"/>')
+            else:
+                tip = 6 if series.y[index] < limits[0] else -6
+                shape = f"M{_r(x - 6)} {_r(y - tip / 2)}h12l-6 {2 * tip}z"
+                out.append(f'<path d="{shape}" style="fill:{series.colour}"/>')
             out.append(f'{dot} r="10" fill="transparent">{hover}</circle>')
         else:  # a full-height strip is easier to hit than a point of a dense line
             width = max(1.0, (points[-1][0] - points[0][0]) / max(1, len(points) - 1))

@@ -9,9 +9,13 @@ def headline(rows: list[dict]) -> str:
 
     The metric is the first of METRICS the student has, in the hole where it was taken. Only rows
     over the same number of images are compared, since a distance depends on that number. Without
-    a student the teacher's best row is told; without rows, that there are no results.
+    a student the teacher's best row is told; without rows, that there are no results. Of a prior's
+    tasks, which do not compare, it is told how many there are.
     """
     rows = [row for row in rows if not is_published(row) and row["model"] != "source"]
+    tasks, methods = ({row.get(key) for row in rows} for key in ("task", "sampler"))
+    if rows and None not in tasks:
+        return f"One prior, {len(tasks)} tasks that it was not trained for, {len(methods)} methods."
     students = [row for row in rows if row["model"] == "student"]
     own = students or [row for row in rows if row["model"] == "teacher"] or rows
     key = next((key for key in _keys() if any(row.get(key) is not None for row in own)), None)

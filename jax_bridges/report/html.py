@@ -19,6 +19,12 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 256  # pixels; images up to this wide are enlarged with sharp pixels
 _STAGES = ("train", "distill")
+# What a stage's losses mean, where they are not what one expects: by a key that only it logs.
+_LOSSES = {
+    "bridge_loss": "loss: how much worse the teacher predicts the student's images than the bridge net "
+    "does; near 0 where both are alike. bridge loss: the bridge net's own error, which cannot fall below "
+    "the spread of the student's answers.",
+}
 escape = html.escape
 
 
@@ -165,11 +171,13 @@ def _quality(rows: list[dict]) -> str:
     ]
     if not any(charts):
         return ""
+    beyond = any(curves.has_outliers(rows, key) for key in shown)
     series = {each.label: each for key in shown for each in curves.quality_series(rows, "nfe", key)}
     return (
         "<h2>Quality against cost</h2>\n"
         + curves.legend(list(series.values()))
         + f'\n<div class="charts">{_figures(charts)}</div>'
+        + ('<p class="note">Triangles: values far beyond the edge, see the table.</p>' * beyond)
     )
 
 
@@ -240,6 +248,8 @@ def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str
         more = [curves.step_chart(records, key, stage) for key in others]
         if any(main):
             out.append(f'<div class="charts">{_figures(main)}</div>')
+            notes = [note for key, note in _LOSSES.items() if key in keys]
+            out += [f'<p class="note">{escape(note)}</p>' for note in notes]
         else:
             out.append(_missing("Too few steps for a loss curve."))
         if any(more):
@@ -271,7 +281,8 @@ def _measured(measured: dict) -> str:
             ", ".join(f"{name} {version}" for name, version in measured.get("versions", {}).items())
         ),
     }
-    known = ("command", "images", "size", "region", "machine", "date", "versions")
+    # The settings are there for the next start, and below in the configuration for people.
+    known = ("command", "images", "size", "region", "machine", "date", "versions", "settings")
     for key, value in measured.items():
         if key not in known:
             items[escape(key.replace("_", " ").capitalize())] = escape(_value(value))

@@ -14,6 +14,7 @@ results.json is one object:
     rows                   list of
         model              str: "source", "teacher", "student", or another name
         sampler            str, "-" where there is none
+        task               str, optional: rows of different tasks do not compete (zero-shot: `model` too)
         nfe                int, network calls an image (published rows: text allowed, or absent)
         images             int
         seconds_per_image  float, optional
@@ -70,7 +71,7 @@ METRICS = {
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
 _ROW_WORDS = (
-    *("model", "sampler", "nfe", "images", "seconds_per_image", "source", "reference"),
+    *("model", "sampler", "task", "nfe", "images", "seconds_per_image", "source", "reference"),
     *("intervals", "same_protocol", "same_data"),
 )
 
@@ -195,6 +196,7 @@ def _check_row(where: str, row) -> None:
     for key in ("model", "sampler"):
         value = row.get(key)
         _need(isinstance(value, str) and value != "", f'{where}["{key}"] must be text')
+    _need(isinstance(row.get("task", ""), str), f'{where}["task"] must be text')
     if not published:
         nfe = row.get("nfe")
         _need(_is_count(nfe) or nfe == 0, f'{where}["nfe"] must be a whole number of network calls')

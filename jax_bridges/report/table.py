@@ -27,7 +27,13 @@ class Column:
 
 
 def sort_rows(rows: list[dict]) -> list[dict]:
-    """Rows by model (source, teacher, student, others), sampler, NFE; published rows last."""
+    """Rows by model (source, teacher, student, others), sampler, NFE; published rows last.
+
+    Rows of several tasks stay in their order, task by task.
+    """
+    if any("task" in row for row in rows):
+        tasks = list(dict.fromkeys(row.get("task") for row in rows))
+        return sorted(rows, key=lambda row: (tasks.index(row.get("task")), is_published(row)))
     return sorted(
         rows,
         key=lambda row: (
@@ -49,10 +55,11 @@ def make_columns(rows: list[dict]) -> list[Column]:
     """
     names = [row["model"] + (f" {PUBLISHED}" if is_published(row) else "") for row in rows]
     nfe = [row.get("nfe") for row in rows]
+    heads = ("Task", "Method") if any("task" in row for row in rows) else ("Model", "Sampler")
     columns = [
-        _text_column("model", "Model", names),
+        _text_column("model", heads[0], names),
         *_comparability(rows),
-        _text_column("sampler", "Sampler", [row["sampler"] for row in rows]),
+        _text_column("sampler", heads[1], [row["sampler"] for row in rows]),
         _plain("nfe", "NFE", nfe, [MISSING if value is None else str(value) for value in nfe]),
     ]
     present = {key for row in rows for key, value in row.items() if value is not None}
@@ -92,7 +99,9 @@ def format_table(rows: list[dict], markdown: bool = False) -> str:
 
 def footnotes(rows: list[dict], columns: list[Column], best: str) -> str:
     """The line under a table; `best` says how the best value is marked."""
-    notes = [f"{best} best of its column"] if any(any(column.best) for column in columns) else []
+    where = " and task" if any("task" in row for row in rows) else ""
+    marked = any(any(column.best) for column in columns)
+    notes = [f"{best} best of its column{where}"] if marked else []
     if any(column.arrow for column in columns):
         notes.append("↑ higher is better, ↓ lower is better")
     notes.append("NFE: network calls per image")
@@ -182,15 +191,20 @@ def _time_column(rows: list[dict]) -> list[Column]:
 
 
 def _best(rows, values, texts, higher_is_better) -> tuple[bool, ...]:
-    rivals = [
-        index
-        for index, (row, value) in enumerate(zip(rows, values, strict=True))
-        if value is not None and row["model"] != "source" and not is_published(row)
-    ]
-    if len(rivals) < 2:  # one value is no contest
-        return (False,) * len(rows)
-    winner = (max if higher_is_better else min)(rivals, key=lambda index: values[index])
-    return tuple(index in rivals and texts[index] == texts[winner] for index in range(len(rows)))
+    best = [False] * len(rows)
+    for task in {row.get("task") for row in rows}:
+        rivals = [
+            index
+            for index, (row, value) in enumerate(zip(rows, values, strict=True))
+            if value is not None and row["model"] != "source" and not is_published(row)
+            if row.get("task") == task
+        ]
+        if len(rivals) < 2:  # one value is no contest
+            continue
+        winner = (max if higher_is_better else min)(rivals, key=lambda index: values[index])
+        for index in rivals:
+            best[index] = texts[index] == texts[winner]
+    return tuple(best)
 
 
 def _decimals(values, digits: int) -> int:

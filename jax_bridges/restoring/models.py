@@ -125,13 +125,7 @@ class _System(System):
 def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
     _refuse_prior(path)  # which has no student; that would be said first
     recorded, params = read_player(path, player)
-    if "data" in recorded and tile:
-        raise ValueError(f"{path} records the size it was trained at: leave --tile out.")
-    if "data" not in recorded and not tile:
-        raise ValueError(
-            f"{path} is an import, which does not record the size it was trained at: give "
-            "--tile=256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)."
-        )
+    check_tile(path, recorded, tile, "256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)")
     config = _complete(recorded, tile)
     system = _System.create(config)
     if player == "student":
@@ -326,6 +320,30 @@ def check_label(label: int | None, classes: int) -> None:
         raise ValueError(f"The network has classes: give --label=0 to {classes - 1}{given}.")
     if label is not None and not classes:
         raise ValueError("The network has no classes: leave --label out.")
+
+
+def check_tile(
+    path: str | Path, recorded: dict[str, Any], tile: int | tuple[int, int] | None, known: str
+) -> None:
+    """ValueError unless a tile's size is given where, and only where, it is not recorded, and fits.
+
+    Args:
+      recorded: configuration of a run, or of an import, whose network is an ADM.
+      known: sizes that released checkpoints have.
+    """
+    if "data" in recorded and tile is not None:
+        raise ValueError(f"{path} records the size it was trained at: leave --tile out.")
+    if "data" not in recorded and tile is None:
+        raise ValueError(
+            f"{path} is an import, which does not record the size it was trained at: give --tile={known}."
+        )
+    if tile is None:
+        return
+    sides = (tile, tile) if isinstance(tile, int) else tile
+    multiple = 2 ** (len(recorded["network"]["channel_mult"]) - 1)
+    if any(n < 1 or n % multiple for n in sides):
+        said = sides[0] if len(set(sides)) == 1 else sides
+        raise ValueError(f"--tile={said}: for this network it must be a multiple of {multiple}.")
 
 
 def _padded(a: np.ndarray, size: int) -> np.ndarray:

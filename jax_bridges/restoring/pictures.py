@@ -74,7 +74,15 @@ class Picture:
           restored: float `[H, W, 3]` in [-1, 1].
           hole: bool `[H, W]`; None: everywhere.
           colours: a gray picture becomes RGB; otherwise it stays gray (the luma of `restored`).
+
+        Raises:
+          ValueError: `restored` holds NaN or infinity where it is needed.
         """
+        if not np.isfinite(restored if hole is None else restored[hole]).all():
+            raise ValueError(
+                "The model's answer holds NaN or infinity, so nothing of it is kept: its weights, or the "
+                "settings it was called with, are at fault."
+            )
         old, icc = self.pixels, self.icc
         if old.shape[-1] == 1:
             if colours:

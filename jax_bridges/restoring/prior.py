@@ -33,7 +33,7 @@ from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
 from jax_bridges.restoring.jobs import widest_part
 from jax_bridges.restoring.methods import SENSING, parse_method, parse_operator
-from jax_bridges.restoring.models import check_label
+from jax_bridges.restoring.models import check_label, check_tile
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 from jax_bridges.stages.prior import complete_prior, guide, open_classifier
 from jax_bridges.training.system import Pair, System
@@ -93,19 +93,14 @@ class PriorRestorer:
         Raises:
           FileNotFoundError, ValueError: one sentence.
         """
-        self.operator, self.inpaint = parse_operator(operator)
+        self.operator, self.inpaint = parse_operator(operator, simulate)
         recorded, params = read_player(path, "teacher")
-        if "data" in recorded and tile:
-            raise ValueError(f"{path} records the size it was trained at: leave --tile out.")
-        if "data" not in recorded and not tile:
-            raise ValueError(
-                f"{path} is an import, which does not record the size it was trained at: give --tile=256 "
-                "(or 128, 512)."
-            )
+        check_tile(path, recorded, tile, "256 (or 128, 512)")
         config = complete_prior(recorded, str(path), tile)
         self.system = System.create(config)
         self.method = parse_method(solver, self.system.bridge, config.zero_shot, nfe)
-        self.sigma_y = getattr(self.operator, "std", 0.0) if sigma_y is None else sigma_y
+        noise = [part.std for part in self._parts if isinstance(part, Denoise)]
+        self.sigma_y = sum(noise) if sigma_y is None else sigma_y
         self.simulate, self.tiling, self.coarse, self.batch = simulate, tiling, coarse, batch
         classes = getattr(self.system.teacher, "num_classes", 0) or 0
         self.classifier, self.guidance = None, guidance
@@ -162,7 +157,7 @@ class PriorRestorer:
                 f"--sigma-y={self.sigma_y:g}: the solver '{solver.name}' takes the picture for exact; "
                 f"choose one of {able}."
             )
-        if isinstance(self.operator, Denoise) and not self.sigma_y:
+        if any(isinstance(part, Denoise) for part in self._parts) and not self.sigma_y:
             raise ValueError(
                 "The operator 'denoise' without noise changes nothing: give --sigma-y."
             )

@@ -9,7 +9,7 @@ from scipy import ndimage
 from jax_bridges.report.pictures import OUTLINE, grid
 
 WIDEST = 1024  # pixels of one picture in a sheet; larger ones are shrunk
-SMALLEST = 128  # smaller ones are enlarged, every pixel a square
+SMALLEST = 128  # narrower ones are enlarged, every pixel a square, as far as WIDEST allows
 PAPER = (255, 255, 255)
 
 
@@ -44,7 +44,8 @@ def _sheet(pictures: dict[str, np.ndarray], columns: int) -> Image.Image:
     names = list(pictures)
     size = pictures[names[0]].shape[:2]
     shown = {name: _fit(image, size)[None] for name, image in pictures.items()}
-    scale = max(1, -(-SMALLEST // max(1, shown[names[0]].shape[2])))
+    high, wide = shown[names[0]].shape[1:3]
+    scale = max(1, min(-(-SMALLEST // wide), WIDEST // max(high, wide)))
     lines = []
     for start in range(0, len(names), columns):
         lines.append(grid({name: shown[name] for name in names[start : start + columns]}, scale))

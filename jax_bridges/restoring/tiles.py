@@ -60,7 +60,7 @@ def smooth_fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     Means over known pixels on ever coarser grids, and back: a pixel takes the finest grid's mean
     that exists.
     """
-    if known.all() or min(image.shape[:2]) < 2:
+    if known.all() or max(image.shape[:2]) < 2:
         mean = image[known].mean(0) if known.any() else 0.0
         return np.where(known[..., None], image, mean).astype(np.float32)
     height, width = image.shape[:2]

@@ -1,14 +1,16 @@
 """Samplers as functions. `SAMPLERS` holds those that turn a teacher's denoiser into images.
 
 An entry is used as `SAMPLERS[name](denoise, bridge, xT, nfe, keys, **knobs)`; it has its own
-grid.
+grid. `make_sampler("dbim:eta=1")` is one with its knobs set by name, as configurations write it.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+from numbers import Real
 
-from jax_bridges.choices import look_up
+from jax_bridges.choices import look_up, parse_choice
 from jax_bridges.samplers.ancestral import sample_ancestral
 from jax_bridges.samplers.budget import Sampler, count_calls
 from jax_bridges.samplers.consistency import sample_consistency
@@ -58,9 +60,36 @@ _ENTRIES = [
 SAMPLERS = {entry.name: entry for entry in _ENTRIES}
 
 
-def make_sampler(name: str) -> Sampler:
-    """The sampler called `name`; an unknown name is a ValueError that lists the known ones."""
-    return look_up("sampler", SAMPLERS, name)
+# Knobs that a name may set: what each must be, in words and as a test.
+_KNOBS = {
+    "clip": ("True or False", lambda v: isinstance(v, bool)),
+    "eta": ("a number from 0 to 1", lambda v: isinstance(v, Real) and 0 <= v <= 1),
+    "churn": (
+        "None, or a number from 0 to below 1",
+        lambda v: v is None or (isinstance(v, Real) and 0 <= v < 1),
+    ),
+    "guidance": ("a number", lambda v: isinstance(v, Real)),
+}
+
+
+def make_sampler(text: str) -> Sampler:
+    """The sampler of a name, or of a name with knobs: "heun", "dbim:eta=1", "heun:churn=None,clip=True".
+
+    Raises:
+      ValueError: an unknown name or knob, with those that are known, or a value that a knob cannot have.
+    """
+    name, knobs = parse_choice(text)
+    entry = look_up("sampler", SAMPLERS, name)
+    known = [knob for knob in inspect.signature(entry.sample).parameters if knob in _KNOBS]
+    for knob, value in knobs.items():
+        if knob not in known:
+            raise ValueError(
+                f"The sampler '{name}' has no knob '{knob}': it takes {', '.join(known)}."
+            )
+        words, fits = _KNOBS[knob]
+        if not fits(value):
+            raise ValueError(f"The sampler '{text}': {knob} must be {words}.")
+    return entry.fixed(text, **knobs) if knobs else entry
 
 
 __all__ = [

@@ -33,7 +33,7 @@ def sample_ancestral(
       bridge: the bridge the denoiser was trained on.
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe + 1]` descending, T first (`times.uniform_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw 2k is the step's noise, 2k + 1 the known pixels',
+      keys: one key, `[B]` keys, or saved noise; draw 2k is the step's noise, 2k + 1 the known pixels',
         2 nfe the start's, where the bridge is not pinned at x_T.
       clip: clamps x0_hat to [-1, 1].
       redraw_mask: `[B, H, W, 1]`, 1 in the hole: known pixels are drawn anew after each step from

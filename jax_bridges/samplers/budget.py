@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Bridge
@@ -44,9 +46,31 @@ class Sampler:
             )
         return self.make_grid(bridge, self.steps(nfe, **knobs))
 
+    def fixed(self, name: str, **knobs) -> Sampler:
+        """This sampler with some knobs set for good, under another name."""
+        parts = ("sample", "steps", "count", "least")
+        bound = {part: functools.partial(getattr(self, part), **knobs) for part in parts}
+        return dataclasses.replace(self, name=name, **bound)
+
     def calls(self, times: Array, **knobs) -> int:
         """Exact number of network calls an image on these times."""
         return self.count(times, **knobs)
+
+    def why_not(self, bridge: Bridge, nfe: int) -> str:
+        """Why it cannot do `nfe` calls on this bridge; "" if it can. Nothing is computed."""
+
+        def sample(xT: Array) -> Array:
+            def zeros(draw):
+                return jnp.zeros_like(xT)
+
+            times = self.grid(bridge, nfe)
+            return self.sample(lambda xt, t, xT: xt, bridge, xT, times, zeros)
+
+        try:
+            jax.eval_shape(sample, jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32))
+        except ValueError as error:
+            return str(error)
+        return ""
 
     def __call__(
         self, denoise: Denoiser, bridge: Bridge, xT: Array, nfe: int, keys: Keys, **knobs

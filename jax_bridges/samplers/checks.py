@@ -9,7 +9,15 @@ from jax_bridges.typing import Array
 
 
 def precise_times(times: Array, xT: Array) -> Array:
-    """Times in float32 at least, also for images of lower precision."""
+    """Times in float32 at least, also for images of lower precision.
+
+    Raises:
+      ValueError: images of whole numbers.
+    """
+    if not jnp.issubdtype(xT.dtype, jnp.floating):
+        raise ValueError(
+            f"xT is {xT.dtype}, but images are floats in [-1, 1]: of uint8 take x / 127.5 - 1."
+        )
     return jnp.asarray(times, jnp.promote_types(xT.dtype, jnp.float32))
 
 

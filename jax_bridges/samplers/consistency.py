@@ -33,7 +33,7 @@ def sample_consistency(
       bridge: the bridge it was trained on; a deterministic one starts at x_T itself.
       xT: `[B, H, W, C]` corrupted images.
       times: `[calls of h]` descending, below T (`times.consistency_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw k is that of the point before call k of h.
+      keys: one key, `[B]` keys, or saved noise; draw k is that of the point before call k of h.
       boot: `x0_hat = boot(x_t, t, x_T)`, called once, at T; None: not at all.
       clip: clamps the answer to [-1, 1].
       return_path: also returns the answer of every call of h, `[len(times), B, H, W, C]`.

@@ -144,7 +144,7 @@ def sample_dbim(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe]` descending, starting below T (`times.dbim_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw 0 is the booting noise, draw k + 1 that of step k.
+      keys: one key, `[B]` keys, or saved noise; draw 0 is the booting noise, draw k + 1 that of step k.
       eta: in [0, 1]; traced.
       clip: clamps x0_hat to [-1, 1].
       return_path: also returns the states after each call, `[nfe, B, H, W, C]`.

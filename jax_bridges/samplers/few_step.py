@@ -12,6 +12,20 @@ from jax_bridges.samplers.checks import precise_times
 from jax_bridges.typing import Array, Generator
 
 
+def first_input(bridge: Bridge, xT: Array, t: Array, noise: Array) -> Array:
+    """What a student sees at its first call: x_T, or at a `t < T` the point `a_t x_T + c_t noise`.
+
+    That is `q(x_t | x_0, x_T)` without x_0's share, which is small near T and not known yet. To the
+    teacher all possible x_0 lie under x_T itself, and it answers with their average; under noise it finds
+    one of them. A student that is its copy then starts with texture where it would start with a blur.
+
+    Args:
+      xT, noise: `[B, H, W, C]`.
+      t: scalar.
+    """
+    return jnp.where(t < bridge.T, bridge.sample(jnp.zeros_like(xT), xT, t, noise), xT)
+
+
 def sample_few_step(
     generate: Generator,
     bridge: Bridge,
@@ -28,8 +42,9 @@ def sample_few_step(
       generate: the student, `x0_hat = generate(x_t, t, x_T, z)`.
       bridge: the bridge it was distilled on.
       xT: `[B, H, W, C]` corrupted images.
-      times: `[nfe]` descending, T first (`times.student_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw 2k is the student's z, 2k + 1 the posterior's noise.
+      times: `[nfe]` descending, from T or a little below (`times.student_grid`); traced.
+      keys: `[B]` keys, or saved noise; draw 2k is the student's z, 2k + 1 the posterior's noise; the last
+        of these, 2 nfe - 1, is the noise of a first input below T.
       clip: clamps the answer to [-1, 1].
       return_path: also returns the nfe predictions, `[nfe, B, H, W, C]`.
 
@@ -46,13 +61,16 @@ def sample_few_step(
         before = times[jnp.maximum(k - 1, 0)]
         noise = normal(keys, 2 * k - 1, x)
         moved = bridge.step(x0_hat, x, before, times[k], noise, xT)
-        if not bridge.pinned:  # at T the student saw x_T itself: its noise comes in here
+        if (
+            not bridge.pinned
+        ):  # the student's first input was not drawn like x_T: its noise comes in here
             moved = jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
         x = jnp.where(k > 0, moved, x)
         x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
         return (x, x0_hat), x0_hat if return_path else None
 
-    (_, x0_hat), path = jax.lax.scan(call, (xT, jnp.zeros_like(xT)), jnp.arange(nfe))
+    x = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT))
+    (_, x0_hat), path = jax.lax.scan(call, (x, jnp.zeros_like(xT)), jnp.arange(nfe))
     if clip:
         x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
     return (x0_hat, path) if return_path else x0_hat

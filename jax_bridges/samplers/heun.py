@@ -42,7 +42,7 @@ def sample_heun(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[N + 1]` descending, from just below T to 0 (`times.karras_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw i is that of step i, draw N that of the start
+      keys: one key, `[B]` keys, or saved noise; draw i is that of step i, draw N that of the start
         where the bridge is not pinned at x_T.
       churn: part of the step taken by the SDE, in [0, 1), traced; None leaves it and its call out.
       guidance: DDBM's w, the weight of the h-transform; 1 is the exact bridge; traced.

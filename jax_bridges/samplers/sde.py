@@ -46,7 +46,7 @@ def sample_sde_euler(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe + 1]` descending, T first (`times.uniform_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw k is that of step k, draw nfe that of the start where
+      keys: one key, `[B]` keys, or saved noise; draw k is that of step k, draw nfe that of the start where
         the bridge is not pinned at x_T.
       clip: clamps x0_hat to [-1, 1].
       return_path: also returns the states after each step, `[nfe, B, H, W, C]`.
@@ -99,7 +99,7 @@ def sample_ode_heun(
       bridge: the bridge it was trained on; ValueError if it is deterministic.
       xT: `[B, H, W, C]` corrupted images.
       times: `[n + 1]` descending, T first (`times.angle_grid`); traced.
-      keys: `[B]` keys, or saved noise; draw 0 alone is used.
+      keys: one key, `[B]` keys, or saved noise; draw 0 alone is used.
       clip: clamps x0_hat to [-1, 1].
       return_path: also returns the states after each call, predictions of Heun included.
 

@@ -7,6 +7,7 @@ billion parameters can be planned, and its steps compiled for a mesh, on a lapto
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Sequence
 from unittest import mock
@@ -18,6 +19,7 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 from jax_bridges.choices import look_up
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.topology import Chip
 from jax_bridges.stages.train import train
 from jax_bridges.training import steps
 from jax_bridges.training.distillers import make_distiller
@@ -44,6 +46,7 @@ class StagePlan:
       flops: by `step_flops`.
       compiled: what the compiled step needs in all, state included; None where not compiled.
       seconds: that compiling took.
+      advice: what to change where that is more than a device has; "" where it is not.
     """
 
     name: str
@@ -53,6 +56,7 @@ class StagePlan:
     flops: float
     compiled: int | None = None
     seconds: float = 0.0
+    advice: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,8 @@ def make_plan(
     compiled: bool = False,
     tell: Callable = print,
     stages: Sequence[str] = STAGES,
+    limit: int = 0,
+    advise: Callable[[Run, Stage, int], str] | None = None,
 ) -> Plan:
     """Plans the stages of a configuration.
 
@@ -81,6 +87,8 @@ def make_plan(
         and undoes remat, so there they bound an accelerator's from above.
       tell: is told what is being compiled.
       stages: of STAGES, those to plan.
+      limit: bytes that a device has; 0 where that is not known.
+      advise: `advise(run, stage, bytes)` says what to change where a compiled step needs more.
     """
     for name in stages:
         look_up("stage", dict.fromkeys(STAGES), name)
@@ -98,11 +106,11 @@ def make_plan(
         if compiled:
             tell(f"compiling the step of {stage.name}")
             start = time.perf_counter()
-            memory = compile_step(run, stage).memory_analysis()
-            total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-            total += memory.output_size_in_bytes - memory.alias_size_in_bytes
+            total = compiled_bytes(run, stage)
             seconds = time.perf_counter() - start
-            plan = dataclasses.replace(plan, compiled=total, seconds=seconds)
+            much = advise is not None and 0 < limit < total
+            advice = advise(run, stage, total) if much else ""
+            plan = dataclasses.replace(plan, compiled=total, seconds=seconds, advice=advice)
         plans.append(plan)
     return Plan(sum(leaf.size for leaf in jax.tree.leaves(teacher)), call, tuple(plans))
 
@@ -157,7 +165,7 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
     axis, devices = stage.batch_axis, run.parallel.devices
 
     def split(leaf):
-        if run.parallel.mode == "pmap":
+        if run.parallel.mode == "pmap" and run.parallel.hosts == 1:  # as `Parallel.put` makes it
             per_device = leaf.shape[axis] // devices
             shape = (devices, *leaf.shape[:axis], per_device, *leaf.shape[axis + 1 :])
             return jax.ShapeDtypeStruct(shape, leaf.dtype)
@@ -184,6 +192,35 @@ def compile_step(run: Run, stage: Stage) -> jax.stages.Compiled:
     """The stage's step, compiled to be looked at; on a CPU without what only makes it fast."""
     on_cpu = run.parallel.mesh.devices.flat[0].platform == "cpu"
     return lower(run, stage).compile(compiler_options=_LIGHT if on_cpu else None)
+
+
+def compiled_bytes(run: Run, stage: Stage) -> int:
+    """Bytes of a device that the compiled step needs in all; a TPU's compiler says it if too many."""
+    try:
+        memory = compile_step(run, stage).memory_analysis()
+    except jax.errors.JaxRuntimeError as error:
+        needed = bytes_refused(str(error))
+        if needed is None:
+            raise
+        return needed
+    total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return total + memory.output_size_in_bytes - memory.alias_size_in_bytes
+
+
+# What libtpu 0.0.42 says where temporaries alone are too many, and what is reported from real TPUs.
+_REFUSALS = (
+    r"memory required for .*?\(([\d.]+)([KMGT])\) exceeds available HBM",
+    r"in memory space hbm\. Used ([\d.]+)([KMGT]) of",
+)
+
+
+def bytes_refused(error: str) -> int | None:
+    """Bytes that a program needs which a TPU's compiler has refused for that; None: another error."""
+    for pattern in _REFUSALS:
+        found = re.search(pattern, error)
+        if found:
+            return int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])))
+    return None
 
 
 def bytes_per_device(tree: PyTree) -> int:
@@ -223,8 +260,15 @@ def step_flops(config, stage: str, call: float) -> float:
 
 
 # -- text ----------------------------------------------------------------------------------------
-def describe_plan(config, parallel: Parallel, plan: Plan) -> str:
-    """The plan as a few lines of text."""
+def on_chip(stage: StagePlan, chip: Chip, devices: int) -> str:
+    """How the stage's step goes with what a chip has: its memory, and its operations a second."""
+    fast = stage.flops / (devices * chip.tflops * 1e12)
+    text = f"of {chip.gib:g} GiB a chip; a step cannot take less than {fast:.3g} s"
+    return text + (f". It does NOT fit. {stage.advice}" if stage.advice else "")
+
+
+def describe_plan(config, parallel: Parallel, plan: Plan, chip: Chip | None = None) -> str:
+    """The plan as a few lines of text; `chip` is that of the devices, where it is known."""
     system = System.create(config)
     height, width = system.size
     lines = [
@@ -240,12 +284,14 @@ def describe_plan(config, parallel: Parallel, plan: Plan) -> str:
             f"{stage.flops / 1e12:.4g} TFLOP a step; a device holds {stage.state / 2**30:.3g} GiB"
         )
         if stage.compiled is not None:
-            platform = parallel.mesh.devices.flat[0].platform
+            device = parallel.mesh.devices.flat[0].device_kind
             text += (
                 f", and {stage.compiled / 2**30:.3g} GiB while it steps "
-                f"(compiled for {platform} in {stage.seconds:.0f} s)"
+                f"(compiled for {device} in {stage.seconds:.0f} s)"
             )
         lines.append(text)
+        if chip is not None:
+            lines.append(f"{'':10s} {on_chip(stage, chip, parallel.devices)}")
     total = sum(stage.flops * stage.steps for stage in plan.stages)
     lines.append(f"training   {total:.3g} FLOP in all")
     return "\n".join(lines)

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 
-import jax
-import jax.numpy as jnp
-
 from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
-from jax_bridges.samplers import SAMPLERS
+from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.compare_prior import check_prior, prior_jobs
 from jax_bridges.stages.distill import NAME
 from jax_bridges.stages.evaluate import Job, student_sampler, teacher_sampler
@@ -42,23 +39,6 @@ def of_method(config, method: str):
     return config
 
 
-def why_not(bridge: Bridge, sampler: str, nfe: int) -> str:
-    """Why a teacher's sampler cannot do `nfe` calls on this bridge; "" if it can."""
-    entry = SAMPLERS[sampler]
-
-    def sample(xT):
-        times = entry.grid(bridge, nfe)
-        return entry.sample(
-            lambda xt, t, xT: xt, bridge, xT, times, lambda draw: jnp.zeros(xT.shape)
-        )
-
-    try:
-        jax.eval_shape(sample, jax.ShapeDtypeStruct((1, 1, 1, 1), jnp.float32))
-    except ValueError as error:
-        return str(error)
-    return ""
-
-
 def teacher_rows(bridge: Bridge, compare) -> tuple[list[tuple[str, int, int]], list[str]]:
     """(sampler, budget, network calls) of the teacher's rows, and a sentence for each left out.
 
@@ -66,11 +46,12 @@ def teacher_rows(bridge: Bridge, compare) -> tuple[list[tuple[str, int, int]], l
     """
     rows, reasons = [], {}
     for sampler in compare.samplers:
+        entry = make_sampler(sampler)
         seen: dict[int, int] = {}
         for budget in compare.teacher_nfe:
-            reason = why_not(bridge, sampler, budget)
+            reason = entry.why_not(bridge, budget)
             if not reason:
-                calls = SAMPLERS[sampler].calls(SAMPLERS[sampler].grid(bridge, budget))
+                calls = entry.calls(entry.grid(bridge, budget))
                 if calls in seen:
                     reason = f"It spends {calls} calls, as with a budget of {seen[calls]}."
             if reason:

@@ -18,16 +18,11 @@ from jax_bridges.stages.evaluate import SAMPLE, Job
 from jax_bridges.stages.prior import complete_prior
 from jax_bridges.stages.run import Run
 from jax_bridges.stages.train import load_teacher, recorded_teacher
-from jax_bridges.stages.zero_shot import Method, applicable, make_method
 from jax_bridges.training.system import Pair, System, image_size
 from jax_bridges.typing import Array
+from jax_bridges.zero_shot import Method, applicable, make_method
 
 NAME = "prior"
-
-
-def measurable(corruption: Corruption) -> bool:
-    """Whether a zero-shot solver can undo it: a linear operator, or holes of any shape."""
-    return corruption.linear or isinstance(corruption, InpaintFreeform)
 
 
 def measurement(corruption: Corruption, pair: Pair) -> tuple[Corruption, Array, float]:

@@ -8,11 +8,13 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -25,7 +27,7 @@ from jax_bridges.report.pictures import grid, save_png
 from jax_bridges.report.published import published_rows
 from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
-from jax_bridges.samplers import SAMPLERS
+from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run, Stopped
 from jax_bridges.training import hosts
 from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
@@ -42,9 +44,9 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     Images are as `evaluate.protocol` keeps them: uint8, but for DDNM's floats.
 
     Args:
-      name: of the sampler; that of `config.evaluate` by default.
+      name: of the sampler, with knobs if need be (`make_sampler`); that of `config.evaluate` by default.
     """
-    sampler = SAMPLERS[name or run.config.evaluate.sampler]
+    sampler = make_sampler(name or run.config.evaluate.sampler)
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
     times = sampler.grid(system.bridge, nfe)
 
@@ -166,12 +168,16 @@ class Job:
 
 def plain_jobs(run: Run, teacher: PyTree, student: PyTree) -> list[Job]:
     """The rows of a run with one student: `evaluate.sampler` and the student's own."""
-    config = run.config.evaluate
+    config, sampler = run.config.evaluate, make_sampler(run.config.evaluate.sampler)
     distiller, _ = make_distiller(run.config.distill)
-    jobs = []
-    for n in config.teacher_nfe:
-        make = partial(teacher_sampler, run, n)
-        jobs.append(Job("teacher", config.sampler, n, make, teacher, f"teacher {n}"))
+    jobs, seen = [], set()
+    for budget in config.teacher_nfe:
+        calls = sampler.calls(sampler.grid(run.system.bridge, budget))
+        if calls in seen:  # a smaller budget has spent as many
+            continue
+        seen.add(calls)
+        make = partial(teacher_sampler, run, budget)
+        jobs.append(Job("teacher", sampler.name, calls, make, teacher, f"teacher {calls}"))
     for n in config.student_nfe:
         make = partial(student_sampler, run, n)
         jobs.append(Job("student", distiller.sampler, n, make, student, f"student {n}"))
@@ -203,11 +209,10 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
       The results as written.
     """
     config, path = run.config.evaluate, run.workdir / "results.json"
-    if path.exists():
-        results = read_results(path)
-        if results["measured"].get("settings") == json.dumps(settings):
-            print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
-            return results
+    results = earlier_results(path)
+    if results and results["measured"].get("settings") == json.dumps(settings):
+        print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
+        return results
 
     jobs = [Job("source", "-", 0, partial(source_images, run), None, "source"), *jobs]
     images = min(config.images, len(run.test_data))
@@ -274,10 +279,21 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
     return results
 
 
+def earlier_results(path: Path) -> dict | None:
+    """What results.json holds; None where it is not there, or where it is said to be unreadable."""
+    try:
+        return read_results(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:  # cut short, or written by something else
+        print(f"evaluate: {path} cannot be used and is measured anew", flush=True)
+        return None
+
+
 def restore_all(
     run: Run, sample: Callable, params: PyTree, data: dict[str, np.ndarray], size: int
-) -> tuple[np.ndarray, float]:
-    """All images restored, `[N, H, W, C]` as the protocol keeps them, and seconds an image.
+) -> tuple[PyTree, float]:
+    """What `sample` gives, of all images: arrays `[N, ...]`; and seconds an image.
 
     The first batch, which compiles, is not timed; a lone batch is made twice.
     """
@@ -286,12 +302,13 @@ def restore_all(
     parts, spent = [], []
     for start in starts if len(starts) > 1 else starts * 2:
         if run.stop.is_set():
-            raise Stopped("evaluate: stopped, nothing of it is kept")
+            raise Stopped("evaluate: stopped, nothing of the table is kept")
         part = pad({k: v[start : start + size] for k, v in data.items()}, size)
         begin = time.perf_counter()
         parts.append(sample(params, part, key))
         spent.append(time.perf_counter() - begin)
-    return np.concatenate(parts)[:images], float(np.mean(spent[1:])) / size
+    whole = jax.tree.map(lambda *each: np.concatenate(each)[:images], *parts)
+    return whole, float(np.mean(spent[1:])) / size
 
 
 def consistency(
@@ -333,7 +350,8 @@ def comparisons(run: Run, shown: dict[str, np.ndarray]) -> list[dict]:
     for i in range(len(shown["target"])):
         names = {}
         for name, images in shown.items():
-            names[name] = f"samples/compare/{i}-{name.replace(' ', '-')}.png"
+            plain = re.sub(r"[^\w.]+", "-", name)
+            names[name] = f"samples/compare/{i}-{plain}.png"
             if hosts.is_chief():
                 save_png(run.workdir / names[name], images[i])
         items.append({"label": f"test image {i}", "images": names})

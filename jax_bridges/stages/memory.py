@@ -7,7 +7,7 @@ import dataclasses
 import jax
 from jax.sharding import AbstractMesh
 
-from jax_bridges.stages.abstract_plan import abstract_state, bytes_per_device
+from jax_bridges.stages.abstract_plan import abstract_state, bytes_per_device, bytes_refused
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.settings import PARTS, distill_settings
@@ -85,6 +85,12 @@ def held_compiled(held: Held, compiled: jax.stages.Compiled) -> Held:
         return held
     work = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
     return dataclasses.replace(held, work=int(work))
+
+
+def held_refused(held: Held, error: str) -> Held:
+    """`held` with what the step would have needed by a compiler's `error`; as it is if by another."""
+    needed = bytes_refused(error)
+    return held if needed is None else dataclasses.replace(held, work=max(needed - held.state, 0))
 
 
 def device_bytes(gib: float) -> int | None:

@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.stages.memory import Held, held_compiled, held_state, refuse_too_large
+from jax_bridges.stages.memory import (
+    Held,
+    held_compiled,
+    held_refused,
+    held_state,
+    refuse_too_large,
+)
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.typing import PyTree
 
@@ -59,7 +65,12 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
         batch["label"] = np.zeros(stage.batch_shape, np.int32)
     batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
     key = run.key(100 + stage.number)
-    compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
+    lowered = stage.step.lower(state, stage.frozen, batch, key)
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # a TPU's compiler counts bytes itself
+        refuse_too_large(run, stage, held_refused(held, str(error)))
+        raise
     stage.step = compiled
     held = held_compiled(held, compiled)
     refuse_too_large(run, stage, held)

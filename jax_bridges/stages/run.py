@@ -42,12 +42,22 @@ class StopSignal:
     def __init__(self):
         self._event = threading.Event()
         self._asked = 0
+        self._before: dict[int, Any] = {}  # signal -> who had it
 
     def listen(self) -> None:
-        """Installs the handlers (main thread only)."""
+        """Installs the handlers; in another thread than the main one, which alone may, does nothing."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        numbers = [signal.SIGINT]
         if jax.process_count() == 1:  # else JAX listens for SIGTERM, since it was started
-            signal.signal(signal.SIGTERM, self._handle)
-        signal.signal(signal.SIGINT, self._handle)
+            numbers.append(signal.SIGTERM)
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+
+    def leave(self) -> None:
+        """Gives the signals back to whoever had them: the caller's program may go on."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before = {}
 
     def _handle(self, number: int, frame: Any) -> None:
         if jax.process_count() == 1:
@@ -223,6 +233,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
     if done:
         state = checkpoints.restore(state)
     if done >= stage.steps:
+        checkpoints.close()
         print(f"{stage.name}: already done ({done} steps)", flush=True)
         return state
     if done:

@@ -82,7 +82,7 @@ def _ibmd(system: System, settings) -> tuple[MakeState, Step]:
 
 
 def _ibmd_grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
-    return student_grid(bridge, nfe, settings.student_steps)
+    return student_grid(bridge, nfe, settings.student_steps, settings.first_time)
 
 
 def _sample_ibmd(
@@ -104,7 +104,7 @@ def _ibmd_calls(settings) -> int:
 
 def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
     require_positive("distill", settings, "bridge_updates", "student_steps")
-    check_optimizer(settings.bridge_optimizer)
+    check_optimizer(settings.bridge_optimizer, "distill.bridge_optimizer")
     look_up("roll-out", ROLL_OUTS, settings.roll_out)
     look_up("distribution of training times", TRAINING_TIMES, settings.times)
     for weight in (settings.weight, settings.bridge_weight):
@@ -118,6 +118,13 @@ def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
     if not 0 < settings.first_call <= 1:
         raise ValueError(
             f"distill.first_call is {settings.first_call}: it is a share, above 0 and at most 1."
+        )
+    grid = student_grid(bridge, settings.student_steps)
+    later = float(grid[1] if len(grid) > 1 else bridge.t_min) / float(bridge.T)
+    if not later < settings.first_time <= 1:
+        raise ValueError(
+            f"distill.first_time is {settings.first_time}: it is a share of T, at most 1 and above "
+            f"{later:.3g}, the time of the next call."
         )
     if not settings.z_channels and getattr(corruption, "fill", None) != "noise":
         raise ValueError(
@@ -244,7 +251,7 @@ def check_method(
     distill.method = method
     distiller, settings = make_distiller(distill)
     require_positive(distill_part(method), settings, "steps")
-    check_optimizer(settings.optimizer)
+    check_optimizer(settings.optimizer, f"{distill_part(method)}.optimizer")
     distiller.check(settings, bridge, corruption)
     for nfe in asked:
         try:

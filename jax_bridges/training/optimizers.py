@@ -38,20 +38,26 @@ SCHEDULES = {
 
 
 def make_schedule(config, steps: int) -> optax.Schedule:
-    """Learning rate by step from `config.schedule`, `.learning_rate` and `.warmup`."""
+    """Learning rate by step: a share `config.delay` of 0, `.warmup` steps of a rise, then `.schedule`."""
     make = look_up("learning-rate schedule", SCHEDULES, config.schedule)
-    after = make(config.learning_rate, config.warmup, steps)
-    if not config.warmup:  # optax would take a warm-up of no steps for a rate of zero
-        return after
-    rise = optax.linear_schedule(0.0, config.learning_rate, config.warmup)
-    return optax.join_schedules([rise, after], [config.warmup])
+    delay = int(config.delay * steps)
+    full = delay + config.warmup
+    parts, ends = [make(config.learning_rate, full, steps)], []
+    if config.warmup:  # optax would take a warm-up of no steps for a rate of zero
+        parts, ends = (
+            [optax.linear_schedule(0.0, config.learning_rate, config.warmup), *parts],
+            [full],
+        )
+    if delay:
+        parts, ends = [optax.constant_schedule(0.0), *parts], [delay, *ends]
+    return optax.join_schedules(parts, ends)
 
 
 def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     """Clipping, then the optimiser; a step with a non-finite gradient changes nothing and is counted.
 
     Args:
-      config: keys name, learning_rate, schedule, warmup, b1, b2, eps, weight_decay, clip (global norm;
+      config: keys name, learning_rate, schedule, delay, warmup, b1, b2, eps, weight_decay, clip (global norm;
         0: off).
       steps: length of the run, for the schedule.
     """
@@ -62,9 +68,31 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**30)
 
 
-def check_optimizer(config) -> None:
-    """ValueError for an optimiser's settings that name what there is not, or do not go together."""
+def check_optimizer(config, part: str) -> None:
+    """ValueError for an optimiser's settings that name what there is not, or do not go together.
+
+    Args:
+      config: the keys of `make_optimizer`.
+      part: where they are, as in "train.optimizer".
+    """
     look_up("optimiser", OPTIMIZERS, config.name)
+    if not config.learning_rate > 0:
+        raise ValueError(
+            f"{part}.learning_rate is {config.learning_rate}: it must be above 0 (a stage of no "
+            "updates is one of few steps)."
+        )
+    if not 0 <= config.delay < 1:
+        raise ValueError(
+            f"{part}.delay is {config.delay}: it is a share of the steps, at least 0 and below 1."
+        )
+    for key in ("warmup", "clip", "weight_decay", "eps"):
+        if not config[key] >= 0:
+            raise ValueError(f"{part}.{key} is {config[key]}: it must be at least 0.")
+    for key in ("b1", "b2"):
+        if not 0 <= config[key] < 1:
+            raise ValueError(
+                f"{part}.{key} is {config[key]}: the decay of an average is at least 0 and below 1."
+            )
     look_up("learning-rate schedule", SCHEDULES, config.schedule)
     look_up("dtype of moments", MOMENTS, config.moment_dtype)
     if config.name == "radam" and config.moment_dtype != "float32":

@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_bridges.models.gather import gathering
 from jax_bridges.typing import Array, PyTree
 
 MODES = ("auto", "pmap", "fsdp")
@@ -102,6 +103,19 @@ class Parallel:
 
         return jax.tree.map(rule, tree)
 
+    def whole(self, param: Array) -> Array:
+        """A parameter as a layer uses it (ZeRO-3): gathered from its shards, its gradient summed into them.
+
+        Left alone, the compiler would rather split the activations of some layers by their channels,
+        and go to and fro between both layouts.
+        """
+        shards = self.shardings(param)
+        if not shards.spec:
+            return param
+        # Both ways through the shards: the gradient comes back through the same two constraints.
+        param = jax.lax.with_sharding_constraint(param, shards)
+        return jax.lax.with_sharding_constraint(param, self._named())
+
     def init(self, make: Callable[..., PyTree], *args: Any) -> PyTree:
         """`make(*args)`, each leaf born where it belongs: no device ever holds the whole state."""
         shapes = jax.eval_shape(make, *args)
@@ -163,9 +177,11 @@ class Parallel:
                 devices=list(self.mesh.devices.reshape(-1)), donate_argnums=0,
             )  # fmt: skip
 
+        gathered = self.gathered(step)
+
         @partial(jax.jit, donate_argnums=0)
         def run(state, frozen, batch, key):
-            state, metrics = step(state, frozen, batch, key, lambda tree: tree)
+            state, metrics = gathered(state, frozen, batch, key, lambda tree: tree)
             return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
         return run
@@ -177,6 +193,15 @@ class Parallel:
             function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False
         )
 
+    def gathered(self, function: Callable) -> Callable:
+        """`function` of arrays, to be jitted, with networks whose parameters may be in shards."""
+
+        def inside(*args: Any) -> PyTree:
+            with gathering(self.whole):
+                return function(*args)
+
+        return inside
+
     def map(self, function: Callable[[PyTree, PyTree, Array], PyTree]) -> Callable:
         """Wraps `function(params, batch, key) -> arrays [B, ...]` for sampling: a batch in, numpy out.
 
@@ -184,6 +209,8 @@ class Parallel:
         Of several hosts each gives the whole batch, computes its share, and gets all results in the
         order of the batch.
         """
+        if self.mode == "fsdp":
+            function = self.gathered(function)
         if self.hosts > 1:
             split, everywhere = PartitionSpec(self._axes), PartitionSpec()
             if self.mode == "pmap":

@@ -86,7 +86,9 @@ def gradients(loss: Callable, params: PyTree, batch: PyTree, microbatches: int, 
     """
     if microbatches == 1:
         return mean(jax.value_and_grad(loss)(params, batch))
-    parts = jax.tree.map(lambda a: a.reshape(microbatches, -1, *a.shape[1:]), batch)
+    # Part k has every so-manieth example from the k-th on: as many of each device. In parts that are
+    # pieces of the batch, each would lie on a few devices, and the others would wait or repeat it.
+    parts = jax.tree.map(lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
         return optax.tree.add(total, jax.value_and_grad(loss)(params, part)), None
@@ -133,7 +135,8 @@ def make_ibmd_step(
     The batch is `[L + 1, B, ...]`: every update has corrupted images and noise of its own. `frozen`
     holds the teacher's parameters.
     """
-    times = student_grid(system.bridge, config.student_steps)
+    n = config.student_steps
+    times = student_grid(system.bridge, n, n, config.first_time)
 
     def roll_out(params: PyTree, pair: Pair) -> tuple[Array, Array]:
         generate = system.generator(params, pair)

@@ -10,7 +10,7 @@ from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import Steps, ddim, predict, predicted_noise, start_noise, walk
 
-GUIDANCES = ("exact", "adaptive", "plain")
+GUIDANCES = ("exact", "paper", "adaptive", "plain")
 
 
 def solve_pigdm(
@@ -41,9 +41,9 @@ def solve_pigdm(
     Args:
       sigma_y: standard deviation of the noise in y, in units of [-1, 1].
       eta: of DDIM; 1 is ancestral sampling.
-      guidance: "adaptive": `x = alpha' x0_hat + c1 z + c2 e + w alpha alpha' g`, the paper's r_t^2
-        weight as in NVlabs/RED-diff; "plain": RED-diff's other branch, `w alpha (alpha' - c2 alpha /
-        sigma) g`; "exact": x0_hat and e are corrected as Tweedie's formula says, which samples the
+      guidance: "paper": `x = alpha' x0_hat + c1 z + c2 e + w alpha g`, alg. 1; "adaptive": w alpha alpha'
+        g instead, as in NVlabs/RED-diff; "plain": RED-diff's other branch, `w alpha (alpha' - c2 alpha
+        / sigma) g`; "exact": x0_hat and e are corrected as Tweedie's formula says, which samples the
         posterior where the two Gaussian assumptions hold.
       weight: w.
       prior_variance: v of one pixel of x_0 (1 in the paper).
@@ -76,6 +76,8 @@ def solve_pigdm(
             score = g / r2
             x0, e = x0 + sigma**2 / alpha * score, e - sigma * score
             move = 0.0
+        elif guidance == "paper":
+            move = alpha * g
         elif guidance == "adaptive":
             move = alpha * alpha_to * g
         else:

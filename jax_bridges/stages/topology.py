@@ -1,0 +1,116 @@
+"""TPUs that are not here: to compile for them on any machine, with their own compiler (libtpu).
+
+`pip install 'jax_bridges[tpu]'` brings it; it compiles without a TPU, only running needs one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+import os
+import re
+
+import jax
+
+from jax_bridges.choices import look_up
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """A kind of TPU.
+
+    Attributes:
+      name, config: libtpu's names of the chip, and of how its cores work together.
+      gib: memory that its compiler lets a program have.
+      tflops: dense bfloat16 at most, by Google's documentation.
+      dimensions: of the network that joins the chips.
+    """
+
+    name: str
+    config: str
+    gib: float
+    tflops: float
+    dimensions: int
+
+
+CHIPS = {
+    "v4": Chip("v4", "megacore", 30.75, 275, 3),
+    "v5e": Chip("v5e", "default", 15.75, 197, 2),
+    "v5p": Chip("v5", "megachip_tccontrol", 95.74, 459, 3),
+    "v6e": Chip("v6e", "default", 31.25, 918, 2),
+}
+
+# libtpu asks the machine's metadata server where it is, and writes to stderr what it misses.
+_ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """Chips of one kind in a grid, `v5e:4x4`; `text` is the name as given."""
+
+    text: str
+    chip: Chip
+    grid: tuple[int, ...]
+
+    @property
+    def devices(self) -> int:
+        """Number of chips; each is one device."""
+        return math.prod(self.grid)
+
+
+def read_topology(text: str) -> Topology:
+    """A topology from its name.
+
+    Args:
+      text: `KIND:AxB`, for v4 and v5p `KIND:AxBxC`; KIND one of CHIPS.
+
+    Raises:
+      ValueError: an unknown kind, or a grid that such chips do not form.
+    """
+    kind, _, shape = text.partition(":")
+    chip = look_up("kind of TPU", CHIPS, kind)
+    if not re.fullmatch("x".join([r"[1-9]\d*"] * chip.dimensions), shape):
+        example = "x".join(["4"] * chip.dimensions)
+        raise ValueError(
+            f"The topology '{text}' is not known: give the chips along {chip.dimensions} axes, as "
+            f"in {kind}:{example}."
+        )
+    return Topology(text, chip, tuple(map(int, shape.split("x"))))
+
+
+def compile_only_devices(topology: Topology) -> list[jax.Device]:
+    """The devices of a TPU that is not here; JAX must not have been used before.
+
+    Raises:
+      ValueError: libtpu is not installed, or does not know such a topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError(
+            "To compile for a TPU needs its compiler, libtpu: pip install 'jax_bridges[tpu]' (Linux "
+            "on x86-64; no TPU is needed)."
+        )
+    from jax.experimental import topologies
+
+    jax.config.update("jax_platforms", "cpu")  # there is no TPU to be asked for
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    grid = (*topology.grid, 1, 1)[:3]
+    host = tuple(min(n, most) for n, most in zip(grid, (2, 2, 1), strict=True))
+    try:
+        return topologies.get_topology_desc(
+            platform="tpu",
+            topology_name=f"{topology.chip.name}:{'x'.join(map(str, topology.grid))}",
+            chip_config_name=topology.chip.config,
+            chips_per_host_bounds=host,
+            num_slices=1,
+        ).devices
+    except Exception as error:  # libtpu's own, of several kinds
+        raise ValueError(
+            f"libtpu knows no TPU '{topology.text}' ({' '.join(str(error).split())[:200]})."
+        ) from error

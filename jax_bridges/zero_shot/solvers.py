@@ -1,0 +1,56 @@
+"""The table of solvers: what each is called and what it asks for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from jax_bridges.choices import look_up
+from jax_bridges.zero_shot.ddnm import solve_ddnm, solve_ddnm_plus
+from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
+from jax_bridges.zero_shot.ddrm import solve_ddrm
+from jax_bridges.zero_shot.dps import solve_dps
+from jax_bridges.zero_shot.ilvr import solve_ilvr
+from jax_bridges.zero_shot.pigdm import solve_pigdm
+from jax_bridges.zero_shot.pinv import solve_pinv
+from jax_bridges.zero_shot.repaint import solve_repaint
+from jax_bridges.zero_shot.sdedit import solve_sdedit
+
+
+@dataclasses.dataclass(frozen=True)
+class Solver:
+    """A method and what it asks for.
+
+    Attributes:
+      name: key in SOLVERS.
+      solve: `solve(denoise, operator, y, sigma_y, times, keys, **knobs)`.
+      noise: it models noise in y; the others take y for exact.
+      gradient: it differentiates through the network, which costs about three calls each.
+      mask_only: it is made for inpainting.
+    """
+
+    name: str
+    solve: Callable
+    noise: bool = False
+    gradient: bool = False
+    mask_only: bool = False
+
+
+_ENTRIES = [
+    Solver("pinv", solve_pinv),
+    Solver("ddnm", solve_ddnm),
+    Solver("ddnm_plus", solve_ddnm_plus, noise=True),
+    Solver("ddnm_simple", solve_ddnm_simple, noise=True),
+    Solver("ddrm", solve_ddrm, noise=True),
+    Solver("pigdm", solve_pigdm, noise=True, gradient=True),
+    Solver("dps", solve_dps, gradient=True),
+    Solver("repaint", solve_repaint, mask_only=True),
+    Solver("ilvr", solve_ilvr),
+    Solver("sdedit", solve_sdedit),
+]
+SOLVERS = {entry.name: entry for entry in _ENTRIES}
+
+
+def make_solver(name: str) -> Solver:
+    """The solver called `name`; an unknown name is a ValueError that lists the known ones."""
+    return look_up("zero-shot solver", SOLVERS, name)

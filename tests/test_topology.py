@@ -1,0 +1,115 @@
+"""Plans for TPUs that are not there: names, what their compiler says, and (with libtpu) their bytes."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_benchmark import call_main
+
+from jax_bridges.stages.abstract_plan import StagePlan, bytes_refused, on_chip
+from jax_bridges.stages.topology import CHIPS, compile_only_devices, read_topology
+
+ROOT = Path(__file__).parents[1]
+HERE = importlib.util.find_spec("libtpu") is not None
+
+
+@pytest.mark.parametrize(
+    "text, grid, devices, gib",
+    [
+        ("v5e:4x4", (4, 4), 16, 15.75),
+        ("v5e:8x8", (8, 8), 64, 15.75),
+        ("v6e:1x1", (1, 1), 1, 31.25),
+        ("v4:2x2x2", (2, 2, 2), 8, 30.75),
+        ("v5p:4x4x4", (4, 4, 4), 64, 95.74),
+    ],
+)
+def test_names_of_topologies(text, grid, devices, gib):
+    topology = read_topology(text)
+    assert (topology.grid, topology.devices, topology.chip.gib) == (grid, devices, gib)
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("v5e", "'v5e' is not known: give the chips along 2 axes, as in v5e:4x4."),
+        ("v5e:16", "along 2 axes"),
+        ("v5e:0x4", "along 2 axes"),
+        ("v5e:4x4x1", "along 2 axes"),
+        ("v4:2x2", "give the chips along 3 axes, as in v4:4x4x4."),
+        ("v7x:2x2", "Unknown kind of TPU 'v7x'"),
+        ("v5litepod-16", "Unknown kind of TPU 'v5litepod-16'"),
+    ],
+)
+def test_names_that_are_none(text, words):
+    with pytest.raises(ValueError) as caught:
+        read_topology(text)
+    assert words in str(caught.value)
+
+
+def test_without_the_compiler(monkeypatch, capsys):
+    """One sentence that says what to install, before anything is planned."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"libtpu: pip install 'jax_bridges\[tpu\]'"):
+        compile_only_devices(read_topology("v5e:2x2"))
+    config = "--config=configs/inpaint.py"
+    status, out, error = call_main(monkeypatch, capsys, "--plan", config, "--topology=v5e:2x2")
+    assert (status, out) == (1, "") and "its compiler, libtpu" in error
+    wrong = ("--topology=v5e:2x2", "--devices=4")
+    status, out, error = call_main(monkeypatch, capsys, "--plan", config, *wrong)
+    assert (status, out) == (1, "") and "leave --devices out" in error
+
+
+def test_what_the_compiler_refuses():
+    """Two ways to say it: of libtpu 0.0.42 for a TPU that is not there, and of reports from real ones."""
+    alone = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (480.00G) exceeds available HBM (15.75G)."
+    )
+    assert bytes_refused(alone) == 480 * 2**30
+    together = (
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 20.50G of 15.75G hbm. Exceeded hbm capacity by 4.75G."
+    )
+    assert bytes_refused(together) == 20.5 * 2**30
+    assert bytes_refused("INVALID_ARGUMENT: something else (3.00G)") is None
+
+
+def test_a_step_beside_its_chip():
+    """197 TFLOP in all on 4 chips of 197 TFLOP/s: a quarter of a second at least."""
+    stage = StagePlan("train", 10, 8, 2**30, 197e12, compiled=2**31)
+    chip = CHIPS["v5e"]
+    assert on_chip(stage, chip, 4) == "of 15.75 GiB a chip; a step cannot take less than 0.25 s"
+    large = dataclasses.replace(stage, compiled=2**35, advice="Set network.remat=True.")
+    assert on_chip(large, chip, 4).endswith("0.25 s. It does NOT fit. Set network.remat=True.")
+
+
+# -- with libtpu -----------------------------------------------------------------------------------
+def planned(*arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "jax_bridges.benchmark", "--plan", "--config=configs/inpaint.py",
+         "--config.network.widths=(128,)", "--config.data.size=16", "--what=train", *arguments],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")
+def test_a_step_compiles_for_a_tpu_that_is_not_there():
+    said = planned("--topology=v5e:2x2", "--fsdp=4")
+    held, stepping = map(float, re.search(r"holds ([\d.]+) GiB, and ([\d.]+) GiB", said).groups())
+    assert 0 < held < stepping < 15.75
+    assert "(compiled for TPU v5 lite in" in said and "of 15.75 GiB a chip" in said
+
+
+@pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")
+def test_a_grid_that_is_no_tpu():
+    with pytest.raises(ValueError, match="libtpu knows no TPU 'v5e:3x7'"):
+        compile_only_devices(read_topology("v5e:3x7"))
