@@ -163,7 +163,7 @@ def test_configuration_defaults():
     assert (c.name, c.size, c.on_bad_file) == ("earth", (32, 32), "refuse")
     assert set(vars(c)) == set(DEFAULTS) | {"split"}
     named = {"edges", "edges2handbags", "diode_normals"}  # of other files
-    assert set(DATASETS) == {"earth", "earth_relief", "folder", "pairs", "tfds"} | named
+    assert set(DATASETS) == {"arrays", "earth", "earth_relief", "folder", "pairs", "tfds"} | named
     assert [is_paired(Config(name=n)) for n in ("earth", "earth_relief", "folder", "pairs")] == [
         False, True, False, True,
     ]  # fmt: skip
