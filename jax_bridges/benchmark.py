@@ -37,6 +37,7 @@ from jax_bridges import papers
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
 from jax_bridges.command import run_command
+from jax_bridges.command_line import ERRORS, read_command_line, sentence
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.models import ADM, DTYPES, MODELS
@@ -303,14 +304,9 @@ def read_config(rest: list[str]):
     values = flags.FlagValues()
     holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
     try:
-        stray = values(["benchmark", *rest])[1:]  # keys are taken from sys.argv, by config_flags
-        if stray:
-            raise ValueError(f"Unexpected argument {stray[0]}.")
-        if holder.value is not None:
-            _ = holder.value.task  # what went wrong with the file is raised at first use
-    except (flags.Error, AttributeError, OSError) as error:
-        # A configuration's own error comes wrapped in its traceback: the last line says it.
-        raise ValueError(str(error).strip().splitlines()[-1].strip()) from error
+        read_command_line(values, ["benchmark", *rest])
+    except ERRORS as error:
+        raise ValueError(sentence(error)) from error
     return holder.value
 
 

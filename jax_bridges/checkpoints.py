@@ -18,6 +18,9 @@ from jax_bridges.typing import PyTree
 
 FORMAT = 1  # raised when the layout of the items changes
 
+# The last two follow from the first; orbax warns when it has to change them.
+_READ_ONLY = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
+
 
 class Checkpoints:
     """The checkpoints of one stage, `WORKDIR/checkpoints/STAGE/STEP`."""
@@ -30,7 +33,7 @@ class Checkpoints:
         self.folder = Path(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         if read_only:
-            options = ocp.CheckpointManagerOptions(read_only=True)
+            options = _READ_ONLY
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self) -> int | None:
@@ -121,9 +124,7 @@ class Checkpoints:
             )
 
         # A manager of its own, as one that has saved cannot restore a part of what it saved.
-        with ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(read_only=True)
-        ) as manager:
+        with ocp.CheckpointManager(self.folder, options=_READ_ONLY) as manager:
             item = ocp.args.PyTreeRestore(like, jax.tree.map(how, like), partial_restore=True)
             try:
                 ema = manager.restore(step, args=ocp.args.Composite(ema=item)).ema

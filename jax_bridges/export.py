@@ -29,8 +29,10 @@ from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.models import make_network
 from jax_bridges.report.files import write_atomic
+from jax_bridges.stages.distill import NAME as DISTILL
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
-from jax_bridges.training.distillers import check_calls, sample_student
+from jax_bridges.stages.train import NAME as TRAIN
+from jax_bridges.training.distillers import DISTILLERS, check_calls, sample_student
 from jax_bridges.training.system import CORRUPT, Pair, System, image_size
 from jax_bridges.typing import PyTree
 
@@ -40,14 +42,20 @@ IMAGES = {"float32": jnp.float32, "uint8": jnp.uint8}
 LIMIT = 2**31 - 2**24  # bytes of a file: flatbuffers, the container of jax.export, ends at 2 GiB
 # What follows the flatbuffer, whose readers end before it: the configuration, as JSON.
 _MARK = b"\njax_bridges.export "
-_PLAYERS = {"student": ("distill", "generator"), "teacher": ("train", "teacher")}
+# Whose weights: where they are kept, and as which player. A comparison has a student of each method.
+PLAYERS = {
+    "student": (DISTILL, "generator"),
+    "teacher": (TRAIN, "teacher"),
+    **{method: (f"{DISTILL}_{method}", "generator") for method in DISTILLERS},
+}
 
 
 def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTree]:
-    """The recorded configuration and the averaged parameters of "student" or "teacher".
+    """The recorded configuration and the averaged parameters of one of PLAYERS.
 
     Args:
       workdir: what a run left behind; for the teacher also an import.
+      player: "student", "teacher", or a comparison's student by its method.
 
     Returns:
       (config, params), params as numpy arrays.
@@ -56,20 +64,24 @@ def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTre
       FileNotFoundError: the folder has none.
       ValueError: see `Checkpoints.restore_ema`.
     """
-    stage, name = look_up("player", _PLAYERS, player)
+    stage, name = look_up("player", PLAYERS, player)
     with Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True) as checkpoints:
         if checkpoints.latest() is None:
-            raise FileNotFoundError(f"There is no {player} in {workdir} (no checkpoints/{stage}).")
+            there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
+            others = f"; it holds {', '.join(there)}" if there else ""
+            raise FileNotFoundError(
+                f"There is no {player} in {workdir} (no checkpoints/{stage}){others}."
+            )
         config = checkpoints.meta()["config"]
         return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
 
 
 def recorded_config(workdir: str | Path, player: str) -> dict[str, Any]:
-    """The configuration that is recorded beside the weights of "student" or "teacher".
+    """The configuration that is recorded beside the weights of one of PLAYERS.
 
     Raises FileNotFoundError: the folder has none.
     """
-    stage, _ = look_up("player", _PLAYERS, player)
+    stage, _ = look_up("player", PLAYERS, player)
     with Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True) as checkpoints:
         return checkpoints.meta()["config"]
 
@@ -210,7 +222,7 @@ def usage(name: str, config: dict[str, Any], nfe: int, arguments: list) -> str:
 
 
 def _full_network(config: dict[str, Any], player: str) -> dict[str, Any]:
-    z = config["distill"]["z_channels"] if player == "student" else 0
+    z = 0 if player == "teacher" else config["distill"]["z_channels"]
     return {**config["network"], "z_channels": z}
 
 
@@ -248,7 +260,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--nfe", type=int, default=1, help="jax: network calls an image")
     add("--images", choices=IMAGES, default="float32", help="jax: type of xT and x0")
     add("--weights", choices=WEIGHTS, default="float32", help="jax: type they are stored in")
-    add("--player", choices=_PLAYERS, help="torch: whose weights; the student's if there is one")
+    known = "whose weights; the student's (torch: if there is one), or a comparison's by its method"
+    add("--player", choices=PLAYERS, help=known)
     return parser
 
 
@@ -259,7 +272,7 @@ def run(argv: list[str]) -> Path:
     if flags.format == "jax":
         if player == "teacher":
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
-        config, params = read_player(flags.workdir, "student")
+        config, params = read_player(flags.workdir, player or "student")
         data, arguments = export_jax(
             config, params, flags.nfe, images=flags.images, weights=flags.weights
         )
@@ -269,7 +282,7 @@ def run(argv: list[str]) -> Path:
         print(text, end="")
     else:
         if player is None:
-            distilled = (Path(flags.workdir) / "checkpoints" / "distill").exists()
+            distilled = (Path(flags.workdir) / "checkpoints" / DISTILL).exists()
             player = "student" if distilled else "teacher"
         export_torch(*read_player(flags.workdir, player), out, player)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")

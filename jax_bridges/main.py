@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,8 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from jax_bridges.command import keep_compiled, run_command
-from jax_bridges.config import differences, take_names
+from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
+from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.report.files import write_atomic
 from jax_bridges.report.html import build_report
@@ -202,36 +202,16 @@ def parse_flags(argv: list[str]) -> list[str]:
     """The flags; what is wrong with them, or with the configuration file, is one sentence and exit code 1."""
 
     def work() -> None:
-        rest = flags.FLAGS(argv)[1:]
-        if rest:
-            raise ValueError(
-                f"Unexpected argument {rest[0]}: settings are given as --config.KEY=VALUE."
-            )
+        read_command_line(flags.FLAGS, argv)
         if _CONFIG.value is None:
             raise ValueError(
                 "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
             )
-        _CONFIG.value.keys()  # of a file that could not be read: raises what was in the way
-        take_names(_CONFIG.value, given_keys())
 
-    def sentence(error: Exception) -> str:
-        if isinstance(error, (LookupError, AttributeError)):  # of ConfigDict, over several lines
-            key, *hint = re.sub(r"\\n|[\\'\"?]", " ", str(error.args[0])).split()
-            return " ".join([f"The configuration has no key {key}.", *hint])
-        # The flags' library puts whole tracebacks into its errors; the last line says it.
-        last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
-        return re.sub(r"^\w+Error: ", "", last)
-
-    wrong = (flags.Error, ValueError, OSError, LookupError, AttributeError)
-    code = run_command(work, wrong, sentence)
+    code = run_command(work, ERRORS, sentence)
     if code:
         sys.exit(code)
     return argv[:1]
-
-
-def given_keys() -> list[str]:
-    """The keys that `--config.KEY=VALUE` gave on the command line."""
-    return list(getattr(flags.FLAGS["config"], "override_values", {}))
 
 
 def main(argv: list[str]) -> None:
@@ -244,7 +224,7 @@ def main(argv: list[str]) -> None:
         found = (_HOSTS.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
         hosts.start(hosts.find_hosts(*found))
         hosts.only_chief_prints()
-        check_given(config, given_keys())
+        check_given(config, given_keys(flags.FLAGS))
         run(config, _WORKDIR.value or f"runs/{config.task}")
 
     try:

@@ -1,7 +1,7 @@
 """From a raw network F to a denoiser: input and output scalings, network time, loss weight.
 
 `x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, x_T)`; each kind gives its scalings for any bridge
-and the loss weight that its project trains with.
+(or, "wiener", something better than c_skip x_t) and the loss weight that its project trains with.
 """
 
 from __future__ import annotations
@@ -29,9 +29,18 @@ class Scalings(NamedTuple):
     c_noise: Array
 
 
+class Preconditioning:
+    """What every kind has: `scalings` and `weight` at times t `[B]`, and what stands beside c_out F."""
+
+    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array) -> Array:
+        """What is known of x_0 without the network, `[B, H, W, C]`: `c_skip x_t`."""
+        del bridge, t
+        return expand(c_skip, xt) * xt
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class I2SBScaling:
+class I2SBScaling(Preconditioning):
     """I2SB: the network predicts `(x_t - x_0) / sigma_t` (arXiv 2302.05872, eq. 12).
 
     c_in = c_skip = 1, c_out = -sigma_t, weight 1 / sigma_t^2; network time 0.1 .. 1000.
@@ -56,7 +65,7 @@ class I2SBScaling:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BridgeKarras:
+class BridgeKarras(Preconditioning):
     """DDBM's unit-variance scalings (arXiv 2309.16948, app. A.4; `bridge_karras`).
 
     Attributes:
@@ -93,7 +102,7 @@ class BridgeKarras:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Plain:
+class Plain(Preconditioning):
     """No scaling: the network predicts x_0 itself, weight 1, network time 1000 t / T."""
 
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
@@ -120,7 +129,7 @@ class UnitVariance(BridgeKarras):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Epsilon:
+class Epsilon(Preconditioning):
     """DDPM and ADM: the network predicts the noise, told the table's index (arXiv 2006.11239, eq. 11).
 
     c_in = 1, c_skip = 1 / alpha, c_out = -sigma / alpha, weight alpha^2 / sigma^2; network time
@@ -144,7 +153,7 @@ class Epsilon:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Velocity:
+class Velocity(Preconditioning):
     """The network predicts how the mean path moves, `v = a' x_T + b' x_0` (arXiv 2209.03003, eq. 1).
 
     On the linear path `v = x_T - x_0` and x_0 = x_t - t v; on a noisy bridge, `(x_t - x_0) / t`, the
@@ -188,7 +197,7 @@ def cosines(n: int) -> np.ndarray:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Wiener:
+class Wiener(Preconditioning):
     """What a network adds to the best denoiser of a Gaussian scale mixture, for diffusion priors.
 
     `x0_hat = m + W (x_t - alpha m) + c_out F`. W is Wiener's filter, `alpha lambda / (alpha^2 lambda +
@@ -222,8 +231,9 @@ class Wiener:
         scales = jnp.asarray(self.scales).reshape(-1, 1, 1, 1)
         return jnp.where(f2 > 0, scales, 1.0) * power
 
-    def skip(self, bridge: Bridge, xt: Array, t: Array) -> Array:
-        """What is known of x_0 without the network, `[B, H, W, 3]`, at times t `[B]`."""
+    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array | None = None) -> Array:
+        """The filter's answer, `[B, H, W, 3]`, at times t `[B]`; there is no c_skip."""
+        del c_skip
         alpha, sigma = (expand(v, xt) for v in (bridge.alpha(t), bridge.sigma(t)))
         rows, columns = (jnp.asarray(cosines(n), xt.dtype) for n in xt.shape[1:3])
         colours, mean = jnp.asarray(_COLOURS, xt.dtype), jnp.asarray(self.mean, xt.dtype)
@@ -297,9 +307,7 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
         c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
         raw = network(expand(c_in, xt) * xt, c_noise, xT, z).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
-        filtered = isinstance(preconditioning, Wiener)
-        skip = preconditioning.skip(bridge, xt, t) if filtered else expand(c_skip, xt) * xt
-        x0_hat = skip + expand(c_out, xt) * raw
+        x0_hat = preconditioning.skip(bridge, xt, t, c_skip) + expand(c_out, xt) * raw
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat
 
     return denoise

@@ -1,9 +1,10 @@
 """Restore pictures: `python -m jax_bridges.restore MODEL IN OUT`, for pictures of any size.
 
-MODEL is the WORKDIR of a run (its student; --model=teacher for its teacher), an import of a
-released teacher, or a file of jax_bridges.export. IN is a picture or a folder; OUT the PNG or the
-folder to write. A model that fills holes is told where by --mask=FILE (white is missing; for a
-folder of pictures also a folder of masks of the same names) or --box=LEFT,TOP,WIDTH,HEIGHT.
+MODEL is the WORKDIR of a run (its student; --model=teacher for its teacher, --model=ibmd for that
+student of a comparison), an import of a released teacher, or a file of jax_bridges.export. IN is a
+picture or a folder; OUT the PNG or the folder to write. A model that fills holes is told where by
+--mask=FILE (white is missing; for a folder of pictures also a folder of masks of the same names) or
+--box=LEFT,TOP,WIDTH,HEIGHT.
 
     from jax_bridges.restore import Restorer
     restorer = Restorer("runs/inpaint", nfe=2)
@@ -35,6 +36,7 @@ from tqdm import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.data.images import BadImage
+from jax_bridges.export import PLAYERS
 from jax_bridges.report.pictures import save_png
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import Box, find_hole, parse_box
@@ -226,7 +228,7 @@ def _parser() -> argparse.ArgumentParser:
     add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
     add("source", metavar="IN", help="a picture, or a folder of pictures (and folders)")
     add("out", metavar="OUT", help="a .png for a picture; a folder otherwise")
-    add("--model", choices=("student", "teacher"), default="student", help="whose weights")
+    add("--model", choices=PLAYERS, default="student", help="whose weights (see above)")
     add("--mask", metavar="PATH", help="picture of what is missing (white), or a folder of such")
     add("--box", metavar="L,T,W,H", action="append", default=[], help="a hole; may be repeated")
     add("--invert", action="store_true", help="black is missing in the mask, not white")

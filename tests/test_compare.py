@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from config_files import read
 from runs import DISTILL, TRAIN, handlers, quick_compiler, saved, steps, tiny  # noqa: F401
 
 import jax_bridges.main
@@ -16,6 +15,7 @@ from jax_bridges.bridges import I2SB, VP
 from jax_bridges.keys import example_keys
 from jax_bridges.report.curves import quality_series
 from jax_bridges.report.headline import headline
+from jax_bridges.restore import Restorer
 from jax_bridges.samplers import count_calls
 from jax_bridges.stages.compare import of_method, teacher_rows
 from jax_bridges.training.consistency_step import student_function
@@ -23,8 +23,6 @@ from jax_bridges.training.distillers import DISTILLERS, make_distiller, sample_s
 from jax_bridges.training.settings import PARTS, distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import check_given, validate
-
-ROOT = Path(__file__).parents[1]
 
 
 def small(images, **changes):
@@ -93,6 +91,17 @@ def test_a_comparison_from_end_to_end_goes_on_where_it_stopped(images, tmp_path,
     rows = json.loads((tmp_path / "alone" / "results.json").read_text())["rows"]
     assert [(r["sampler"], r["nfe"]) for r in rows[-2:]] == [("cbt", 1), ("cbt", 2)]
 
+    # Each restores, and each by its own function.
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    given = {"boxes": [(4, 4, 8, 8)], "seed": 3}
+    answers = {m: Restorer(workdir, m, nfe=2)(picture, **given).pixels for m in DISTILLERS}
+    np.testing.assert_array_equal(
+        answers["cbt"], Restorer(tmp_path / "alone", nfe=2)(picture, **given).pixels
+    )
+    assert not np.array_equal(answers["cbd"], answers["cbt"])
+    with pytest.raises(FileNotFoundError, match="no student .*it holds teacher, ibmd, cbd, cbt"):
+        Restorer(workdir)
+
 
 # -- which rows --------------------------------------------------------------------------------------
 
@@ -112,21 +121,17 @@ def test_a_row_tells_the_calls_that_are_made_and_what_cannot_be_done_is_left_out
 
 
 def test_the_configuration_takes_any_task():
-    path = ROOT / "configs" / "compare.py"
-    spec = importlib.util.spec_from_file_location("compare", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     for variant, task, corruption in (
         ("", "compare_inpaint", "inpaint_center"),
         ("jpeg", "compare_jpeg", "jpeg"),
         ("superres:pool", "compare_superres_pool", "superres"),
     ):
-        config = module.get_config(variant)
+        config = read(f"compare:{variant}")
         assert config.task == task and config.corruption.name == corruption
         assert set(config.compare.students) == set(DISTILLERS)
         validate(config)
     with pytest.raises(ValueError, match="no variant 'inpant': choose .*inpaint"):
-        module.get_config("inpant")
+        read("compare:inpant")
 
 
 def test_several_students_are_told_apart():

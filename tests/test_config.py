@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 import re
@@ -10,6 +9,8 @@ import tokenize
 from pathlib import Path
 
 import pytest
+from config_files import CONFIGS as FOLDER
+from config_files import load
 from ml_collections import ConfigDict
 
 import jax_bridges.config
@@ -17,8 +18,7 @@ from jax_bridges.config import base_config, differences
 from jax_bridges.training.system import System
 from jax_bridges.validation import validate
 
-ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+CONFIGS = sorted(FOLDER.glob("*.py"))
 
 
 def changed(**keys) -> ConfigDict:
@@ -200,16 +200,9 @@ def test_differences_names_changed_keys_but_not_free_ones():
     assert differences({"a": {"b": (1, 2)}}, {"a": {"b": [1, 2]}}) == []
 
 
-def load(path: Path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def variants(path: Path) -> list[str]:
     """ "" and the names in the module's VARIANTS, if it has such a table."""
-    return ["", *getattr(load(path), "VARIANTS", {})]
+    return ["", *getattr(load(path.stem), "VARIANTS", {})]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +211,7 @@ def variants(path: Path) -> list[str]:
     ids=lambda v: v.stem if isinstance(v, Path) else v or "default",
 )
 def test_every_file_in_configs_builds_and_validates(path, variant):
-    config = load(path).get_config(variant)
+    config = load(path.stem).get_config(variant)
     validate(config)
     System.create(config)
     assert set(config) == set(base_config())
@@ -228,7 +221,7 @@ def test_every_file_in_configs_builds_and_validates(path, variant):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
 def test_an_unknown_variant_is_refused(path):
     with pytest.raises(ValueError, match="no-such-variant"):
-        load(path).get_config("no-such-variant")
+        load(path.stem).get_config("no-such-variant")
 
 
 def test_there_are_configurations():

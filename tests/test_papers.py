@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from config_files import load, read
 from jax.sharding import AbstractMesh
 
 from jax_bridges.bridges import make_bridge
@@ -59,15 +59,6 @@ NETWORKS = {
     "edges_to_image:handbags64": ({"name": "paired"}, 295.14),
     "normals_to_image:diode256": ({"name": "paired"}, 552.81),
 }
-
-
-@functools.cache
-def read(row: str):
-    name, variant = row.split(":")
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
 
 
 def mesh_of(devices: int, fsdp: int) -> Parallel:
@@ -170,9 +161,7 @@ def test_variants_do_not_inherit_what_the_small_tasks_tuned(monkeypatch):
     other.log_every = other.checkpoint_every = 1
     for row in ROWS:
         name, variant = row.split(":")
-        spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        module = load(name)
         monkeypatch.setattr(module, "base_config", other.copy_and_resolve_references)
         changed, row_config = module.get_config(variant).to_dict(), read(row).to_dict()
         if "inpaint" not in row:  # images without a hole: the key has no effect
@@ -296,7 +285,7 @@ def test_batches_have_what_the_task_needs():
 COMPILE = """
 import json, resource, sys, jax
 jax.config.update("jax_num_cpu_devices", 8)
-from test_papers import read
+from config_files import read
 from jax_bridges.stages.abstract_plan import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train

@@ -1,11 +1,9 @@
 """Solvers with their settings, as configurations and commands name them."""
 
-import importlib.util
-import pathlib
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from config_files import read
 
 from jax_bridges.bridges import DDPM, EDM
 from jax_bridges.corruptions import (
@@ -19,16 +17,7 @@ from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.validation import validate
 from jax_bridges.zero_shot import SOLVERS, applicable, make_method, make_solver, settings_of
 
-ROOT = pathlib.Path(__file__).parent.parent
 PRIOR = DDPM.create()
-
-
-def config_of(variant=""):
-    path = ROOT / "configs" / "zero_shot.py"
-    spec = importlib.util.spec_from_file_location("zero_shot_config", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(variant)
 
 
 def test_calls_and_levels():
@@ -108,7 +97,7 @@ def test_which_rows_make_sense():
 
 @pytest.mark.parametrize("variant", ["", "edm"])
 def test_the_configurations_are_valid(variant):
-    validate(config_of(variant))
+    validate(read(f"zero_shot:{variant}"))
 
 
 def test_the_paper_s_rows_stand_beside_ours(tmp_path):
@@ -118,7 +107,7 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     from jax_bridges.report.table import sort_rows
     from jax_bridges.stages.zero_shot import published
 
-    config = config_of("adm256")
+    config = read("zero_shot:adm256")
     assert config.evaluate.protocol == "ddnm" and config.zero_shot.nfe == 100
     config.evaluate.published_data = "ImageNet 256 (1k)"
     config.evaluate.metrics = ("psnr", "ssim", "fid", "cons")
@@ -132,11 +121,11 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     assert order[0] == ("sr4", "ddnm") and order[1][0] == "sr4"
     assert order.index(("cs25", "ddnm")) < order.index(("inpaint", "DDNM"))
 
-    config = config_of()
+    config = read("zero_shot")
     config.zero_shot.tasks.sr4.published = "sr5x"
     with pytest.raises(ValueError, match="Unknown published task 'sr5x'"):
         validate(config)
-    config = config_of()
+    config = read("zero_shot")
     config.zero_shot.tasks.sr4.sigma_y = -1.0
     with pytest.raises(ValueError, match="sr4.sigma_y is -1.0: it must be at least 0"):
         validate(config)

@@ -17,9 +17,7 @@ import numpy as np
 from PIL import Image
 
 from jax_bridges.data.images import BadImage, check_upscale, resize
-from jax_bridges.data.source import permutation
-
-ORDER_SEED = 0
+from jax_bridges.data.source import split_order
 
 
 class ArraySource:
@@ -65,12 +63,7 @@ def open_arrays(c: SimpleNamespace) -> ArraySource:
     if own and labels is not None:  # the number of classes is that of both files
         other = _file(c.path, "test" if c.split == "train" else "train")[0]
         classes = max(classes, int(_read(other, c)[1].max()) + 1)
-    order = permutation(len(images["x0"]), ORDER_SEED)
-    if not own:
-        count = max(1, round(len(order) * c.test_fraction))
-        order = order[:count] if c.split == "test" else order[count:]
-    if c.max_images:
-        order = order[: c.max_images]
+    order = split_order(len(images["x0"]), c, own)
     if len(order) == 0:
         raise ValueError(f"{path} leaves no images for {c.split}: see data.test_fraction.")
     return ArraySource(f"{c.name}-{c.split} ({path})", images, labels, order, c.size, classes)

@@ -86,6 +86,21 @@ def resolve(config: Any, split: str) -> SimpleNamespace:
     return c
 
 
+def split_order(n: int, c: SimpleNamespace, own: bool) -> np.ndarray:
+    """Numbers of the examples of the split `c.split` among n, in a fixed random order.
+
+    Args:
+      n: how many there are.
+      c: from `resolve`; reads `split`, `test_fraction` and `max_images`.
+      own: all n are of this split; else `test_fraction` of them is for test and the rest for training.
+    """
+    order = permutation(n, 0)
+    if not own:
+        count = max(1, round(n * c.test_fraction))
+        order = order[:count] if c.split == "test" else order[count:]
+    return order[: c.max_images or None]
+
+
 def permutation(n: int, *key: int) -> np.ndarray:
     """A shuffle of 0 .. n - 1 that is a function of (n, key) alone: int64 `[n]`.
 

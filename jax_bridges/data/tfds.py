@@ -21,10 +21,9 @@ import numpy as np
 
 from jax_bridges.data.files import SkippingSource
 from jax_bridges.data.images import BadImage, read_images
-from jax_bridges.data.source import permutation
+from jax_bridges.data.source import split_order
 
 TEST_SPLITS = ("test", "validation")
-ORDER_SEED = 0
 
 
 # The builders of this package (builders.py), and what they are given.
@@ -141,12 +140,7 @@ def open_tfds(c: SimpleNamespace) -> TfdsSource:
     test = next((s for s in TEST_SPLITS if s in splits and not withheld(s)), None)
     split = test if c.split == "test" and test else "train"
     records = read(split)
-    order = permutation(len(records), ORDER_SEED)
-    if test is None:  # cut the train split
-        count = max(1, round(len(order) * c.test_fraction))
-        order = order[:count] if c.split == "test" else order[count:]
-    if c.max_images:
-        order = order[: c.max_images]
+    order = split_order(len(records), c, own=test is not None)
     if len(order) == 0:
         raise ValueError(f"'{name}' has no {c.split} examples; see data.test_fraction.")
     classes = features[c.label_key].num_classes if c.label_key else 0

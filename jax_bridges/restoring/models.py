@@ -76,7 +76,7 @@ def open_model(
     """A model from a folder (a run's, or an import of a released teacher) or an exported file.
 
     Args:
-      player: "student" or "teacher".
+      player: "student", "teacher", or a comparison's student by its method.
       nfe: network calls a tile; the most it was trained for (student) or evaluated at (teacher) by
         default. An exported file has its own.
       sampler: of a teacher; the run's own by default.
@@ -94,7 +94,7 @@ def open_model(
         )
     if path.is_dir():
         return _from_workdir(path, player, nfe, sampler, tile, label, batch)
-    given = {"--model=teacher": player != "student", "--sampler": sampler, "--tile": tile}
+    given = {f"--model={player}": player != "student", "--sampler": sampler, "--tile": tile}
     for flag in (name for name, value in given.items() if value):
         raise ValueError(f"{path} is an exported student: {flag} goes with the WORKDIR of a run.")
     return _from_export(path, nfe, label)
@@ -128,7 +128,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
     check_tile(path, recorded, tile, "256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)")
     config = _complete(recorded, tile)
     system = _System.create(config)
-    if player == "student":
+    if player != "teacher":
         if sampler:
             raise ValueError("--sampler is of a teacher (--model=teacher): a student has its own.")
         nfe = max(config.evaluate.student_nfe) if nfe is None else nfe
@@ -137,7 +137,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         chosen = make_sampler(sampler or config.evaluate.sampler)
         nfe = max(config.evaluate.teacher_nfe) if nfe is None else nfe
         times = chosen.grid(system.bridge, nfe)
-    network = system.student if player == "student" else system.teacher
+    network = system.teacher if player == "teacher" else system.student
     classes = getattr(network, "num_classes", 0) or 0
     check_label(label, classes)
 
@@ -147,7 +147,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         xT = _source(system.corruption, image, given.get("blank"), noise)
         labels = jnp.full(len(image), label, jnp.int32) if classes else None
         pair = Pair(image, xT, None if mask is None else mask[..., None], noise(STEPS), labels)
-        if player == "student":
+        if player != "teacher":
             return sample_student(system, config.distill, params, pair, nfe, pair.keys, clip=True)
         denoise = system.denoiser(params, pair)
         return jnp.clip(chosen.sample(denoise, system.bridge, xT, times, pair.keys), -1.0, 1.0)
