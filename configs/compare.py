@@ -26,6 +26,4 @@ def get_config(variant: str = ""):
     config = module.get_config(rest)
     config.task = f"compare_{config.task}"
     config.compare.students = ("ibmd", "cbd", "cbt")
-    if config.task == "compare_inpaint":
-        config.distill.steps = 300  # more than the main job's: all of it stays within 15 minutes
     return config

@@ -94,11 +94,11 @@ def test_a_comparison_from_end_to_end_goes_on_where_it_stopped(images, tmp_path,
     # Each restores, and each by its own function.
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     given = {"boxes": [(4, 4, 8, 8)], "seed": 3}
-    answers = {m: Restorer(workdir, m, nfe=2)(picture, **given).pixels for m in DISTILLERS}
+    answers = {m: Restorer(workdir, m, nfe=2)(picture, **given).pixels for m in ("ibmd", "cbt")}
     np.testing.assert_array_equal(
         answers["cbt"], Restorer(tmp_path / "alone", nfe=2)(picture, **given).pixels
     )
-    assert not np.array_equal(answers["cbd"], answers["cbt"])
+    assert not np.array_equal(answers["ibmd"], answers["cbt"])
     with pytest.raises(FileNotFoundError, match="no student .*it holds teacher, ibmd, cbd, cbt"):
         Restorer(workdir)
 

@@ -228,7 +228,7 @@ def small(**distill) -> object:
     [
         # L (calls + 3) + calls + 2 for each call with a gradient + 2 through each critic, with L = 1
         ("random", 1, (1 + 3) + 1 + 2 + 4),
-        ("random", 4, (2 + 3) + 2 + 2 + 4),
+        ("random", 4, (4 + 3) + 4 + 2 + 4),
         ("chain", 4, (4 + 3) + 4 + 2 + 4),
         ("chain_through", 4, (4 + 3) + 4 + 8 + 4),
     ],

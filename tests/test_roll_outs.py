@@ -10,7 +10,7 @@ from gaussian import GaussianPair
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.distillation import roll_out_chain, roll_out_random
-from jax_bridges.keys import example_keys, fold, normal
+from jax_bridges.keys import example_keys, normal
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 
@@ -36,20 +36,27 @@ def test_one_step_roll_outs_are_a_single_call():
     np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
     which = jnp.zeros(6, jnp.int32)
     random = roll_out_random(generate, BRIDGE, xT, times, keys, which)
-    z = normal(fold(keys, 0), 0, xT)
-    np.testing.assert_array_equal(random, generate(xT, times[0], xT, z))
+    np.testing.assert_array_equal(random, chain)
     # With more times, an example that draws the first of them has the very same answer.
     times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
     several = roll_out_random(generate, BRIDGE, xT, times, keys, which)
     np.testing.assert_array_equal(several, random)
 
 
-def test_chain_draws_like_the_sampler():
-    xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
-    keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
+@pytest.mark.parametrize("first", [1.0, 0.9])
+@pytest.mark.parametrize("name", ["brownian", "i2sb", "goub", "resshift", "interpolant"])
+def test_roll_outs_draw_like_the_sampler(name, first):
+    """The whole chain, and each of its calls, on bridges whose steps see x_T or start from noise too."""
+    bridge = make_bridge(name)
+    xT = jax.random.normal(jax.random.key(1), (8, 2, 2, 1))
+    keys, times = some_keys(8), jnp.asarray(student_grid(bridge, 4, first=first), jnp.float32)
     generate = uses_everything(1.0)
-    chain = roll_out_chain(generate, BRIDGE, xT, times, keys, through=True)
-    np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
+    path = sample_few_step(generate, bridge, xT, times, keys, return_path=True)[1]
+    chain = roll_out_chain(generate, bridge, xT, times, keys, through=True)
+    np.testing.assert_allclose(chain, path[-1], atol=2e-6)
+    which = jnp.arange(8) % 4
+    answers = roll_out_random(generate, bridge, xT, times, keys, which)
+    np.testing.assert_allclose(answers, path[which, jnp.arange(8)], atol=2e-6)
 
 
 def test_a_first_call_below_T_sees_the_source_under_noise():
@@ -69,18 +76,17 @@ def test_a_first_call_below_T_sees_the_source_under_noise():
     sampled = sample_few_step(uses_everything(1.0), BRIDGE, xT, early, keys)
     np.testing.assert_allclose(chain, sampled, atol=1e-6)
 
-    seen.clear()
-    which = jnp.asarray([0, 1, 2, 0, 1, 2])
-    roll_out_random(spy, BRIDGE, xT, early, keys, which)
-    (start, _), (trained, t) = seen  # its own noise in either, and no peeking at that of z
-    np.testing.assert_allclose(start, a * xT + c * normal(fold(keys, 0), 2, xT), atol=1e-6)
-    np.testing.assert_allclose(t, early[which])
-    at_first = a * xT + c * normal(fold(keys, 0), 1, xT)
-    np.testing.assert_allclose(trained[::3], at_first[::3], atol=1e-6)
+    # The second call's input has noise of its own: that of the first is not used twice.
+    a, b, c = BRIDGE.coefficients(early[1])
+    first = uses_everything(1.0)(*[seen[0][0], early[0], xT, normal(keys, 0, xT)])
+    drawn = a * xT + b * first + c * normal(keys, 1, xT)
+    np.testing.assert_allclose(seen[1][0], drawn, atol=1e-6)
+
     usual = jnp.asarray(student_grid(BRIDGE, 3), jnp.float32)
     seen.clear()
-    roll_out_random(spy, BRIDGE, xT, usual, keys, which)
+    roll_out_random(spy, BRIDGE, xT, usual, keys, jnp.asarray([0, 1, 2, 0, 1, 2]))
     np.testing.assert_array_equal(seen[0][0], xT)
+    np.testing.assert_allclose(seen[-1][1], usual[jnp.asarray([0, 1, 2, 0, 1, 2])])
 
 
 def uses_everything(scale):
@@ -125,15 +131,18 @@ def test_random_roll_out_has_gradient_in_its_last_call_only():
             out = roll_out_random(by_call, BRIDGE, xT, times, keys, which)
             return jnp.sum(out, axis=(1, 2, 3))
 
-        scales = jnp.array([1.0, 0.9])  # of the first call, at T, and of the one at times[which]
+        scales = jnp.array(
+            [1.0, 0.9, 1.1, 0.8]
+        )  # of the calls 0 .. 2, and of the one that is trained
         gradient = jax.jacobian(total)(scales)
-        step = jnp.array([0, 1e-5])
+        step = jnp.array([0, 0, 0, 1e-5])
         numeric = (total(scales + step) - total(scales - step)) / 2e-5
-        np.testing.assert_array_equal(gradient[:, 0], 0.0)
-        np.testing.assert_allclose(gradient[:, 1], numeric, rtol=1e-7)
-        # The first call does decide where the second starts, except for examples at T.
-        moved = np.abs(total(scales) - total(scales + jnp.array([0.1, 0])))
-        assert (moved[which == 0] == 0).all() and (moved[which > 0] > 1e-6).all()
+        np.testing.assert_array_equal(gradient[:, :3], 0.0)
+        np.testing.assert_allclose(gradient[:, 3], numeric, rtol=1e-7)
+        # The calls before it do decide where it starts, and those after it do not.
+        for call in range(3):
+            moved = np.abs(total(scales) - total(scales + 0.1 * jnp.eye(4)[call]))
+            assert (moved[which <= call] == 0).all() and (moved[which > call] > 1e-6).all()
 
 
 @pytest.mark.parametrize("roll_out", ["random", "chain"])

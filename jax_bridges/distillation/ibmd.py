@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.keys import fold, normal
+from jax_bridges.keys import normal
 from jax_bridges.losses import bridge_matching, squared_error
 from jax_bridges.samplers.few_step import first_input
 from jax_bridges.typing import Array, Denoiser, Generator
@@ -81,7 +81,7 @@ def roll_out_chain(
     for k in range(nfe):
         if k:
             x0 = x0 if through else jax.lax.stop_gradient(x0)
-            x = bridge.step(x0, x, times[k - 1], times[k], normal(keys, 2 * k - 1, x))
+            x = _next_input(bridge, x0, x, xT, times, keys, k)
         x0 = generate(x, times[k], xT, normal(keys, 2 * k, x))
     return x0
 
@@ -89,30 +89,31 @@ def roll_out_chain(
 def roll_out_random(
     generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, which: Array
 ) -> Array:
-    """x_0 by one call at a random one of the student's times, as with DDBM teachers (IBMD app. B.2).
+    """x_0 by a random one of the student's N calls, as with DDBM teachers (IBMD app. B.2), `[B, H, W, C]`.
 
-    The input of a later call is `x_tn ~ q(x_tn | G(x_T, T), x_T)`, without gradient; that of the first is
-    x_T itself (`first_input` below T).
+    Its input is what the calls before it lead to in inference, without gradient: the same draws as
+    `sample_few_step`. A call so learns to mend what those before it got wrong.
 
     Args:
       times: `[N]` descending, from T or a little below.
       keys: `[B]`.
-      which: `[B]` int in 0 .. N - 1, the time of each example.
-
-    Returns:
-      `[B, H, W, C]`.
+      which: `[B]` int in 0 .. N - 1, the call of each example.
     """
     chex.assert_equal_shape_prefix([xT, which], 1)
+    nfe = times.shape[0]
+    x, z = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), normal(keys, 0, xT)
+    chosen, chosen_z = x, z
+    for k in range(1, nfe):
+        x0 = jax.lax.stop_gradient(generate(x, times[k - 1], xT, z))
+        x, z = _next_input(bridge, x0, x, xT, times, keys, k), normal(keys, 2 * k, xT)
+        here = (which == k).reshape((-1,) + (1,) * (xT.ndim - 1))
+        chosen, chosen_z = jnp.where(here, x, chosen), jnp.where(here, z, chosen_z)
+    return generate(chosen, times[which], xT, chosen_z)
 
-    def start(draw: int) -> Array:
-        return first_input(bridge, xT, times[0], normal(fold(keys, 0), draw, xT))
 
-    z = normal(fold(keys, 0), 0, xT)
-    if times.shape[0] == 1:
-        return generate(start(1), times[0], xT, z)
-    first = generate(start(2), times[0], xT, normal(fold(keys, 1), 0, xT))
-    first = jax.lax.stop_gradient(first)
-    t = times[which]
-    xt = bridge.sample(first, xT, t, normal(fold(keys, 2), 0, xT))
-    xt = jnp.where((which == 0).reshape((-1,) + (1,) * (xT.ndim - 1)), start(1), xt)
-    return generate(xt, t, xT, z)
+def _next_input(bridge, x0: Array, x: Array, xT: Array, times: Array, keys: Array, k: int) -> Array:
+    """What call k sees after the answer x0 of the call before it, as in `sample_few_step`."""
+    noise = normal(keys, 2 * k - 1, x)
+    if k == 1:
+        return bridge.sample(x0, xT, times[1], noise)
+    return bridge.step(x0, x, times[k - 1], times[k], noise, xT)

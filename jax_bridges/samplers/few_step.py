@@ -57,14 +57,12 @@ def sample_few_step(
 
     def call(carry: tuple[Array, Array], k: Array):
         x, x0_hat = carry
-        # Moves from the previous time to this one with the previous answer, except at k = 0.
-        before = times[jnp.maximum(k - 1, 0)]
+        # Moves from the previous time to this one with the previous answer, except at k = 0. The first
+        # input was not drawn as a state of the bridge (x_0's share or, where it is not pinned, the noise
+        # of x_T is missing), so that the second draws all of its noise anew: the same law from x_T itself.
         noise = normal(keys, 2 * k - 1, x)
-        moved = bridge.step(x0_hat, x, before, times[k], noise, xT)
-        if (
-            not bridge.pinned
-        ):  # the student's first input was not drawn like x_T: its noise comes in here
-            moved = jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
+        moved = bridge.step(x0_hat, x, times[jnp.maximum(k - 1, 0)], times[k], noise, xT)
+        moved = jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
         x = jnp.where(k > 0, moved, x)
         x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
         return (x, x0_hat), x0_hat if return_path else None

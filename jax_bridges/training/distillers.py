@@ -95,10 +95,9 @@ def _sample_ibmd(
 
 def _ibmd_calls(settings) -> int:
     n = settings.student_steps
-    calls = min(n, 2) if settings.roll_out == "random" else n  # to generate x_0
-    trained = n if settings.roll_out == "chain_through" else 1  # of them, with a gradient
-    bridge_net = calls + 3
-    generator = calls + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
+    trained = n if settings.roll_out == "chain_through" else 1  # calls of x_0 with a gradient
+    bridge_net = n + 3
+    generator = n + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
     return settings.bridge_updates * bridge_net + generator
 
 
@@ -109,12 +108,6 @@ def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
     look_up("distribution of training times", TRAINING_TIMES, settings.times)
     for weight in (settings.weight, settings.bridge_weight):
         look_up("loss weight", WEIGHTS, weight)
-    if settings.roll_out != "random" and (bridge.needs_source or not bridge.pinned):
-        raise ValueError(
-            f"distill.roll_out is '{settings.roll_out}': the steps of the bridge "
-            f"{type(bridge).__name__} depend on x_T or start from a noisy one, which a chain leaves "
-            "out: set it to 'random'."
-        )
     if not 0 < settings.first_call <= 1:
         raise ValueError(
             f"distill.first_call is {settings.first_call}: it is a share, above 0 and at most 1."
