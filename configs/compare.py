@@ -26,4 +26,6 @@ def get_config(variant: str = ""):
     config = module.get_config(rest)
     config.task = f"compare_{config.task}"
     config.compare.students = ("ibmd", "cbd", "cbt")
+    if config.task == "compare_inpaint":
+        config.distill.steps = 200  # as many as of the others
     return config

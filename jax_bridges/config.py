@@ -122,7 +122,7 @@ def base_config() -> ConfigDict:
     config.train.mode = "bridge"
     config.train.rounds = 1  # dsbm: to x_0 and to x_T in turn, in equal parts of the steps; an odd number
     config.train.simulation_steps = 10  # reflow, dsbm: network calls that make a pair
-    config.train.steps = 1800  # updates
+    config.train.steps = 1500  # updates
     config.train.batch = 32  # images a step, over all devices
     config.train.microbatches = 1  # the batch in so many parts, one after the other
     config.train.times = "uniform"  # uniform | towards_source | towards_clean | edm_lognormal
@@ -137,7 +137,7 @@ def base_config() -> ConfigDict:
     # IBMD -----------------------------------------------------------------------------------------
     config.distill = ConfigDict()
     config.distill.method = "ibmd"  # ibmd | cbd | cbt; the latter have keys of their own below
-    config.distill.steps = 200  # generator updates
+    config.distill.steps = 150  # generator updates
     config.distill.batch = 32  # images an update
     config.distill.microbatches = 1  # as of train
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update
