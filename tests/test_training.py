@@ -242,7 +242,7 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
             return pair, t, normal(fold(pair.keys, NOISE), 0, pair.xT)
 
         def answer(params, pair):
-            z = normal(fold(fold(pair.keys, STUDENT), 0), 0, pair.xT)
+            z = normal(fold(pair.keys, STUDENT), 0, pair.xT)
             t, xt = jnp.full(4, first_time), pair.xT
             if first_time < 1:
                 a, _, c = (v.reshape(-1, 1, 1, 1) for v in system.bridge.coefficients(t))
