@@ -246,7 +246,7 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
             t, xt = jnp.full(4, first_time), pair.xT
             if first_time < 1:
                 a, _, c = (v.reshape(-1, 1, 1, 1) for v in system.bridge.coefficients(t))
-                xt = a * xt + c * normal(fold(fold(pair.keys, STUDENT), 0), 1, xt)
+                xt = a * xt + c * normal(fold(pair.keys, STUDENT), 1, xt)
             return system.generator(params, pair)(xt, t, pair.xT, z)
 
         def error(params, pair, x0, t, noise):
