@@ -142,9 +142,8 @@ def base_config() -> ConfigDict:
     config.distill.microbatches = 1  # as of train
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update
     config.distill.student_steps = 4  # N: calls the student is trained for; any fewer work too
-    # How x_0 is made: random (by one of the N calls, at what those before it lead to; from q(x_t | first
-    # answer, x_T) instead, errors add up: FD-Lite0 at 4 calls 46 for 26, teacher of 6000 steps) | chain
-    # (by all N, gradient of the last) | chain_through (gradient of all)
+    # How x_0 is made: random (by one of the N calls, at what those before it lead to) | chain (by all N,
+    # gradient of the last) | chain_through (gradient of all)
     config.distill.roll_out = "random"
     config.distill.first_call = 0.75  # random: share of examples at the first call, the hardest one
     # Share of T where the first call is made; below 1 it sees x_T under the bridge's noise, and the student
