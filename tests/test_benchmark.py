@@ -189,6 +189,14 @@ def test_table_and_file(monkeypatch, capsys, tmp_path):
     assert "| jpeg    | bfloat16 | forward |" in out and "of peak" in out
 
 
+def test_a_name_brings_its_settings_as_in_main(monkeypatch):
+    arguments = ["--config=configs/jpeg.py", "--config.bridge.name=brownian:epsilon=0.5"]
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    monkeypatch.chdir(ROOT)
+    _, rest = benchmark.arguments()
+    assert benchmark.read_config(rest).bridge.to_dict() == {"name": "brownian", "epsilon": 0.5}
+
+
 def test_options_reach_the_configuration(monkeypatch):
     arguments = ["--network=unet,i2sb256", "--batch=8", "--size=64", "--fsdp=2", "--mode=fsdp"]
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
