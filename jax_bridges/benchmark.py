@@ -34,6 +34,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import config_flags
 
 from jax_bridges import papers
+from jax_bridges.benchmark_options import complete_options
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
 from jax_bridges.command import run_command
@@ -271,7 +272,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         epilog="--config=FILE[:VARIANT] [--config.KEY=VALUE ...]: a configuration, not --network.",
     )
     add = parser.add_argument
-    add("--network", default="unet", help=f"one or several of {', '.join(NETWORKS)}, with commas")
+    add("--network", help=f"one or several of {', '.join(NETWORKS)}, with commas (unet)")
     known = f"of {', '.join(DTYPES)}, with commas; the network's own if empty"
     add("--dtype", default="", help=known)
     known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty. With "
@@ -279,17 +280,17 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--what", default="", help=known)
     add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
     add("--size", type=int, default=0, help="pixels; 0: the network's own")
-    add("--nfe", type=int, default=10, help="calls of the teacher's sampler (10)")
-    add("--repeats", type=int, default=5, help="the median of so many is reported (5)")
-    add("--peak-tflops", type=float, default=0.0, help="what one device can do, if it is known")
-    add("--json", default="benchmark.json", help="file of the results (benchmark.json)")
+    add("--nfe", type=int, help="calls of the teacher's sampler (10)")
+    add("--repeats", type=int, help="the median of so many is reported (5)")
+    add("--peak-tflops", type=float, help="what one device can do, if it is known")
+    add("--json", help="file of the results (benchmark.json)")
     add("--plan", action="store_true", help="measure nothing: costs of --config from shapes alone")
     add(
         "--compile", action="store_true", help="with --plan: compile the steps for their memory too"
     )
-    add("--devices", type=int, default=0, help="with --plan: pretend so many; 0: those there")
+    add("--devices", type=int, help="with --plan: pretend so many; 0: those there")
     known = "with --plan: compile for a TPU that is not there, as v5e:4x4, by its own compiler"
-    add("--topology", default="", help=f"{known} (extra [tpu]); kinds are {', '.join(CHIPS)}")
+    add("--topology", help=f"{known} (extra [tpu]); kinds are {', '.join(CHIPS)}")
     add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
     add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
     return parser.parse_known_args()
@@ -357,12 +358,8 @@ def benchmark(options: argparse.Namespace, given) -> None:
 
 def plan(options: argparse.Namespace, given) -> None:
     """Prints what the configuration costs."""
-    if given is None:
-        raise ValueError("--plan needs --config, e.g. configs/inpaint.py:imagenet256_i2sb.")
     devices = chip = None
     if options.topology:
-        if options.devices:
-            raise ValueError("--topology says how many devices there are: leave --devices out.")
         topology = read_topology(options.topology)
         chip, devices = topology.chip, compile_only_devices(topology)
     elif options.devices:
@@ -388,8 +385,13 @@ def plan(options: argparse.Namespace, given) -> None:
 def main() -> int:
     """Entry point; returns the exit status."""
     options, rest = arguments()
-    work = plan if options.plan else benchmark
-    return run_command(lambda: work(options, read_config(rest)))
+
+    def work():
+        given = read_config(rest)
+        complete_options(options, given is not None)
+        (plan if options.plan else benchmark)(options, given)
+
+    return run_command(work)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import numbers
 import re
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -47,13 +50,31 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
 def choose(
     kind: str, table: Mapping[str, Callable[..., Any]], name: str, settings: Mapping[str, Any]
 ) -> Any:
-    """`table[name](**settings)`; a setting it does not take is a ValueError that lists those it takes."""
+    """`table[name](**settings)`; ValueError for a setting that it does not take, or of another type."""
     make = look_up(kind, table, name)
-    known = inspect.signature(make).parameters
-    if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        for key in settings:
-            if key not in known:
-                raise ValueError(
-                    f"The {kind} '{name}' has no setting '{key}': it takes {', '.join(known) or 'none'}."
-                )
+    known = inspect.signature(make, eval_str=True).parameters
+    free = any(p.kind is p.VAR_KEYWORD for p in known.values())
+    for key, value in settings.items():
+        if key in known:
+            wanted = known[key].annotation
+            if not _fits(value, wanted):
+                words = getattr(wanted, "__name__", wanted)
+                words = "bool: True or False" if wanted is bool else words
+                raise ValueError(f"{name}: {key} is {value!r}, and must be of type {words}.")
+        elif not free:
+            raise ValueError(
+                f"The {kind} '{name}' has no setting '{key}': it takes {', '.join(known) or 'none'}."
+            )
     return make(**settings)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type; whole numbers pass for floats, and what is no class passes."""
+    if isinstance(kind, types.UnionType):
+        return any(_fits(value, each) for each in typing.get_args(kind))
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    kind = typing.get_origin(kind) or kind
+    kind = (tuple, list) if kind is tuple else kind  # configurations hold lists
+    return isinstance(value, kind) if isinstance(kind, type | tuple) else True

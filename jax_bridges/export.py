@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
 from jax_bridges.command import Parser, run_command
+from jax_bridges.command_flags import refuse_given
 from jax_bridges.corruptions import fill_hole
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.import_torch.writer import write_safetensors
@@ -257,9 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     add("workdir", metavar="WORKDIR", help="what a run (or, for a teacher, an import) left")
     add("out", metavar="OUT", help="file to write")
     add("--format", choices=("jax", "torch"), default="jax")
-    add("--nfe", type=int, default=1, help="jax: network calls an image")
-    add("--images", choices=IMAGES, default="float32", help="jax: type of xT and x0")
-    add("--weights", choices=WEIGHTS, default="float32", help="jax: type they are stored in")
+    add("--nfe", type=int, help="jax: network calls an image (1)")
+    add("--images", choices=IMAGES, help="jax: type of xT and x0 (float32)")
+    add("--weights", choices=WEIGHTS, help="jax: type they are stored in (float32)")
     known = "whose weights; the student's (torch: if there is one), or a comparison's by its method"
     add("--player", choices=PLAYERS, help=known)
     return parser
@@ -273,14 +274,16 @@ def run(argv: list[str]) -> Path:
         if player == "teacher":
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
         config, params = read_player(flags.workdir, player or "student")
-        data, arguments = export_jax(
-            config, params, flags.nfe, images=flags.images, weights=flags.weights
-        )
-        write_atomic(out, with_config(data, config, flags.nfe))
-        text = usage(out.name, config, flags.nfe, arguments)
+        nfe = 1 if flags.nfe is None else flags.nfe
+        types = {"images": flags.images or "float32", "weights": flags.weights or "float32"}
+        data, arguments = export_jax(config, params, nfe, **types)
+        write_atomic(out, with_config(data, config, nfe))
+        text = usage(out.name, config, nfe, arguments)
         write_atomic(out.with_name(f"{out.name}.md"), text.encode())
         print(text, end="")
     else:
+        why = "is for --format=jax: leave it out, the weights are written as they are."
+        refuse_given(flags, ("nfe", "images", "weights"), why)
         if player is None:
             distilled = (Path(flags.workdir) / "checkpoints" / DISTILL).exists()
             player = "student" if distilled else "teacher"

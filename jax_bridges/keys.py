@@ -2,7 +2,8 @@
 
 Every draw is `normal(fold_in(key_of_example, draw))`, and the key of an example is
 `fold_in(base_key, global index)`. Results then do not depend on batch size, on the number of
-devices or hosts, or on where a run was interrupted.
+devices or hosts, or on where a run was interrupted. The exception is dropout in a teacher's training,
+which flax draws for the batch that a device sees.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ def example_keys(key: Array, index: Array) -> Array:
 
 
 def fold(keys: Array, number: int | Array) -> Array:
-    """Folds one number into each of the `[B]` keys: an independent stream a purpose."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+    """Folds one number, or `[B]`, into each of the `[B]` keys: an independent stream a purpose."""
+    return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(number) else None))(keys, number)
 
 
 def normal(keys: Keys, draw: int | Array, like: Array) -> Array:
-    """Standard normal noise of the shape and dtype of `like` `[B, ...]`, draw number `draw`.
+    """Standard normal noise of the shape and dtype of `like` `[B, ...]`, draw number `draw` (one, or `[B]`).
 
     Raises:
       ValueError: keys that are none, or not one for each of the B examples.

@@ -99,8 +99,7 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     if config.zero_shot.tasks:  # one prior and no student
         if parallel.hosts > 1:
             raise ValueError("zero_shot.tasks run on one host: start them without the others.")
-        begin_workdir(workdir, resolved)
-        report = zero_shot(this)
+        report = zero_shot(this, lambda: begin_workdir(workdir, resolved))
         print(f"report: {report}", flush=True)
         return report
 

@@ -35,6 +35,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
+from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.images import BadImage
 from jax_bridges.export import PLAYERS
 from jax_bridges.report.pictures import save_png
@@ -228,7 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
     add("source", metavar="IN", help="a picture, or a folder of pictures (and folders)")
     add("out", metavar="OUT", help="a .png for a picture; a folder otherwise")
-    add("--model", choices=PLAYERS, default="student", help="whose weights (see above)")
+    add("--model", choices=PLAYERS, help="whose weights (see above); the student's by default")
     add("--mask", metavar="PATH", help="picture of what is missing (white), or a folder of such")
     add("--box", metavar="L,T,W,H", action="append", default=[], help="a hole; may be repeated")
     add("--invert", action="store_true", help="black is missing in the mask, not white")
@@ -275,6 +276,10 @@ def run(argv: list[str]) -> list[Path]:
         raise ValueError(f"--samples={flags.samples}: it must be at least 1.")
     if not 0 <= flags.seed < 2**32:
         raise ValueError(f"--seed={flags.seed}: it must lie between 0 and 2**32 - 1.")
+    if flags.mask is None:
+        refuse_given(
+            flags, ["invert"], "says what is missing in a --mask: give one, or leave it out."
+        )
     boxes = [parse_box(text) for text in flags.box]
     extra = ["grid"] * (flags.samples > 1) + ["compare"] * flags.compare
     extra += [str(i) for i in range(2, flags.samples + 1)]
@@ -314,10 +319,7 @@ def run(argv: list[str]) -> list[Path]:
 
 def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
     """The model with the flags that are its own; ValueError for those that are not."""
-    # Not `in (None, False)`, which would leave out a 0.
-    given = {
-        k: value for k, value in vars(flags).items() if value is not None and value is not False
-    }
+    given = given_flags(flags)
 
     def options(*names: str) -> dict[str, Any]:
         return {name: given[name] for name in names if name in given}
@@ -326,15 +328,11 @@ def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
     bridge = ("sampler", "enlarge")
     prior = ("sigma_y", "simulate", "tiling", "coarse", "classifier", "guidance")
     if not (flags.solver or flags.operator):
-        for name in prior:
-            if name in given:
-                raise ValueError(f"--{name.replace('_', '-')} goes with --solver and --operator.")
-        return Restorer(flags.workdir, flags.model, **options(*own, *bridge))
+        refuse_given(flags, prior, "goes with --solver and --operator.")
+        return Restorer(flags.workdir, flags.model or "student", **options(*own, *bridge))
     if not (flags.solver and flags.operator):
         raise ValueError("--solver and --operator go together: say what and how, or neither.")
-    for name in bridge:
-        if name in given:
-            raise ValueError(f"--{name} is for bridges: leave it out with --solver.")
+    refuse_given(flags, ("model", *bridge), "is for bridges: leave it out with --solver.")
     if "guidance" in given and "classifier" not in given:
         raise ValueError("--guidance is the scale of a classifier's: it goes with --classifier.")
     if not Path(flags.workdir).is_dir():

@@ -93,12 +93,23 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     """DDBM's grid from T - gap to t_min, warped by the power rho, then 0; float64 `[n + 1]`.
 
     `t_i = (t_max^{1/rho} + i/(n-1) (t_min^{1/rho} - t_max^{1/rho}))^rho` (EDM, arXiv 2206.00364,
-    eq. 5).
+    eq. 5). On I2SB's table t_min is its second entry, and times are entries, no two the same: several
+    of the warped times are nearest to the first few.
     """
     if n < 2:
         raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
-    high, low = (float(bridge.T) - gap) ** (1 / rho), float(bridge.t_min) ** (1 / rho)
-    return np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
+    table = isinstance(bridge, I2SB)
+    t_min = 1.0 / (bridge.steps - 1) if table else float(bridge.t_min)
+    high, low = (float(bridge.T) - gap) ** (1 / rho), t_min ** (1 / rho)
+    grid = np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
+    if not table:
+        return grid
+    if n >= bridge.steps:
+        raise ValueError(f"The table has {bridge.steps} entries, too few for {n} steps down to 0.")
+    up = np.arange(n + 1)  # counted from the end
+    entries = np.rint(grid * (bridge.steps - 1))[::-1]
+    entries = np.minimum(np.maximum.accumulate(entries - up) + up, bridge.steps - 1 - up[::-1])
+    return entries[::-1] / (bridge.steps - 1)
 
 
 def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
@@ -132,7 +143,8 @@ def student_grid(
 
     With `trained` given, the nfe times are picked evenly among the `trained` ones the student was
     trained at (IBMD sec. 3.5; the grid's values are not published: evenly spaced here). `first` below 1
-    puts the first of them at `first * T` (`samplers.few_step.first_input`).
+    puts the first of them at `first * T` (`samplers.few_step.first_input`); a deterministic bridge has no
+    noise to be seen under, and starts at T.
     """
     trained = nfe if trained is None else trained
     if not 1 <= nfe <= trained:
@@ -141,7 +153,7 @@ def student_grid(
             "of those, or train it with a larger distill.student_steps."
         )
     grid = uniform_grid(bridge, trained)[:-1]
-    grid[0] *= first
+    grid[0] *= 1.0 if bridge.deterministic else first
     return grid[[int(k * trained / nfe) for k in range(nfe)]]
 
 

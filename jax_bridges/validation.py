@@ -16,6 +16,7 @@ from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
 from jax_bridges.data.source import resolve
 from jax_bridges.metrics import hole_crop
+from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
 from jax_bridges.models import ADM, MODELS
 from jax_bridges.preconditioning import make_preconditioning
@@ -49,6 +50,17 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             if value < 1:
                 raise ValueError(f"{key} is {value}: it must be at least 1.")
 
+    for key in (
+        "evaluate.teacher_nfe",
+        "evaluate.student_nfe",
+        "compare.teacher_nfe",
+        "network.widths",
+    ):
+        numbers = _get(config, key) if key != "network.widths" else config.network.get("widths", ())
+        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
+            raise ValueError(f"{key} is {numbers}: it must hold whole numbers, each at least 1.")
+    if config.seed >= 2**32:
+        raise ValueError(f"seed is {config.seed}: it must be below 2^32.")
     resolve(config.data, "train")  # refuses what no data can be
     trained = (config.train,) if not config.teacher.checkpoint else ()  # else its keys are not read
     if config.teacher.checkpoint and config.teacher.init:
@@ -147,6 +159,11 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_bridge(config, bridge)
     if trained:
         check_mode(config, bridge, is_paired(config.data))
+        if network.get("dropout", 0.0) and config.train.mode != "bridge":
+            raise ValueError(
+                f"network.dropout is {network.dropout}, which train.mode {config.train.mode} does not use: "
+                "set it to 0."
+            )
     for nfe in config.evaluate.teacher_nfe:
         reason = "" if isinstance(bridge, Diffusion) else sampler.why_not(bridge, nfe)
         if reason:
@@ -286,6 +303,7 @@ def check_evaluation(config: ConfigDict, test_data: Source) -> None:
     Raises:
       ValueError: distances of sets that are one image; regions smaller than SSIM's window.
     """
+    check_test_data(config, test_data)
     metrics, size = config.evaluate.metrics, image_size(config.data.size)
     of_sets = [name for name in metrics if name in ("fd_lite0", "kid_lite0", "fid", "kid")]
     if of_sets and min(config.evaluate.images, len(test_data)) < 2:
@@ -307,15 +325,25 @@ def check_evaluation(config: ConfigDict, test_data: Source) -> None:
 
 
 def check_given(config: ConfigDict, given: Iterable[str]) -> None:
-    """Refuses keys of `distill` that were given by hand and that no method of this run reads.
+    """Refuses keys that were given by hand and that this run does not read.
 
     Args:
       config: validated.
       given: the keys, as on the command line.
 
     Raises:
-      ValueError: names the key, the method, and what it reads instead.
+      ValueError: names the key, why it is not read, and what to do.
     """
+    unread = {  # prefix: why
+        "train.": config.teacher.checkpoint and "teacher.checkpoint is a finished teacher",
+        "compare.": not config.compare.students and "compare.students is empty",
+        "zero_shot.": not config.zero_shot.tasks and "zero_shot.tasks is empty",
+        "distill.": config.zero_shot.tasks and "a zero-shot run has no student",
+    }
+    for key in given:
+        for prefix, why in unread.items():
+            if why and key.startswith(prefix) and config.get(prefix[:-1]) is not None:
+                raise ValueError(f"{key} was given, but {why}: leave one of them out.")
     methods = tuple(config.compare.students) or (config.distill.method,)
     read = set().union(*(distill_keys(config.distill, method) for method in methods))
     for key in given:

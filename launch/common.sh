@@ -1,7 +1,14 @@
 # Sourced by the scripts beside it: their options, messages, --dry-run, and required settings.
 DRY_RUN="${DRY_RUN:-0}"
 
-die() { echo "$(basename "$0"): $*" >&2; exit 2; }
+# stop CODE WORDS...: ends the script with a sentence.
+stop() { echo "$(basename "$0"): ${*:2}" >&2; exit "$1"; }
+die() { stop 2 "$@"; }
+
+# quoted below needs 4.4. What stands above is read by the 3.2 of macOS too.
+if ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] < 404)); then
+  die "this is bash $BASH_VERSION, and 4.4 or newer is needed (on macOS: brew install bash)."
+fi
 
 # The help of a script is the comment at its top.
 usage() { sed -n '2,/^[^#]/{/^#/!q;s/^# \{0,1\}//;p;}' "$0"; }

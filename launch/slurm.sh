@@ -38,7 +38,8 @@ script() {
   [[ -z "$partition" ]] || echo "#SBATCH --partition=$partition"
   [[ -z "$account" ]] || echo "#SBATCH --account=$account"
   echo "code=0"
-  echo "srun --kill-on-bad-exit=0 $(quoted "${PYTHON:-python}" -m jax_bridges.main --hosts=slurm "${PROGRAM[@]}") || code=\$?"
+  # Since Slurm 22.05 srun does not take the cores a task from the job: each task would get one.
+  echo "srun --kill-on-bad-exit=0 --cpus-per-task=$cpus $(quoted "${PYTHON:-python}" -m jax_bridges.main --hosts=slurm "${PROGRAM[@]}") || code=\$?"
   echo 'if [[ "$code" == 75 ]]; then scontrol requeue "$SLURM_JOB_ID"; fi'
   echo 'exit "$code"'
 }

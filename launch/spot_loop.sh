@@ -11,9 +11,11 @@
 #   --dry-run          print the commands of one round
 #   --help             this text
 #
-# Every round goes on from the last checkpoint in the work directory. Where only the connection broke and
-# the TPU is still there, it is connected to once more before another is asked for. An error of the program (exit code
-# 1: a wrong setting, gradients that are not finite) would come again: it ends the loop.
+# Every round goes on from the last checkpoint in the work directory. Where only the connection or the
+# set-up broke and the TPU is still there, it is tried once more before another is asked for.
+# What would come again ends the loop: an error of the program (1: a wrong setting, gradients that are
+# not finite; 137: out of memory), with the program's exit code; a TPU that is refused (a wrong type,
+# no login), with 3. Not done after all tries: 2.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 . "$here/common.sh"
@@ -42,26 +44,34 @@ alive() {
     --format='value(state.state)')" == ACTIVE ]]
 }
 
+# end CODE WORDS...: what would fail again is not tried again, and not paid for either.
+end() {
+  [[ -n "$keep" ]] || delete
+  stop "$@"
+}
+
 lost=0  # connections in a row, to this TPU
 if [[ "$DRY_RUN" != 1 ]]; then delete; fi  # what an earlier loop has left
 for ((try = 1; try <= tries; try++)); do
   echo "# TPU $try of at most $tries"
-  if [[ "$lost" == 1 ]] || "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot; then
-    code=0
-    "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "${PROGRAM[@]}" || code=$?
-    case "$code" in
-      0) [[ -n "$keep" ]] || delete; echo "# done"; exit 0 ;;
-      1|2) [[ -n "$keep" ]] || delete; die "the program has refused or diverged; see above." ;;
-      *) echo "# stopped with code $code: again" ;;  # 75: saved; 76: gone
-    esac
-    if [[ "$code" == 76 && "$lost" == 0 ]] && alive; then
-      lost=1
-      sleep "$pause"
-      continue
-    fi
+  code=0
+  [[ "$lost" == 1 ]] || "$here/tpu_vm_create.sh" "${which[@]}" ${create[@]+"${create[@]}"} --spot || code=$?
+  case "$code" in
+    0) "$here/tpu_vm_run.sh" "${which[@]}" ${setup[@]+"${setup[@]}"} -- "${PROGRAM[@]}" || code=$? ;;
+    4) code=76 ;;  # not granted
+    *) end "$code" "no TPU can be asked for; see above." ;;
+  esac
+  case "$code" in
+    0) [[ -n "$keep" ]] || delete; echo "# done"; exit 0 ;;
+    75|76) echo "# stopped with code $code: again" ;;  # 75: saved; 76: gone
+    *) end "$code" "the program has refused, diverged or crashed (code $code); see above." ;;
+  esac
+  if [[ "$code" == 76 && "$lost" == 0 ]] && alive; then
+    lost=1
+  else
+    lost=0
+    delete
   fi
-  lost=0
-  delete
   sleep "$pause"
 done
 die "not done after $tries TPUs."

@@ -13,7 +13,8 @@
 #   --dry-run          print the commands
 #   --help             this text
 #
-# Needs gcloud, logged in. Exit code 3: the request failed or was not granted in time.
+# Needs gcloud, logged in. Exit code 3: the request was refused (a wrong type, no login), the same one
+# would be again; 4: it was accepted, but failed later or was not granted in time.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -23,7 +24,8 @@ tpu
 need "The accelerator type" "$type" "--type v5litepod-16"
 
 run gcloud compute tpus queued-resources create "$name-queue" "${WHERE[@]}" \
-  --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" ${spot:+--spot}
+  --node-id="$name" --accelerator-type="$type" --runtime-version="$runtime" ${spot:+--spot} \
+  || stop 3 "the request for $name-queue was refused; see above."
 
 state() {
   gcloud compute tpus queued-resources describe "$name-queue" "${WHERE[@]}" \
@@ -39,8 +41,8 @@ for ((waited = 0; waited < wait * 60; waited += 30)); do
   echo "$name-queue: $now"
   case "$now" in
     ACTIVE) exit 0 ;;
-    FAILED|SUSPENDED|SUSPENDING) exit 3 ;;
+    FAILED|SUSPENDED|SUSPENDING) exit 4 ;;
   esac
   sleep 30
 done
-[[ "$wait" == 0 ]] || { echo "$name-queue: not granted in $wait minutes" >&2; exit 3; }
+[[ "$wait" == 0 ]] || stop 4 "$name-queue was not granted in $wait minutes."

@@ -18,6 +18,7 @@ from jax_bridges.stages.abstract_plan import abstract_run, call_flops
 from jax_bridges.training.parallel import Parallel
 
 ROOT = Path(__file__).parents[1]
+JPEG = "--config=configs/jpeg.py"
 
 
 def tiny():
@@ -159,12 +160,24 @@ def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
         (["--config=configs/jpeg.py", "--config.train.batch=x"], "--config.train.batch=x"),
         (["--batchsize=3"], "batchsize"),
         (["--size=12", "--what=forward"], "data.size is 12x12"),
+        (["--devices=4"], "--devices goes with --plan"),
+        (["--compile"], "--compile goes with --plan"),
+        (["--topology=v5e:2x2"], "--topology goes with --plan"),
+        (["--network=unet", JPEG], "--network and --config both name a network"),
+        (["--plan", "--network=unet", JPEG], "--network and --config both name a network"),
+        (["--plan", JPEG, "--nfe=3"], "--nfe is for measuring"),
+        (["--plan", JPEG, "--repeats=3"], "--repeats is for measuring"),
+        (["--plan", JPEG, "--json=x.json"], "--json is for measuring"),
+        (["--plan", JPEG, "--peak-tflops=0"], "--peak-tflops is for measuring"),
+        (["--repeats=0"], "--repeats=0: it must be at least 1"),
+        (["--nfe=0"], "--nfe=0: it must be at least 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_mistakes_get_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
     file = tmp_path / "benchmark.json"
-    status, _, error = call_main(monkeypatch, capsys, *arguments, f"--json={file}")
+    results = [] if "--plan" in arguments else [f"--json={file}"]
+    status, _, error = call_main(monkeypatch, capsys, *arguments, *results)
     assert status == 1
     assert error.startswith("error: ") and words in error
     assert len(error.strip().splitlines()) == 1
@@ -202,6 +215,8 @@ def test_options_reach_the_configuration(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     options, rest = benchmark.arguments()
     assert rest == []
+    benchmark.complete_options(options, configured=False)
+    assert (options.nfe, options.repeats, options.json) == (10, 5, "benchmark.json")
     found = dict(benchmark.configurations(options, None))
     assert list(found) == ["unet", "i2sb256"]
     for config in found.values():

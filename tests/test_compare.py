@@ -238,6 +238,22 @@ def test_keys_that_the_method_does_not_read_are_refused(images, method, given, w
 
 
 @pytest.mark.parametrize(
+    "changes, given, words",
+    [
+        ({"teacher.checkpoint": "runs/inpaint"}, "train.steps", "teacher.checkpoint is a finished"),
+        ({"compare.students": ()}, "compare.samplers", "compare.students is empty"),
+        ({"compare.students": ()}, "zero_shot.nfe", "zero_shot.tasks is empty"),
+    ],
+)
+def test_keys_that_the_run_does_not_read_are_refused(images, changes, given, words):
+    config = small(images, **changes)
+    with pytest.raises(
+        ValueError, match=f"{given} was given, but {words}.*: leave one of them out"
+    ):
+        check_given(config, ["data.size", given])
+
+
+@pytest.mark.parametrize(
     "changes, words",
     [
         ({"distill.cbd.gamma": 0.0}, "distill.cbd.gamma is 0.0: it is a part of T, at least 0.001"),

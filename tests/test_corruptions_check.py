@@ -64,7 +64,7 @@ def test_accepted_without_computing_an_image():
 def test_noise_that_fills_the_hole_by_default_is_randomness_enough():
     """As of InpaintCenter: fill need not be written out for a student without z."""
     config = configured(name="inpaint_center")
-    config.distill.z_channels = 0
+    config.distill.z_channels, config.distill.first_time = 0, 1.0
     validate(config)
     config.corruption = {"name": "inpaint_center", "fill": "zero"}
     with pytest.raises(ValueError, match="no randomness"):

@@ -1,14 +1,22 @@
 """The evaluate stage with other metrics and protocols than the default ones."""
 
 import dataclasses
+import threading
 
 import jax
 import numpy as np
 import pytest
 from runs import tiny
 
+from jax_bridges.corruptions import make_corruption
 from jax_bridges.data.arrays import ArraySource
-from jax_bridges.stages.evaluate import consistency, plain_jobs, source_images
+from jax_bridges.stages.evaluate import (
+    consistency,
+    evaluate_jobs,
+    hole_masks,
+    plain_jobs,
+    source_images,
+)
 from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -27,6 +35,30 @@ def batch(count=6, seed=0):
     random = np.random.default_rng(seed)
     images = random.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
     return {"x0": images, "index": np.arange(count, dtype=np.uint32)}
+
+
+def test_holes_that_differ_have_their_own_psnr(tmp_path):
+    """Of the source, whose known pixels are right: that of the whole image, less the share of the hole."""
+    run = run_of(
+        tmp_path,
+        **{
+            "corruption.name": "inpaint_freeform", "corruption.fill": "zero",
+            "evaluate.metrics": ("psnr",), "evaluate.images": 6,
+        },
+    )  # fmt: skip
+    data = batch()
+    run.stop, run.test_data = (
+        threading.Event(),
+        ArraySource("arrays", {"x0": data["x0"]}, None, np.arange(6), (16, 16)),
+    )
+    masks = hole_masks(run, data, 4)
+    assert masks.shape == (6, 16, 16, 1) and len({m.tobytes() for m in masks}) > 1
+    source = evaluate_jobs(run, [], {})["rows"][0]
+    share = 10 * np.log10(masks.mean((1, 2, 3))).mean()
+    assert source["psnr_hole"] == pytest.approx(source["psnr"] + share, abs=1e-3)
+    for name in ("inpaint_center", "superres"):  # one fixed hole, and none
+        run.system = dataclasses.replace(run.system, corruption=make_corruption(name))
+        assert hole_masks(run, data, 4) is None
 
 
 @pytest.mark.parametrize("fill", ["noise", "zero"])

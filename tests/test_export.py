@@ -210,6 +210,9 @@ def test_what_cannot_be_exported(student, tmp_path, capsys, monkeypatch):
     assert "no teacher in" in refused(run, out, "--format=torch", "--player=teacher")
     assert "only 'adm' has a PyTorch counterpart" in refused(run, out, "--format=torch")
     assert "--format=jax exports students" in refused(run, out, "--player=teacher")
+    for flag in ("--weights=bfloat16", "--images=float32", "--nfe=1"):
+        said = refused(run, out, "--format=torch", flag)
+        assert f"{flag.partition('=')[0]} is for --format=jax: leave it out" in said
     assert "invalid choice: 'onnx'" in refused(run, out, "--format=onnx")
     with monkeypatch.context() as without:
         without.setitem(sys.modules, "flatbuffers", None)

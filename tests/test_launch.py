@@ -39,7 +39,7 @@ DRY_RUNS = [
 ]  # fmt: skip
 
 
-def call(command: str, **more: str) -> subprocess.CompletedProcess:
+def call(command: str, launch: Path = LAUNCH, **more: str) -> subprocess.CompletedProcess:
     """A script, without any program of a cloud or cluster in reach, but with a project and a zone."""
     script, *arguments = shlex.split(command)
     environment = {
@@ -49,7 +49,7 @@ def call(command: str, **more: str) -> subprocess.CompletedProcess:
         "TPU_ZONE": "z",
     }
     return subprocess.run(
-        ["bash", str(LAUNCH / script), *arguments],
+        ["bash", str(launch / script), *arguments],
         capture_output=True, text=True, env=environment | more, timeout=60,
     )  # fmt: skip
 
@@ -122,70 +122,6 @@ def test_nothing_is_hard_coded():
     assert done.returncode == 2 and "--project PROJECT or TPU_PROJECT" in done.stderr
     done = call("tpu_vm_delete.sh --name t --dry-run", TPU_ZONE="")
     assert done.returncode == 2 and "--zone ZONE or TPU_ZONE" in done.stderr
-
-
-# -- with programs that play the cloud and the cluster ---------------------------------------------
-def program(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text("#!/usr/bin/env bash\n" + text)
-    (folder / name).chmod(0o755)
-
-
-def test_the_spot_loop_survives_a_preemption(tmp_path):
-    """The first TPU is lost twice, the second stops with 75, the third comes to the end."""
-    program(tmp_path, "sleep", "exit 0\n")
-    program(tmp_path, "git", "exit 0\n")
-    program(
-        tmp_path,
-        "gcloud",
-        f"""echo "$3 $4" >> {tmp_path}/calls
-case "$*" in
-  *describe*) echo ACTIVE ;;
-  *"queued-resources create"*) echo x >> {tmp_path}/made ;;
-  *jax_bridges.main*)
-    echo "run on $(wc -l < {tmp_path}/made)" >> {tmp_path}/calls
-    case "$(wc -l < {tmp_path}/made)" in
-      1) echo "training"; exit 255 ;;
-      2) echo "exit code 75"; echo "exit code 75" ;;
-      *) echo "exit code 0"; echo "exit code 0" ;;
-    esac ;;
-esac
-""",
-    )
-    path = f"{tmp_path}:{os.environ['PATH']}"
-    command = "spot_loop.sh --name t --type v5litepod-16 -- --config=c.py --workdir=/mnt/runs/c"
-    done = call(command, PATH=path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "stopped with code 76: again" in done.stdout
-    assert "stopped with code 75: again" in done.stdout and done.stdout.endswith("# done\n")
-    calls = (tmp_path / "calls").read_text().splitlines()
-    assert sum(c == "queued-resources create" for c in calls) == 3
-    assert calls[0] == calls[-1] == "queued-resources delete" and calls.count(calls[0]) == 4
-    # A TPU that is still there may have lost nothing but the connection: it is asked once more.
-    assert [c for c in calls if c.startswith("run")] == [f"run on {n}" for n in (1, 1, 2, 3)]
-
-    # What would fail again is not tried again.
-    (tmp_path / "made").unlink()
-    gcloud = (
-        (tmp_path / "gcloud").read_text().replace('echo "training"; exit 255', "echo exit code 1")
-    )
-    (tmp_path / "gcloud").write_text(gcloud)
-    done = call(command, PATH=path)
-    assert done.returncode == 2 and "refused or diverged" in done.stderr
-    assert (tmp_path / "made").read_text() == "x\n"
-
-
-@pytest.mark.parametrize("code, again", [(0, False), (1, False), (75, True)])
-def test_the_slurm_script_requeues_what_was_stopped(tmp_path, code, again):
-    script = call("slurm.sh --dry-run -- --config=c.py --workdir=/scratch/c").stdout
-    program(tmp_path, "srun", f'echo "$@" > {tmp_path}/asked\nexit {code}\n')
-    program(tmp_path, "scontrol", f'echo "$@" > {tmp_path}/requeued\n')
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "42"}
-    done = subprocess.run(["bash"], input=script, env=environment, text=True)
-    assert done.returncode == code
-    asked = (tmp_path / "asked").read_text()
-    assert asked.endswith("-m jax_bridges.main --hosts=slurm --config=c.py --workdir=/scratch/c\n")
-    assert (tmp_path / "requeued").exists() == again
-    assert not again or (tmp_path / "requeued").read_text() == "requeue 42\n"
 
 
 def test_the_image_hears_signals_and_takes_all_kinds():

@@ -150,8 +150,6 @@ def test_reference_statistics_of_every_kind(tmp_path):
     assert frechet_distance(Moments.of(f[:30]), unknown) > 0
     with pytest.raises(ValueError, match="30 and 40 samples"):
         frechet_distance(Moments.of(f[:30]), load_statistics(tmp_path / "ddbm.npz"))
-    with pytest.raises(ValueError, match="unknown number"):
-        unknown.merge(Moments.of(f))
 
 
 def test_bad_reference_statistics(tmp_path):
@@ -328,6 +326,15 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):
         monkeypatch.setenv(name, str(tmp_path))
     monkeypatch.delenv("JAX_BRIDGES_WEIGHTS", raising=False)
     check_metrics(settings())
+    files, no, ten = (str(tmp_path / name) for name in ("weights", "no.npz", "ten.npz"))
+    Moments.of(np.eye(10)).save(ten)
+    there = measure_module.weights_path
+    monkeypatch.setattr(
+        measure_module,
+        "weights_path",
+        lambda n, where: "there" if where == files else there(n, where),
+    )
+    fid = dict(metrics=("fid",), weights=files)
     for changes, error, words in (
         (dict(metrics=("psnr", "fvd")), ValueError, "Unknown metric 'fvd'"),
         (dict(metrics=()), ValueError, "name one metric"),
@@ -335,7 +342,10 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):
         (dict(bootstrap=1), ValueError, "evaluate.bootstrap is 1"),
         (dict(metrics=("fid",)), FileNotFoundError, "https://github.com/mseitzer"),
         (dict(metrics=("ca_lite0",)), ValueError, "needs class labels"),
-        (dict(reference=str(tmp_path / "no.npz")), FileNotFoundError, "reference statistics"),
+        (dict(reference="r.npz"), ValueError, "evaluate.reference is for the metric 'fid'"),
+        (dict(metrics=("kid",), reference="r.npz", weights=files), ValueError, "the metric 'fid'"),
+        (dict(reference=no, **fid), FileNotFoundError, "reference statistics"),
+        (dict(reference=ten, **fid), ValueError, "is of 10 features, but the FID's are the 2048"),
     ):
         with pytest.raises(error, match=words):
             check_metrics(settings(**changes), labels=False)

@@ -323,7 +323,7 @@ def game_run(modes, out, folder):
 
 
 def main():
-    steps._unroll = lambda: False  # loops, as on an accelerator; and compiled in half the time
+    steps.UNROLL.set(False)  # loops, as on an accelerator; and compiled in half the time
     modes = {
         "one": Parallel.create("fsdp", 1, jax.devices()[:1]),
         "pmap": Parallel.create("pmap"),

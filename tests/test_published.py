@@ -4,7 +4,13 @@ import collections
 
 import pytest
 
-from jax_bridges.report import format_table, load_published, published_rows, published_tasks
+from jax_bridges.report import (
+    format_table,
+    load_published,
+    published,
+    published_rows,
+    published_tasks,
+)
 from jax_bridges.report.results import check_results
 
 
@@ -31,6 +37,18 @@ def test_known_numbers():
     assert {r["nfe"] for r in teacher} == {1000} and teacher[0]["fid"] == 2.8
     assert "fid" not in published_rows("sr4x-bicubic", metrics=["psnr"])
     assert published_rows("sr4x-bicubic", metrics=["lpips"]) == []
+
+
+def test_every_metric_of_the_file_has_a_counterpart_or_is_left_out_on_purpose():
+    """DDNM's consistency is another quantity than our "cons", and must not stand in its column."""
+    assert {row["metric"] for row in load_published()} == {
+        *published._METRICS,
+        *published._LEFT_OUT,
+    }
+    rows = published_rows("colorization")
+    assert rows and not any("cons" in row or "Cons" in row for row in rows)
+    assert published_rows("colorization", metrics=["cons"]) == []
+    assert '"Cons" is left out' in published_rows.__doc__
 
 
 def test_whether_protocol_and_data_are_the_same():

@@ -151,6 +151,10 @@ def test_bad_files_are_refused_with_a_sentence_and_nothing_is_written(
         ([model, good, out, "--box=0,0,4,4", "--samples=0"], "--samples=0: it must be at least 1"),
         ([model, good, out, "--box=0,0,4,4", "--batch=0"], "--batch=0"),
         ([model, good, out, "--box=0,0,4,4", "--seed=-1"], "--seed=-1"),
+        (
+            [model, good, out, "--box=0,0,4,4", "--invert"],
+            "--invert says what is missing in a --mask",
+        ),
         ([model, good, out, "--speed=2"], "Unrecognized arguments: --speed=2"),
     ]
     for argv, words in cases:

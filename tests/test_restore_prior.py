@@ -240,6 +240,7 @@ def test_the_command(prior, bridge, tmp_path, capsys):
     )
     refused("--solver=", "--operator=", "--coarse=2", words="--coarse goes with --solver")
     refused("--sampler=heun", words="--sampler is for bridges")
+    refused("--model=student", words="--model is for bridges: leave it out with --solver")
     refused("--sigma-y=0.1", words="takes the picture for exact; choose one of ddnm_plus")
     refused("--solver=repaint", "--operator=colorize", words="'repaint' fills holes alone")
     refused("--operator=walsh_hadamard", words="its measurements are no picture")

@@ -78,7 +78,7 @@ def test_ddbm_heun_with_churn_reaches_the_target_law(bridge):
     assert errors[-1] < 2e-3
 
 
-@pytest.mark.parametrize("name", ["ancestral", "sde_euler", "ode_heun", "dbim", "dbim3"])
+@pytest.mark.parametrize("name", ["ancestral", "sde_euler", "ode_heun", "heun", "dbim", "dbim3"])
 def test_samplers_reach_the_target_law_on_i2sbs_tables(name):
     sampler = SAMPLERS[name]
     for bridge in (I2SB.create(beta_max=1.0), I2SBinDDBM.create(beta_max=1.0)):

@@ -43,9 +43,18 @@ def test_grids_go_down_from_T_to_t_min(name, n):
         assert grid[0] == bridge.T and np.all(np.diff(grid) < 0)
         assert abs(grid[-1] - bridge.t_min) < 1e-3  # the table's first entry is at 0
     if n > 1:
-        for grid in (times.karras_grid(bridge, n)[:-1], times.dbim_grid(bridge, n)):
-            assert grid.shape == (n,) and np.all(np.diff(grid) < 0)
-            assert bridge.T - 2e-3 < grid[0] < bridge.T and grid[-1] == pytest.approx(bridge.t_min)
+        karras = times.karras_grid(bridge, n)
+        assert karras.shape == (n + 1,) and np.all(np.diff(karras) < 0) and karras[-1] == 0.0
+        grid = times.dbim_grid(bridge, n)
+        assert grid.shape == (n,) and np.all(np.diff(grid) < 0)
+        assert bridge.T - 2e-3 < grid[0] < bridge.T and grid[-1] == pytest.approx(bridge.t_min)
+        if isinstance(bridge, I2SB):
+            entries = karras * (bridge.steps - 1)
+            np.testing.assert_allclose(entries, np.rint(entries), atol=1e-9)
+            assert karras[0] == bridge.T
+        else:
+            assert bridge.T - 2e-3 < karras[0] < bridge.T
+            assert karras[-2] == pytest.approx(bridge.t_min)
 
 
 @pytest.mark.parametrize("name", SMOOTH)

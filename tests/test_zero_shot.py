@@ -195,6 +195,16 @@ def test_configuration_is_valid_and_bad_ones_are_refused():
         make_bridge("ddpmm")
 
 
+def test_a_run_that_cannot_fit_leaves_nothing(tmp_path):
+    from jax_bridges.main import run
+
+    config = tiny()
+    config.parallel.device_gib = 1e-5
+    with pytest.raises(ValueError, match="train: a device would hold"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_run_trains_a_prior_and_writes_the_table(tmp_path):
     from jax_bridges.main import run

@@ -47,15 +47,16 @@ class I2SB(Bridge):
 
         Args:
           beta_max: 0.3 for JPEG and super-resolution, 1.0 for blur and inpainting.
-          steps: entries of the table.
+          steps: entries of the table, an even number: its second half mirrors the first.
           deterministic: I2SB's `--ot-ode`, as in blur and inpainting.
 
         Raises:
-          ValueError: beta_max not above 0, or fewer than two steps.
+          ValueError: beta_max not above 0, or steps not even and above 0.
         """
-        if not beta_max > 0 or steps < 2:
+        if not beta_max > 0 or steps < 2 or steps % 2:
             raise ValueError(
-                f"i2sb: beta_max must be above 0 and steps at least 2, but they are {beta_max} and {steps}."
+                "i2sb: beta_max must be above 0 and steps an even number, at least 2, but they are "
+                f"{beta_max} and {steps}."
             )
         betas = symmetric_betas(beta_max, steps)
         return cls(

@@ -4,10 +4,6 @@
 [-1, 1]; keys hold one typed PRNG key per example; mask is 1 where pixels are missing.
 """
 
-import dataclasses
-import types
-import typing
-
 from jax_bridges.choices import choose
 from jax_bridges.corruptions.base import Corrupted, Corruption, keep_known
 from jax_bridges.corruptions.blur import Blur
@@ -72,23 +68,7 @@ def make_corruption(name: str, **settings) -> Corruption:
     if name == "composition":
         settings["parts"] = tuple(map(_make_part, settings.get("parts") or ()))
     settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    for field in dataclasses.fields(CORRUPTIONS[name]) if name in CORRUPTIONS else ():
-        if field.name in settings and not _fits(settings[field.name], field.type):
-            wanted = getattr(field.type, "__name__", field.type)
-            raise ValueError(
-                f"{name}: {field.name} is {settings[field.name]!r}, and must be of type {wanted}."
-            )
     return choose("corruption", CORRUPTIONS, name, settings)
-
-
-def _fits(value, kind) -> bool:
-    """Whether a value is of a field's type; whole numbers pass for floats, and what is no class passes."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(kind))
-    if kind in (int, float):
-        return isinstance(value, (int, kind)) and not isinstance(value, bool)
-    kind = typing.get_origin(kind) or kind
-    return isinstance(value, kind) if isinstance(kind, type) else True
 
 
 def _make_part(part) -> Corruption:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -189,7 +190,7 @@ class BatchIterator(Iterator[Batch]):
         self.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_ahead"):
+        if hasattr(self, "_ahead") and not sys.is_finalizing():  # then nothing is left to stop
             self.close()
 
 

@@ -1,4 +1,4 @@
-"""Distillers: pure losses of each player. `ROLL_OUTS` names how a multi-step student is trained."""
+"""Distillers: pure losses of each player, and roll-outs (named in `training.steps.ROLL_OUTS`)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import normal
 from jax_bridges.losses import bridge_matching, squared_error
-from jax_bridges.samplers.few_step import first_input
+from jax_bridges.samplers.few_step import call_inputs, first_input, next_input
 from jax_bridges.typing import Array, Denoiser, Generator
 
 # The bridge net's loss is plain bridge matching on the generated coupling (Alg. 1, line 7).
@@ -64,34 +64,12 @@ def generator_loss(
     )
 
 
-def roll_out_chain(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, *, through: bool
-) -> Array:
-    """x_0 by the student's whole inference chain, as with I2SB teachers (IBMD app. B.1), `[B, H, W, C]`.
-
-    The same draws as `sample_few_step`, unrolled: N is small, and calls that need no gradient get none.
-
-    Args:
-      times: `[N]` descending, from T or a little below.
-      keys: `[B]`.
-      through: lets the gradient flow through all N calls; otherwise through the last alone.
-    """
-    nfe = times.shape[0]
-    x, x0 = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), xT
-    for k in range(nfe):
-        if k:
-            x0 = x0 if through else jax.lax.stop_gradient(x0)
-            x = _next_input(bridge, x0, x, xT, times, keys, k)
-        x0 = generate(x, times[k], xT, normal(keys, 2 * k, x))
-    return x0
-
-
 def roll_out_random(
     generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, which: Array
 ) -> Array:
-    """x_0 by a random one of the student's N calls, as with DDBM teachers (IBMD app. B.2), `[B, H, W, C]`.
+    """x_0 by one of the student's N calls, as with DDBM teachers (IBMD app. B.2), `[B, H, W, C]`.
 
-    Its input is what the calls before it lead to in inference, without gradient: the same draws as
+    Its input is what the calls before it lead to in inference, without gradient: the draws of
     `sample_few_step`. A call so learns to mend what those before it got wrong.
 
     Args:
@@ -100,20 +78,30 @@ def roll_out_random(
       which: `[B]` int in 0 .. N - 1, the call of each example.
     """
     chex.assert_equal_shape_prefix([xT, which], 1)
+    inputs = jax.lax.stop_gradient(call_inputs(generate, bridge, xT, times, keys))
+    # Not by indexing, for which the compiler might gather a batch that is split over devices.
+    own = (which == jnp.arange(len(inputs))[:, None]).reshape(
+        inputs.shape[:2] + (1,) * (xT.ndim - 1)
+    )
+    x = jnp.sum(inputs, axis=0, where=own)
+    return generate(x, times[which], xT, normal(keys, 2 * which, xT))
+
+
+def roll_out_chain(
+    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array
+) -> Array:
+    """x_0 by all N calls, as with I2SB teachers (IBMD app. B.1), the gradient through each, `[B, H, W, C]`.
+
+    `sample_few_step`, unrolled: N is small. (With a gradient through the last call alone it would be
+    `roll_out_random` of that call.)
+
+    Args:
+      times: `[N]` descending, from T or a little below.
+      keys: `[B]`.
+    """
     nfe = times.shape[0]
-    x, z = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), normal(keys, 0, xT)
-    chosen, chosen_z = x, z
-    for k in range(1, nfe):
-        x0 = jax.lax.stop_gradient(generate(x, times[k - 1], xT, z))
-        x, z = _next_input(bridge, x0, x, xT, times, keys, k), normal(keys, 2 * k, xT)
-        here = (which == k).reshape((-1,) + (1,) * (xT.ndim - 1))
-        chosen, chosen_z = jnp.where(here, x, chosen), jnp.where(here, z, chosen_z)
-    return generate(chosen, times[which], xT, chosen_z)
-
-
-def _next_input(bridge, x0: Array, x: Array, xT: Array, times: Array, keys: Array, k: int) -> Array:
-    """What call k sees after the answer x0 of the call before it, as in `sample_few_step`."""
-    noise = normal(keys, 2 * k - 1, x)
-    if k == 1:
-        return bridge.sample(x0, xT, times[1], noise)
-    return bridge.step(x0, x, times[k - 1], times[k], noise, xT)
+    x, x0 = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), xT
+    for k in range(nfe):
+        x = next_input(bridge, x0, x, xT, times, keys, k) if k else x
+        x0 = generate(x, times[k], xT, normal(keys, 2 * k, x))
+    return x0

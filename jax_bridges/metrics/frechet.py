@@ -45,22 +45,6 @@ class Moments:
         root = vectors * np.sqrt(values * (1 if count is None else count - 1))
         return cls(count, np.asarray(mean, np.float64), root.T)
 
-    def merge(self, other: Moments) -> Moments:
-        """Of both sets together: `total = total.merge(Moments.of(batch))` streams over batches.
-
-        Chan, Golub and LeVeque 1979: scatters add, plus n m / (n + m) times the outer square of
-        the difference of means, which is one more row of the factor.
-
-        Raises ValueError where a count is not known.
-        """
-        if None in (self.count, other.count):
-            raise ValueError("Moments of an unknown number of samples cannot be merged.")
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        row = shift * np.sqrt(self.count * other.count / count)
-        root = np.concatenate([self.root, other.root, row[None]])
-        return Moments(count, self.mean + shift * (other.count / count), _reduced(root, 2))
-
     @property
     def covariance(self) -> np.ndarray:
         """[D, D], divided by N - 1."""
@@ -71,23 +55,12 @@ class Moments:
         return 1 if self.count is None else self.count - 1
 
     def save(self, path: str | os.PathLike) -> None:
-        """To an .npz file, whole or not at all."""
+        """To an .npz file that `load_statistics` reads, whole or not at all."""
         path = Path(path)
         partial = path.with_name(path.name + ".partial")
         with partial.open("wb") as file:
             np.savez(file, count=self.count, mean=self.mean, root=self.root)
         os.replace(partial, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> Moments:
-        """From `save`'s file. Raises FileNotFoundError, or ValueError for another kind of file."""
-        try:
-            with np.load(path) as saved:
-                return cls(int(saved["count"]), saved["mean"], saved["root"])
-        except FileNotFoundError:
-            raise FileNotFoundError(f"{path}: no such file of feature moments.") from None
-        except Exception as error:  # numpy and zipfile raise many kinds for a damaged file
-            raise ValueError(f"{path}: not a file of feature moments ({error}).") from None
 
 
 def _reduced(root: np.ndarray, slack: int) -> np.ndarray:

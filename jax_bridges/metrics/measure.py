@@ -11,7 +11,7 @@ import numpy as np
 from jax_bridges.choices import look_up
 from jax_bridges.metrics.bootstrap import mean_interval, set_interval
 from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
-from jax_bridges.metrics.inception import inception_outputs
+from jax_bridges.metrics.inception import FEATURES, inception_outputs
 from jax_bridges.metrics.lite0 import lite0_outputs
 from jax_bridges.metrics.lpips import TRUNKS, lpips
 from jax_bridges.metrics.protocols import PROTOCOLS
@@ -39,6 +39,7 @@ METRIC_NEEDS = {
 # Those that make sense for the hole alone: a classifier or an Inception needs the whole image.
 OF_A_HOLE = ("psnr", "ssim", "fd_lite0", "kid_lite0", "lpips", "lpips_alex")
 KID_SUBSET = 100  # images, fewer where the set is smaller
+_TARGETS = "the targets of the same images"
 
 
 def check_metrics(config: Any, labels: bool = True) -> None:
@@ -49,7 +50,8 @@ def check_metrics(config: Any, labels: bool = True) -> None:
       labels: whether the data has class labels.
 
     Raises:
-      ValueError: an unknown metric or protocol, or a metric that needs labels which are not there.
+      ValueError: an unknown metric or protocol, a metric that needs labels which are not there, or a
+        reference that no metric reads or that is not of Inception's features.
       FileNotFoundError: weights or reference statistics that are not there.
     """
     look_up("protocol", PROTOCOLS, config.protocol)
@@ -69,7 +71,21 @@ def check_metrics(config: Any, labels: bool = True) -> None:
                     "none: set data.classes or data.label_key, numbered as ImageNet does."
                 )
     if config.reference:
-        load_statistics(config.reference)
+        _check_reference(config)
+
+
+def _check_reference(config: Any) -> None:
+    if "fid" not in config.metrics:  # KID compares with features, which statistics do not hold
+        raise ValueError(
+            "evaluate.reference is for the metric 'fid', which evaluate.metrics does not have: add it, "
+            "or set evaluate.reference to ''."
+        )
+    dimensions = len(load_statistics(config.reference).mean)
+    if dimensions != FEATURES:
+        raise ValueError(
+            f"evaluate.reference={config.reference} is of {dimensions} features, but the FID's are "
+            f"the {FEATURES} of Inception's last pooling: give statistics of those."
+        )
 
 
 class Measure:
@@ -128,10 +144,12 @@ class Measure:
             said["weights"] = ", ".join(
                 f"{path.name} (SHA-256 {file_sha256(path)[:8]})" for path in found.values()
             )
-        if {"fid", "kid"} & set(self.names):
-            said["reference"] = self.config.reference or "the targets of the same images"
-            if self._reference is not None and self._reference.count is None:
-                said["reference"] += " (it does not say of how many images)"
+        theirs = {"fid": self.config.reference or _TARGETS, "kid": _TARGETS}
+        if "fid" in self.names and self._reference is not None and self._reference.count is None:
+            theirs["fid"] += " (it does not say of how many images)"
+        theirs = [f"{name.upper()}: {what}" for name, what in theirs.items() if name in self.names]
+        if theirs:
+            said["reference"] = "; ".join(theirs)
         return said
 
     # -- one value an image ------------------------------------------------------------------------

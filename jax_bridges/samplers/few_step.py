@@ -13,7 +13,7 @@ from jax_bridges.typing import Array, Generator
 
 
 def first_input(bridge: Bridge, xT: Array, t: Array, noise: Array) -> Array:
-    """What a student sees at its first call: x_T, or at a `t < T` the point `a_t x_T + c_t noise`.
+    """What a student sees at its first call: `bridge.start`, or at a `t < T` the point `a_t x_T + c_t noise`.
 
     That is `q(x_t | x_0, x_T)` without x_0's share, which is small near T and not known yet. To the
     teacher all possible x_0 lie under x_T itself, and it answers with their average; under noise it finds
@@ -23,7 +23,41 @@ def first_input(bridge: Bridge, xT: Array, t: Array, noise: Array) -> Array:
       xT, noise: `[B, H, W, C]`.
       t: scalar.
     """
-    return jnp.where(t < bridge.T, bridge.sample(jnp.zeros_like(xT), xT, t, noise), xT)
+    below = bridge.sample(jnp.zeros_like(xT), xT, t, noise)
+    return jnp.where(t < bridge.T, below, bridge.start(xT, noise))
+
+
+def next_input(
+    bridge: Bridge, x0_hat: Array, x: Array, xT: Array, times: Array, keys: Keys, k: int | Array
+) -> Array:
+    """What call k > 0 sees after the answer `x0_hat` that the call before it gave at `x`, `[B, H, W, C]`.
+
+    The posterior's draw. But the first input was not drawn as a state of the bridge (x_0's share or, where
+    it is not pinned, the noise of x_T is missing), so that the second draws all of its noise anew: the
+    same law from x_T itself.
+    """
+    noise = normal(keys, 2 * k - 1, x)
+    moved = bridge.step(x0_hat, x, times[jnp.maximum(k - 1, 0)], times[k], noise, xT)
+    return jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
+
+
+def call_inputs(generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Keys) -> Array:
+    """What the student sees at each of its calls, `[nfe, B, H, W, C]`; it takes nfe - 1 of them.
+
+    Args are those of `sample_few_step`.
+    """
+    nfe = times.shape[0]
+    first = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT))
+    if nfe == 1:
+        return first[None]
+
+    def call(x: Array, k: Array) -> tuple[Array, Array]:
+        x0_hat = generate(x, times[k - 1], xT, normal(keys, 2 * (k - 1), x))
+        x = next_input(bridge, x0_hat, x, xT, times, keys, k)
+        return x, x
+
+    _, later = jax.lax.scan(call, first, jnp.arange(1, nfe))
+    return jnp.concatenate([first[None], later])
 
 
 def sample_few_step(
@@ -44,7 +78,7 @@ def sample_few_step(
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe]` descending, from T or a little below (`times.student_grid`); traced.
       keys: `[B]` keys, or saved noise; draw 2k is the student's z, 2k + 1 the posterior's noise; the last
-        of these, 2 nfe - 1, is the noise of a first input below T.
+        of these, 2 nfe - 1, is the noise of a first input that is not x_T itself.
       clip: clamps the answer to [-1, 1].
       return_path: also returns the nfe predictions, `[nfe, B, H, W, C]`.
 
@@ -57,13 +91,7 @@ def sample_few_step(
 
     def call(carry: tuple[Array, Array], k: Array):
         x, x0_hat = carry
-        # Moves from the previous time to this one with the previous answer, except at k = 0. The first
-        # input was not drawn as a state of the bridge (x_0's share or, where it is not pinned, the noise
-        # of x_T is missing), so that the second draws all of its noise anew: the same law from x_T itself.
-        noise = normal(keys, 2 * k - 1, x)
-        moved = bridge.step(x0_hat, x, times[jnp.maximum(k - 1, 0)], times[k], noise, xT)
-        moved = jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
-        x = jnp.where(k > 0, moved, x)
+        x = jnp.where(k > 0, next_input(bridge, x0_hat, x, xT, times, keys, k), x)
         x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
         return (x, x0_hat), x0_hat if return_path else None
 

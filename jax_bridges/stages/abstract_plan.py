@@ -10,7 +10,6 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Sequence
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -175,12 +174,15 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
 
     batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
     # On a CPU the steps unroll their loops, to run faster there: 80 networks long in a paper's row.
-    with mock.patch.object(steps, "_unroll", lambda: False):
+    unrolled = steps.UNROLL.set(False)
+    try:
         if not isinstance(run.parallel.mesh, AbstractMesh):
             return stage.step.lower(state, frozen, batch, _key_shape())
         traced = stage.step.trace(state, frozen, batch, _key_shape())
         # Devices that are not there have no platform of their own.
         return traced.lower(lowering_platforms=(jax.default_backend(),))
+    finally:
+        steps.UNROLL.reset(unrolled)
 
 
 def _key_shape() -> jax.ShapeDtypeStruct:

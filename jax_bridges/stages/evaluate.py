@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from jax_bridges.data import first
 from jax_bridges.keys import fold
-from jax_bridges.metrics import PROTOCOLS, Measure, hole_crop
+from jax_bridges.metrics import PROTOCOLS, Measure, hole_crop, psnr
 from jax_bridges.report.pictures import grid, save_png
 from jax_bridges.report.published import published_rows
 from jax_bridges.report.results import read_results, write_results
@@ -230,6 +230,15 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
         for region, crop in regions.items()
     }
 
+    holes = hole_masks(run, data, config.batch) if "psnr" in config.metrics else None
+    region = (
+        f"hole {box[2] - box[0]}x{box[3] - box[1]} + margin {config.margin}"
+        if box
+        else "whole image"
+    )
+    if holes is not None:
+        region = "each image's own hole, without margin"
+
     rows, shown = [], {}
     silent = None if sys.stderr.isatty() and hosts.is_chief() else True
     bar = tqdm(jobs, desc="evaluate", unit="row", disable=silent)
@@ -238,12 +247,15 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
         row = {"model": job.model, "sampler": job.sampler, "nfe": job.nfe, "images": images}
         if job.nfe:
             row["seconds_per_image"] = seconds
-        for region, crop in regions.items():
-            again = partial(consistency, run, restored, data, config.batch) if not region else None
-            values = measures[region](crop(restored), again)
+        for part, crop in regions.items():
+            again = None if part else partial(consistency, run, restored, data, config.batch)
+            values = measures[part](crop(restored), again)
             for name, interval in values.pop("intervals", {}).items():
-                row.setdefault("intervals", {})[name + region] = interval
-            row.update({name + region: value for name, value in values.items()})
+                row.setdefault("intervals", {})[name + part] = interval
+            row.update({name + part: value for name, value in values.items()})
+        if holes is not None:
+            in_hole = psnr(_pixels(run, restored), data["x0"], holes)
+            row["psnr_hole"] = float(np.nanmean(in_hole))
         rows.append(row)
         if job.label:
             shown[job.label] = _pixels(run, restored[: config.pictures])
@@ -262,9 +274,7 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
         "dataset": run.test_data.name,
         "measured": {
             **measured(run, images),
-            "region": f"hole {box[2] - box[0]}x{box[3] - box[1]} + margin {config.margin}"
-            if box
-            else "whole image",
+            "region": region,
             **measures[""].how(),
             "settings": json.dumps(settings),
             **({"left_out": left_out} if left_out else {}),
@@ -309,6 +319,20 @@ def restore_all(
         spent.append(time.perf_counter() - begin)
     whole = jax.tree.map(lambda *each: np.concatenate(each)[:images], *parts)
     return whole, float(np.mean(spent[1:])) / size
+
+
+def hole_masks(run: Run, data: dict[str, np.ndarray], size: int) -> np.ndarray | None:
+    """Holes that differ from image to image, `[N, H, W, 1]`, 1 where pixels are missing; else None."""
+
+    def sample(params, batch, key):
+        del params
+        return run.system.prepare(batch, key, augment=False).mask
+
+    one = {k: v[:1] for k, v in data.items()}
+    fixed = run.system.corruption.hole_box(*run.system.size)
+    if fixed or jax.eval_shape(sample, None, one, run.key(EVALUATE)) is None:
+        return None
+    return restore_all(run, run.parallel.map(sample), None, data, size)[0]
 
 
 def consistency(

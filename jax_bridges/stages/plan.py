@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jax_bridges.stages.abstract_plan import abstract_params, call_flops
 from jax_bridges.stages.memory import (
     Held,
     held_compiled,
@@ -16,25 +16,6 @@ from jax_bridges.stages.memory import (
     refuse_too_large,
 )
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.typing import PyTree
-
-
-def parameters(tree: PyTree) -> int:
-    """Number of parameters in a tree of arrays or shapes."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-
-
-def forward_flops(run: Run) -> float:
-    """Floating-point operations of one network call on one image, by the compiler's count."""
-    system = run.system
-    image = jax.ShapeDtypeStruct((1, *system.size, system.channels), jnp.float32)
-    params = jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0))
-
-    def call(params, x, t):
-        return system.teacher.apply({"params": params}, x, t, x, None, jnp.zeros((1,), jnp.int32))
-
-    lowered = jax.jit(call).lower(params, image, jax.ShapeDtypeStruct((1,), jnp.float32))
-    return float(lowered.cost_analysis().get("flops", float("nan")))
 
 
 def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
@@ -90,22 +71,25 @@ def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
       stages: (stage, seconds a step, what a device holds) of each stage that is still to train.
     """
     system, config = run.system, run.config
-    teacher = jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0))
+    teacher = jax.tree.leaves(abstract_params(system, system.teacher))
     device = jax.devices()[0]
     lines = [
         f"task       {config.task}: {run.train_data.name}, {len(run.train_data)} training and "
         f"{len(run.test_data)} test images of {system.size[0]}x{system.size[1]}",
-        f"network    {config.network.name}, {parameters(teacher) / 1e6:.2f}M parameters, "
-        f"{forward_flops(run) / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
+        f"network    {config.network.name}, {sum(leaf.size for leaf in teacher) / 1e6:.2f}M parameters, "
+        f"{call_flops(system) / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
         f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode} "
         f"({run.parallel.reason})",
     ]
     total = 0.0
     for stage, seconds, held in stages:
-        total += seconds * stage.steps
+        done = run.done(stage.name)
+        left = seconds * (stage.steps - done)
+        total += left
+        steps = f"{stage.steps - done} of {stage.steps}" if done else f"{stage.steps}"
         lines.append(
-            f"{stage.name:10s} {stage.steps} steps of {stage.images} images, {1e3 * seconds:.0f} ms a step, "
-            f"{held.total / 2**20:.0f} MiB a device: about {duration(seconds * stage.steps)}"
+            f"{stage.name:10s} {steps} steps of {stage.images} images, {1e3 * seconds:.0f} ms a step, "
+            f"{held.total / 2**20:.0f} MiB a device: about {duration(left)}"
         )
         known = f" of {held.limit / 2**30:.3g} GiB" if held.limit else ""
         lines.append(f"{'':10s} a device holds {held}{known}")

@@ -190,7 +190,8 @@ class Stage:
       step: wrapped by `parallel.step`.
       batch_shape: (B,), or (G, B) for a step that makes G updates.
       steps: length of the stage.
-      max_skipped: steps in a row with a non-finite gradient before the run stops.
+      max_skipped: steps in a row with a non-finite gradient before the run stops; looked at every so
+        many and one, and whenever a line is logged.
       frozen: parameters the step reads but does not train; shapes until they are known.
     """
 
@@ -261,6 +262,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
                 now = step + 1
                 bar.update()
                 last = now == stage.steps
+                if now % (stage.max_skipped + 1) == 0:
+                    _skipped(run, stage, state, checkpoints)
                 if now % config.log_every == 0 or last:
                     values = {k: float(v) for k, v in metrics.items()}  # waits for the device
                     seconds = time.perf_counter() - since

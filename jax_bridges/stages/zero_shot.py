@@ -97,33 +97,44 @@ def jobs(run: Run) -> list[Job]:
     return rows
 
 
-def zero_shot(run: Run) -> Path:
+def zero_shot(run: Run, begin: Callable[[], None]) -> Path:
     """Trains the prior (or reads `teacher.checkpoint`), writes results.json and report.html.
 
+    Args:
+      begin: makes the work directory; called when nothing is left that could refuse the run.
+
     Raises:
+      ValueError: a prior that cannot fit, or a classifier that cannot be read.
       Stopped, Diverged: see stages/run.py.
     """
     config = run.config
+    classifier = None, None  # the network, its parameters
+    if config.zero_shot.classifier:
+        place = (config.zero_shot.classifier, run.system.bridge, run.system.size)
+        classifier = open_classifier(*place)
     if config.teacher.checkpoint:
         prior = load_teacher(run, config.teacher.checkpoint)
         print(describe(run, []), flush=True)
+        begin()
     else:
         stage, planned = train(run), []
-        if (run.checkpoints(TRAIN).latest() or 0) < stage.steps:
+        if run.done(TRAIN) < stage.steps:
             planned.append((stage, *try_stage(run, stage)))
         print(describe(run, planned), flush=True)
+        begin()
         state = train_stage(run, stage, lambda state, step: None)
         prior = state.players["teacher"].ema
         del state
-    restore_tasks(run, prior)
+    restore_tasks(run, prior, *classifier)
     return build_report(run.workdir)
 
 
-def restore_tasks(run: Run, prior: PyTree) -> dict:
+def restore_tasks(run: Run, prior: PyTree, classifier=None, weights: PyTree = None) -> dict:
     """Writes results.json, a picture of each task, and prints the table; done once a configuration.
 
     Args:
       prior: averaged parameters.
+      classifier, weights: of `open_classifier`, or None.
 
     Returns:
       The results as written: rows whose model is the task and whose sampler is the method.
@@ -141,18 +152,12 @@ def restore_tasks(run: Run, prior: PyTree) -> dict:
     target, measures = data["x0"], Measure(config, data["x0"], data.get("label"))
     pixels = PROTOCOLS[config.protocol].pixels
 
-    classifier, weights = None, None
-    if run.config.zero_shot.classifier:
-        place = (run.config.zero_shot.classifier, run.system.bridge, run.system.size)
-        classifier, weights = open_classifier(*place)
-    params = (prior, weights)
-
     rows, shown = [], {}
     planned = jobs(run)
     bar = tqdm(planned, desc="zero_shot", unit="row", disable=None if sys.stderr.isatty() else True)
     for job in bar:
         sample = job.restorer(run, classifier)
-        (restored, misfit), seconds = restore_all(run, sample, params, data, config.batch)
+        (restored, misfit), seconds = restore_all(run, sample, (prior, weights), data, config.batch)
         name, nfe = job.method.solver.name, job.method.nfe
         row = {"model": job.task, "task": job.task, "sampler": name, "nfe": nfe, "images": images}
         if nfe:

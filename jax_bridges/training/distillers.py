@@ -119,10 +119,11 @@ def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
             f"distill.first_time is {settings.first_time}: it is a share of T, at most 1 and above "
             f"{later:.3g}, the time of the next call."
         )
-    if not settings.z_channels and getattr(corruption, "fill", None) != "noise":
+    noisy = not bridge.deterministic and (settings.first_time < 1 or not bridge.pinned)
+    if not (settings.z_channels or noisy or getattr(corruption, "fill", None) == "noise"):
         raise ValueError(
             "A student without z has no randomness at its first call: set distill.z_channels to 3, "
-            "or corruption.fill to 'noise' for inpainting."
+            "distill.first_time to 0.97, or corruption.fill to 'noise' for inpainting."
         )
 
 

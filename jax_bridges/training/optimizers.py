@@ -64,7 +64,7 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     make = look_up("optimiser", OPTIMIZERS, config.name)
     chain = [optax.clip_by_global_norm(config.clip)] if config.clip else []
     chain.append(make(make_schedule(config, steps), config))
-    # The limit is never reached inside the step: the loop stops the run with a message (stages/loop.py).
+    # The limit is never reached inside the step: the loop stops the run with a message (stages/run.py).
     return optax.apply_if_finite(optax.chain(*chain), max_consecutive_errors=2**30)
 
 
@@ -95,6 +95,11 @@ def check_optimizer(config, part: str) -> None:
             )
     look_up("learning-rate schedule", SCHEDULES, config.schedule)
     look_up("dtype of moments", MOMENTS, config.moment_dtype)
+    if config.weight_decay and config.name != "adamw":
+        raise ValueError(
+            f"{part}.weight_decay is {config.weight_decay}, which {config.name} does not know: set "
+            f"{part}.name to adamw."
+        )
     if config.name == "radam" and config.moment_dtype != "float32":
         raise ValueError(
             "The radam optimiser keeps its moments in float32: set moment_dtype so, or name to adam."

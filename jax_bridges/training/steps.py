@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +27,15 @@ from jax_bridges.training.state import State
 from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
 from jax_bridges.typing import Array, PyTree
 
-
 # XLA's CPU backend runs the convolution gradients of a loop's body on a slow path: the IBMD step of the
-# small UNet takes 12.2 s with loops and 0.92 s without (2 cores, jax 0.10.2, 2026-11-21).
+# small UNet takes 12.2 s with loops and 0.92 s without (2 cores, jax 0.10.2, 2026-11-21). So there, and
+# there alone, loops over updates and microbatches are unrolled, unless the step is only looked at.
+UNROLL: ContextVar[bool | None] = ContextVar("UNROLL", default=None)
+
+
 def _unroll() -> bool:
-    return jax.default_backend() == "cpu"
+    given = UNROLL.get()
+    return jax.default_backend() == "cpu" if given is None else given
 
 
 Mean = Callable[[PyTree], PyTree]
@@ -50,17 +54,19 @@ def _random(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, A
     return roll_out_random(*args, keys, call), call
 
 
-def _chain(*args, keys: Array, steps: int, first_call: float, through: bool) -> tuple[Array, Array]:
+def _last(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Array]:
     del first_call
-    return roll_out_chain(*args, keys, through=through), jnp.full(keys.shape, steps - 1)
+    call = jnp.full(keys.shape, steps - 1)
+    return roll_out_random(*args, keys, call), call
+
+
+def _chain(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Array]:
+    del first_call
+    return roll_out_chain(*args, keys), jnp.full(keys.shape, steps - 1)
 
 
 # How x_0 is generated in training a student of N steps (IBMD app. B.1, B.2), and by which call.
-ROLL_OUTS = {
-    "random": _random,
-    "chain": partial(_chain, through=False),
-    "chain_through": partial(_chain, through=True),
-}
+ROLL_OUTS = {"random": _random, "chain": _last, "chain_through": _chain}
 
 
 def time_weight(system: System, name: str, bound: float, t: Array) -> Array:
