@@ -140,7 +140,7 @@ def base_config() -> ConfigDict:
     # IBMD -----------------------------------------------------------------------------------------
     config.distill = ConfigDict()
     config.distill.method = "ibmd"  # ibmd | cbd | cbt; the latter have keys of their own below
-    config.distill.steps = 150  # generator updates
+    config.distill.steps = 125  # generator updates
     config.distill.batch = 32  # images an update
     config.distill.microbatches = 1  # as of train
     config.distill.bridge_updates = 3  # L: bridge-net updates a generator update

@@ -100,8 +100,9 @@ class Picture:
         return min(self.run.config.evaluate.pictures, len(self.run.test_data))
 
     def _batch(self) -> dict[str, np.ndarray]:
-        devices = self.run.parallel.devices
-        return pad(first(self.run.test_data, self._count), -(-self._count // devices) * devices)
+        """As large as the evaluation's, so that what is compiled here need not be compiled there."""
+        parts = -(-self._count // self.run.config.evaluate.batch)
+        return pad(first(self.run.test_data, self._count), parts * self.run.config.evaluate.batch)
 
     def _save(self, stage: str, step: int, columns: dict[str, np.ndarray]) -> None:
         target = first(self.run.test_data, self._count)["x0"]
