@@ -93,12 +93,13 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     """DDBM's grid from T - gap to t_min, warped by the power rho, then 0; float64 `[n + 1]`.
 
     `t_i = (t_max^{1/rho} + i/(n-1) (t_min^{1/rho} - t_max^{1/rho}))^rho` (EDM, arXiv 2206.00364,
-    eq. 5). On I2SB's table t_min is its second entry, and times are entries, no two the same: several
-    of the warped times are nearest to the first few.
+    eq. 5). On I2SB's table, where t_min is 0 itself, the last but one time is the second entry, and times
+    are entries, no two the same: several of the warped times are nearest to the first few.
     """
     if n < 2:
         raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
-    table = isinstance(bridge, I2SB)
+    # DBIM's form of the table has a t_min, and this grid as published.
+    table = isinstance(bridge, I2SB) and not bridge.t_min
     t_min = 1.0 / (bridge.steps - 1) if table else float(bridge.t_min)
     high, low = (float(bridge.T) - gap) ** (1 / rho), t_min ** (1 / rho)
     grid = np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
