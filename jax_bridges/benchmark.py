@@ -29,16 +29,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 from jax.sharding import NamedSharding, PartitionSpec
-from ml_collections import config_flags
 
 from jax_bridges import papers
 from jax_bridges.benchmark_options import complete_options
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
 from jax_bridges.command import run_command
-from jax_bridges.command_line import ERRORS, read_command_line, sentence
+from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.models import ADM, DTYPES, MODELS
@@ -294,21 +292,6 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
     add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
     return parser.parse_known_args()
-
-
-def read_config(rest: list[str]):
-    """The configuration that `--config` and `--config.KEY=VALUE` in `rest` name, or None.
-
-    Raises:
-      ValueError: another argument, or a file, variant, key or value that is not there.
-    """
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
-    try:
-        read_command_line(values, ["benchmark", *rest])
-    except ERRORS as error:
-        raise ValueError(sentence(error)) from error
-    return holder.value
 
 
 def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, object]]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from absl import flags
+from ml_collections import config_flags
 
 from jax_bridges.config import take_names
 
@@ -32,6 +33,23 @@ def read_command_line(values: flags.FlagValues, argv: Sequence[str]) -> None:
     if config is not None:
         config.keys()  # of a file that could not be read: raises what was in the way
         take_names(config, given_keys(values))
+
+
+def read_config(rest: Sequence[str]):
+    """The configuration that `--config` and `--config.KEY=VALUE` in `rest` name, or None.
+
+    For commands whose other flags are argparse's, which leaves `rest`.
+
+    Raises:
+      ValueError: another argument, or a file, variant, key or value that is not there.
+    """
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    try:
+        read_command_line(values, ["", *rest])
+    except ERRORS as error:
+        raise ValueError(sentence(error)) from error
+    return holder.value
 
 
 def given_keys(values: flags.FlagValues) -> list[str]:

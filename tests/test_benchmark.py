@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from jax_bridges import benchmark
+from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.stages.abstract_plan import abstract_run, call_flops
 from jax_bridges.training.parallel import Parallel
@@ -207,7 +208,7 @@ def test_a_name_brings_its_settings_as_in_main(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
     monkeypatch.chdir(ROOT)
     _, rest = benchmark.arguments()
-    assert benchmark.read_config(rest).bridge.to_dict() == {"name": "brownian", "epsilon": 0.5}
+    assert read_config(rest).bridge.to_dict() == {"name": "brownian", "epsilon": 0.5}
 
 
 def test_options_reach_the_configuration(monkeypatch):

@@ -66,7 +66,9 @@ def test_resizing_is_pillow_s(shape):
 
 def test_all_images_at_once_as_on_accelerators():
     variables = lite0_params()
-    features, logits = module._small(variables, module._large(variables, images(), False))
+    features, logits = jax.jit(lambda x: module._small(variables, *module._large(variables, x)))(
+        images()
+    )
     np.testing.assert_allclose(features, GOLDEN["features"], atol=1e-4)
     np.testing.assert_allclose(logits, GOLDEN["logits"], atol=1e-4)
 

@@ -1,29 +1,82 @@
-"""Networks over many images: in batches of one shape, so that each image size is compiled once."""
+"""Feature networks over many images: in batches of one shape, on all devices of all hosts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jax_bridges.training import hosts
+from jax_bridges.typing import PyTree
 
 
-def in_batches(run: Callable, images, batch_size: int | None, who: str) -> list[np.ndarray]:
-    """`run(batch)` -> a tuple of arrays [batch, ...], for uint8 images [N, H, W, 3]: each [N, ...].
-
-    Batches of `batch_size` (default 4 on a CPU, else 64); the last is padded with black. Raises
-    ValueError, naming `who`, for anything but uint8 RGB images, or none.
-    """
+def check_images(images, who: str) -> np.ndarray:
+    """The images as numpy. Raises ValueError, naming `who`, for anything but uint8 RGB, or none."""
     images = np.asarray(images)
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise ValueError(
             f"{who} needs one or more uint8 RGB images [N, H, W, 3], not {images.dtype} "
             f"{images.shape}."
         )
-    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 64)
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        padding = [(0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)]
-        outputs.append([np.asarray(o)[: len(batch)] for o in run(np.pad(batch, padding))])
-    return [np.concatenate(parts) for parts in zip(*outputs, strict=True)]
+    return images
+
+
+def in_batches(
+    steps: Sequence[Callable[..., tuple]],
+    variables: PyTree,
+    inputs: Sequence[np.ndarray],
+    batch_size: int,
+    shared: bool = True,
+) -> list[np.ndarray]:
+    """What a network gives of all images, on the host, in their order.
+
+    A device always computes `batch_size` images at once, the last ones padded with zeros: an image
+    size is compiled once whatever N is, and no result depends on the number of devices.
+
+    Args:
+      steps: functions `(variables, *arrays [B, ...]) -> tuple of arrays [B, ...]`, each of which takes
+        what the one before gave. Each is compiled by itself and kept under its identity.
+      variables: of the network, the same for all steps.
+      inputs: arrays `[N, ...]`, N >= 1.
+      batch_size: images a device takes at once.
+      shared: all hosts call it with the same images; each takes its share, and has all results. If
+        False, the images are this host's own.
+    """
+    count, sharing = len(inputs[0]), jax.process_count() if shared else 1
+    batches = -(-count // (batch_size * sharing))  # of this host
+    first = batches * batch_size * (jax.process_index() if shared else 0)
+    devices = jax.local_devices()[:batches]
+    mesh = Mesh(np.asarray(devices), ("data",))
+    variables = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    size, outputs = batch_size * len(devices), []
+    for start in range(first, first + batches * batch_size, size):
+        arrays = [_padded(v[start : start + size], size) for v in inputs]
+        for step in steps:
+            arrays = _on_each(step, mesh)(variables, *arrays)
+        outputs.append([np.asarray(a) for a in arrays])
+    found = [np.concatenate(parts)[: batches * batch_size] for parts in zip(*outputs, strict=True)]
+    return [(hosts.gather(part) if shared else part)[:count] for part in found]
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(array, [(0, size - len(array))] + [(0, 0)] * (array.ndim - 1))
+
+
+@functools.cache
+def _on_each(step: Callable, mesh: Mesh) -> Callable:
+    """The step, compiled; each device of the mesh sees its own part of a batch alone."""
+
+    def local(variables, *arrays):
+        with jax.default_matmul_precision("highest"):
+            return step(variables, *arrays)
+
+    def run(variables, *arrays):
+        specs = (PartitionSpec(), *(PartitionSpec("data") for _ in arrays))
+        return jax.shard_map(
+            local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data"), check_vma=False
+        )(variables, *arrays)
+
+    return jax.jit(run)

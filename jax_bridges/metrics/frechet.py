@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import linalg
@@ -53,14 +51,6 @@ class Moments:
     @property
     def _divisor(self) -> int:
         return 1 if self.count is None else self.count - 1
-
-    def save(self, path: str | os.PathLike) -> None:
-        """To an .npz file that `load_statistics` reads, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez(file, count=self.count, mean=self.mean, root=self.root)
-        os.replace(partial, path)
 
 
 def _reduced(root: np.ndarray, slack: int) -> np.ndarray:

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.choices import look_up
-from jax_bridges.metrics.batches import in_batches
+from jax_bridges.metrics.batches import check_images, in_batches
 from jax_bridges.metrics.resize import bilinear_tf1, bilinear_torch
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
@@ -177,16 +177,18 @@ class InceptionOutput(NamedTuple):
     logits: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames="resize")
-def _resized(images, resize):
-    return RESIZES[resize](images.astype(jnp.float32))
+@functools.cache
+def _resized(resize):
+    def step(variables, images):
+        del variables
+        return (RESIZES[resize](images.astype(jnp.float32)),)
+
+    return step
 
 
-@jax.jit
-def _run(variables, x):
+def _outputs(variables, x):
     """Apart from `_resized`, so that a further image size does not compile the network again."""
-    with jax.default_matmul_precision("highest"):
-        return Inception().apply(variables, x)
+    return Inception().apply(variables, x)
 
 
 def inception_outputs(
@@ -194,16 +196,18 @@ def inception_outputs(
     resize: str = "legacy_pytorch",
     where: str | os.PathLike | None = None,
     batch_size: int | None = None,
+    shared: bool = True,
 ) -> InceptionOutput:
     """Features and logits of uint8 images [N, H, W, 3] under a convention of RESIZES.
+
+    A device takes `batch_size` images at once (4 on a CPU, else 64); `shared` as of `in_batches`.
 
     Raises ValueError for another kind of images, or an unknown convention; FileNotFoundError
     without the weights.
     """
     look_up("resizing of the FID", RESIZES, resize)
     variables = inception_params(where)
-
-    def run(x):
-        return _run(variables, _resized(x, resize))
-
-    return InceptionOutput(*in_batches(run, images, batch_size, "The FID"))
+    images = check_images(images, "The FID")
+    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 64)
+    steps = (_resized(resize), _outputs)
+    return InceptionOutput(*in_batches(steps, variables, (images,), batch_size, shared))

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.import_torch.reader import read_torch
+from jax_bridges.metrics.batches import in_batches
 from jax_bridges.metrics.image import to_uint8
 
 SIZE = 224  # pixels a side that the network was trained on
@@ -198,21 +199,18 @@ def lite0_params(path: str | Path | None = None) -> dict:
     return {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)}
 
 
-@functools.partial(jax.jit, static_argnames="one_by_one")
-def _large(variables, images, one_by_one):
-    def run(x):
-        return Lite0().apply(variables, lite0_input(x), method="large")
-
-    # On a CPU the large maps of one image stay in the cache; those of a batch do not.
-    with jax.default_matmul_precision("highest"):
-        return jax.lax.map(lambda x: run(x[None])[0], images) if one_by_one else run(images)
+def _large(variables, images):
+    return (Lite0().apply(variables, lite0_input(images), method="large"),)
 
 
-@jax.jit
+def _large_in_turn(variables, images):
+    """On a CPU the large maps of one image stay in the cache; those of a batch do not."""
+    return (jax.lax.map(lambda x: _large(variables, x[None])[0][0], images),)
+
+
 def _small(variables, x):
     """Apart from `_large`, so that a further image size compiles 4 blocks of 16 only."""
-    with jax.default_matmul_precision("highest"):
-        return Lite0().apply(variables, x, method="small")
+    return Lite0().apply(variables, x, method="small")
 
 
 class Lite0Output(NamedTuple):
@@ -227,20 +225,14 @@ def lite0_outputs(
 ) -> Lite0Output:
     """Features and logits of images [N, H, W, 3], uint8 or floats in [-1, 1].
 
-    Works in batches (8 on a CPU, else 64) of which the last is padded, so that an image size is
-    compiled once whatever N is, and an image's features do not depend on its neighbours.
+    A device takes `batch_size` images at once (8 on a CPU, else 64); an image's features do not
+    depend on its neighbours. Of several hosts all call it, with the same images (`in_batches`).
     Raises ValueError for wrong shapes or no images, FileNotFoundError without the weights.
     """
     on_cpu = jax.default_backend() == "cpu"
-    batch_size = batch_size or (8 if on_cpu else 64)
+    steps = (_large_in_turn if on_cpu else _large, _small)
     images = np.asarray(images)
     if not len(images):
         raise ValueError("lite0_outputs needs at least one image.")
-    variables = lite0_params(path)
-    outputs = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        padding = [(0, batch_size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        outputs.append(_small(variables, _large(variables, np.pad(batch, padding), on_cpu)))
-    parts = zip(*outputs, strict=True)
-    return Lite0Output(*(np.concatenate([np.asarray(o) for o in p])[: len(images)] for p in parts))
+    found = in_batches(steps, lite0_params(path), (images,), batch_size or (8 if on_cpu else 64))
+    return Lite0Output(*found)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.choices import look_up
+from jax_bridges.metrics.batches import in_batches
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
 # The scaling layer: [-1, 1] to units of ImageNet's mean and deviation, as the authors rounded them.
@@ -96,17 +97,21 @@ def _heads(path: Path, state: Mapping) -> list:
         raise ValueError(f"{path}: not the linear heads of LPIPS v0.1 ({error}).") from None
 
 
-@functools.partial(jax.jit, static_argnames="net")
-def _distance(params, x, y, net):
-    def maps(images):
-        scaled = (images - jnp.array(_SHIFT)) / jnp.array(_SCALE)
+@functools.cache
+def _distance(net):
+    def maps(params, images):
+        if images.dtype == jnp.uint8:
+            images = images / 127.5 - 1
+        scaled = (images.astype(jnp.float32) - jnp.array(_SHIFT)) / jnp.array(_SCALE)
         found = TRUNKS[net][0]().apply(params["trunk"], scaled)
         # The authors' unit length: x / (|x| + 1e-10).
         return [m / (jnp.linalg.norm(m, axis=-1, keepdims=True) + 1e-10) for m in found]
 
-    with jax.default_matmul_precision("highest"):
-        pairs = zip(maps(x), maps(y), params["heads"], strict=True)
-        return sum(((a - b) ** 2 @ head).mean((1, 2)) for a, b, head in pairs)
+    def step(params, x, y):
+        layers = zip(maps(params, x), maps(params, y), params["heads"], strict=True)
+        return (sum(((a - b) ** 2 @ head).mean((1, 2)) for a, b, head in layers),)
+
+    return step
 
 
 def lpips(
@@ -131,16 +136,4 @@ def lpips(
             f"more, not {x.shape} and {y.shape}."
         )
     batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 32)
-    parts = []
-    for start in range(0, len(x), batch_size):
-        pair = [_float(v[start : start + batch_size]) for v in (x, y)]
-        missing = [(0, batch_size - len(pair[0])), (0, 0), (0, 0), (0, 0)]
-        found = _distance(params, *(np.pad(v, missing) for v in pair), net)
-        parts.append(np.asarray(found)[: len(pair[0])])
-    return np.concatenate(parts)
-
-
-def _float(images):
-    if images.dtype == np.uint8:
-        return images.astype(np.float32) / 127.5 - 1
-    return images.astype(np.float32)
+    return in_batches((_distance(net),), params, (x, y), batch_size)[0]

@@ -15,7 +15,7 @@ from jax_bridges.metrics.inception import FEATURES, inception_outputs
 from jax_bridges.metrics.lite0 import lite0_outputs
 from jax_bridges.metrics.lpips import TRUNKS, lpips
 from jax_bridges.metrics.protocols import PROTOCOLS
-from jax_bridges.metrics.reference import load_statistics
+from jax_bridges.metrics.reference import load_statistics, statistics_resize
 from jax_bridges.metrics.resize import bilinear_torch
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.scores import hits, inception_score
@@ -85,6 +85,12 @@ def _check_reference(config: Any) -> None:
         raise ValueError(
             f"evaluate.reference={config.reference} is of {dimensions} features, but the FID's are "
             f"the {FEATURES} of Inception's last pooling: give statistics of those."
+        )
+    theirs, ours = statistics_resize(config.reference), PROTOCOLS[config.protocol].fid
+    if theirs not in ("", ours):
+        raise ValueError(
+            f"evaluate.reference={config.reference} was resized as {theirs}, but the protocol "
+            f"{config.protocol} resizes as {ours}: make it again under that protocol."
         )
 
 

@@ -1,14 +1,16 @@
-"""Mean and covariance of features as a stream, over batches and hosts, and in files of others."""
+"""Mean and covariance of features as a stream, over batches and hosts, and in files."""
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jax_bridges.metrics.frechet import Moments
+from jax_bridges.report.files import write_atomic
+from jax_bridges.training import hosts
 
 
 class RunningMoments:
@@ -44,16 +46,10 @@ class RunningMoments:
 
     def over_hosts(self) -> RunningMoments:
         """Of the features of all processes together, the same on each; call it on all of them."""
-        if jax.process_count() == 1:
-            return self
-        from jax.experimental.multihost_utils import process_allgather
-
         packed = np.concatenate([[float(self.count)], self.mean, self.scatter.reshape(-1)])
-        # As pairs of 32-bit words: jax would round float64 to float32 on the way.
-        gathered = np.asarray(process_allgather(packed.view(np.uint32)))
         together, dimensions = RunningMoments(len(self.mean)), len(self.mean)
-        for words in gathered:
-            count, mean, scatter = np.split(words.view(np.float64), [1, 1 + dimensions])
+        for each in hosts.gather(packed[None]):
+            count, mean, scatter = np.split(each, [1, 1 + dimensions])
             if count[0]:
                 together._merge(int(count[0]), mean, scatter.reshape(dimensions, dimensions))
         return together
@@ -65,14 +61,34 @@ class RunningMoments:
         return Moments.from_covariance(self.count, self.mean, self.scatter / (self.count - 1))
 
 
+def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> None:
+    """To an .npz file, whole or not at all: "mu" and "sigma", as pytorch-fid has them, and "count".
+
+    Args:
+      path: of the file.
+      moments: of a known number of features.
+      about: further strings to keep, such as `resize`; see `statistics_resize`.
+    """
+    file = io.BytesIO()
+    whole = dict(mu=moments.mean, sigma=moments.covariance, count=moments.count)
+    np.savez(file, **whole, **about)
+    write_atomic(path, file.getvalue())
+
+
+def statistics_resize(path: str | os.PathLike) -> str:
+    """Under which convention the images were resized, if the file says so; else ""."""
+    with np.load(path) as saved:
+        return str(saved["resize"]) if "resize" in saved.files else ""
+
+
 def load_statistics(path: str | os.PathLike) -> Moments:
     """Reference statistics from an .npz file, of any of these kinds:
 
     - of pytorch-fid, clean-fid, ADM and I2SB: "mu" [D] and "sigma" [D, D], of an unknown number of
       images; ADM's "mu_s", "sigma_s" and images "arr_0" are left alone;
     - of DDBM and DBIM: the same with "act" [N, D], which tells the number of images;
-    - features alone, as "act" or "pool_3" [N, D];
-    - `Moments.save`'s.
+    - `save_statistics`'s: the same with "count";
+    - features alone, as "act" or "pool_3" [N, D].
 
     Raises FileNotFoundError; ValueError for another file, and for one of images without statistics.
     """
@@ -80,8 +96,6 @@ def load_statistics(path: str | os.PathLike) -> Moments:
     try:
         with np.load(path) as saved:
             keys = set(saved.files)
-            if {"count", "mean", "root"} <= keys:
-                return Moments(int(saved["count"]), saved["mean"], saved["root"])
             acts = next((saved[k] for k in ("act", "pool_3") if k in keys), None)
             if {"mu", "sigma"} <= keys:
                 mean, covariance = saved["mu"], saved["sigma"]
@@ -89,8 +103,9 @@ def load_statistics(path: str | os.PathLike) -> Moments:
                     raise ValueError(f"mu is {mean.shape} and sigma {covariance.shape}")
                 if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
                     raise ValueError("mu or sigma is not finite")
+                count = int(saved["count"]) if "count" in keys else None
                 return Moments.from_covariance(
-                    acts if acts is None else len(acts), mean, covariance
+                    count if acts is None else len(acts), mean, covariance
                 )
             if acts is not None:
                 return Moments.of(acts)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.metrics.batches import in_batches
+from jax_bridges.metrics.batches import check_images, in_batches
 from jax_bridges.metrics.resize import bicubic_torch
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
@@ -83,14 +83,14 @@ def resnet_params(where: str | os.PathLike | None = None) -> dict:
     return variables_of(ResNet50(), (1, SIZE, SIZE, 3), read_state(path), names, str(path))
 
 
-_prepared = jax.jit(resnet_input)
+def _prepared(variables, images):
+    del variables
+    return (resnet_input(images),)
 
 
-@jax.jit
-def _run(variables, x):
+def _logits(variables, x):
     """Apart from `_prepared`, so that a further image size does not compile the network again."""
-    with jax.default_matmul_precision("highest"):
-        return (ResNet50().apply(variables, x),)
+    return (ResNet50().apply(variables, x),)
 
 
 def resnet_logits(
@@ -101,4 +101,6 @@ def resnet_logits(
     Raises ValueError for another kind of images, FileNotFoundError without the weights.
     """
     variables = resnet_params(where)
-    return in_batches(lambda x: _run(variables, _prepared(x)), images, batch_size, "CA")[0]
+    images = check_images(images, "CA")
+    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 64)
+    return in_batches((_prepared, _logits), variables, (images,), batch_size)[0]
