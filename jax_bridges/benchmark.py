@@ -324,7 +324,11 @@ def benchmark(options: argparse.Namespace, given) -> None:
     rows: list[dict] = []
     about = machine()
     print(f"{about['devices']} x {about['device']}, jax {about['versions']['jax']}", flush=True)
-    for name, config in configurations(options, given):
+    todo = list(configurations(options, given))
+    for _, config in todo:  # all of them, before any is measured
+        validate(config, Parallel.create(config.parallel.mode, config.parallel.fsdp).devices)
+        choose_measures(config, measures)
+    for name, config in todo:
         dtype = config.network.dtype
         matmul[dtype] = matmul.get(dtype) or matmul_tflops(dtype) * about["devices"]
         for row in measure(config, measures, options.nfe, options.repeats):

@@ -1,7 +1,9 @@
-"""What all tests share: compiled programs are kept in pytest's cache, so that a second run is fast."""
+"""What all tests share: compiled programs are kept in pytest's cache, so that a second run is fast,
+and not in memory, so that a laptop's is enough."""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import jax
@@ -15,6 +17,17 @@ def pytest_configure(config):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+_modules = itertools.count(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room():
+    """JAX keeps every program that it has compiled: those of the whole suite would take 7 GB."""
+    yield
+    if next(_modules) % 8 == 0:  # not after each: small programs are shared, and quick to forget
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
