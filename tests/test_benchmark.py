@@ -46,6 +46,7 @@ def check(names: list[str], expected: dict[str, tuple[int, int]]) -> None:
         assert row["dtype"] == "float32" and row["size"] == (8, 8)
 
 
+@pytest.mark.slow
 def test_measures_without_gradients():
     few, teacher = 1, 3
     check(
@@ -185,6 +186,7 @@ def test_mistakes_get_one_sentence(monkeypatch, capsys, tmp_path, arguments, wor
     assert not file.exists()
 
 
+@pytest.mark.slow
 def test_table_and_file(monkeypatch, capsys, tmp_path):
     file = tmp_path / "deep" / "benchmark.json"
     status, out, _ = call_main(

@@ -251,6 +251,7 @@ def test_dsbm_step_finds_the_schroedinger_bridge():
     assert abs(np.cov(xT, x0)[0, 1] / want - 1) < 0.06, (np.cov(xT, x0)[0, 1], want)
 
 
+@pytest.mark.slow
 def test_reflow_step_straightens_a_learned_flow():
     std0, stdT = 0.4, 1.3
     pair = GaussianPair(slope=0.0, std=std0, source_mean=0.0, source_std=stdT)

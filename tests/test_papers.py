@@ -232,9 +232,9 @@ def small(**distill) -> object:
     [
         # L (calls + 3) + calls + 2 for each call with a gradient + 2 through each critic, with L = 1
         ("random", 1, (1 + 3) + 1 + 2 + 4),
-        ("random", 2, (2 + 3) + 2 + 2 + 4),
-        ("chain", 2, (2 + 3) + 2 + 2 + 4),
-        ("chain_through", 4, (4 + 3) + 4 + 8 + 4),
+        pytest.param("random", 2, (2 + 3) + 2 + 2 + 4, marks=pytest.mark.slow),
+        pytest.param("chain", 2, (2 + 3) + 2 + 2 + 4, marks=pytest.mark.slow),
+        pytest.param("chain_through", 4, (4 + 3) + 4 + 8 + 4, marks=pytest.mark.slow),
     ],
 )
 def test_step_flops_are_xlas_count(roll_out, calls, by_hand):

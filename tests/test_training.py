@@ -179,6 +179,7 @@ def group(updates=2, count=4):
     return jax.tree.map(lambda *a: np.stack(a), *parts)
 
 
+@pytest.mark.slow
 def test_steps_do_not_depend_on_microbatches():
     """Adam magnifies what differs in tiny gradients: gradients and parameters are both compared."""
     results = []
