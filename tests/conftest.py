@@ -26,7 +26,7 @@ _modules = itertools.count(1)
 def room():
     """JAX keeps every program that it has compiled: those of the whole suite would take 7 GB."""
     yield
-    if next(_modules) % 30 == 0:  # not after each: small programs are shared, and quick to forget
+    if next(_modules) % 8 == 0:  # not after each: small programs are shared, and quick to forget
         jax.clear_caches()
 
 

@@ -330,15 +330,6 @@ def test_ibmd_of_half_a_billion_parameters_compiles():
 
 
 @pytest.mark.slow
-def test_ibmd_of_ddbms_network_compiles():
-    """At full size, seeing x_T. (What labels change, all rows' lowering below shows in less time.)"""
-    row = "edges_to_image:handbags64"
-    found = compile_for_eight(row, "distill", 1)
-    assert found["state"] == pytest.approx(36 * NETWORKS[row][1] * 1e6 / 2**30, rel=0.02)
-    assert found["work"] > 1 and found["here"] < 12
-
-
-@pytest.mark.slow
 def test_sharding_splits_the_work_and_the_state():
     """ZeRO: a device of eight holds an eighth of the state and does an eighth of the operations."""
     row = "edges_to_image:handbags64"
