@@ -35,7 +35,7 @@ from jax_bridges import papers
 from jax_bridges.benchmark_options import complete_options
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
-from jax_bridges.command import run_command
+from jax_bridges.command import Parser, run_command
 from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
@@ -262,7 +262,7 @@ def matmul_tflops(dtype: str) -> float:
 # -- command line --------------------------------------------------------------------------------
 def arguments() -> tuple[argparse.Namespace, list[str]]:
     """The options, and what is left: --config and --config.KEY=VALUE."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m jax_bridges.benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -371,9 +371,9 @@ def plan(options: argparse.Namespace, given) -> None:
 
 def main() -> int:
     """Entry point; returns the exit status."""
-    options, rest = arguments()
 
     def work():
+        options, rest = arguments()
         given = read_config(rest)
         complete_options(options, given is not None)
         (plan if options.plan else benchmark)(options, given)

@@ -18,6 +18,11 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")
 
 
+def time_left(seconds: float) -> str:
+    """As a line of progress ends: "1:05 left"."""
+    return "{}:{:02d} left".format(*divmod(int(seconds), 60))
+
+
 def keep_compiled() -> None:
     """Keeps compiled programs in ~/.cache/jax_bridges, unless JAX has been told another folder."""
     if jax.config.jax_compilation_cache_dir is None:

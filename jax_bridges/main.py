@@ -17,7 +17,7 @@ from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
-from jax_bridges.report.files import write_atomic
+from jax_bridges.report.files import check_writable, write_atomic
 from jax_bridges.report.html import build_report
 from jax_bridges.stages.compare import compare_jobs, student_runs
 from jax_bridges.stages.distill import distill
@@ -48,14 +48,8 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
 )
-_HOSTS = flags.DEFINE_enum(
-    "hosts", "auto", hosts.KINDS, "Several hosts: found (TPU pod, srun), insisted on, or none."
-)
-_COORDINATOR = flags.DEFINE_string(
-    "coordinator", "", "Several hosts by hand: HOST:PORT of the first."
-)
-_PROCESSES = flags.DEFINE_integer("processes", 0, "Several hosts by hand: how many processes.")
-_PROCESS = flags.DEFINE_integer("process", -1, "Several hosts by hand: which one this is, from 0.")
+_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+_HOSTS = [_DEFINE[type(like)](name, like, about) for name, (like, about) in hosts.FLAGS.items()]
 
 
 def run(config, workdir: str | os.PathLike) -> Path:
@@ -174,9 +168,7 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
             f"--workdir={workdir} is no folder: mount the bucket (gcsfuse) or a shared disk, and name "
             "the folder it is mounted on."
         )
-    parent = next(p for p in (workdir.absolute(), *workdir.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"{workdir} cannot be made: {parent} is no folder that can be written to.")
+    check_writable(workdir)
     if not path.exists():
         if workdir.exists() and any(workdir.iterdir()):
             raise ValueError(
@@ -220,8 +212,7 @@ def main(argv: list[str]) -> None:
     keep_compiled()
 
     def work() -> None:
-        found = (_HOSTS.value, _COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
-        hosts.start(hosts.find_hosts(*found))
+        hosts.start(hosts.find_hosts(*(flag.value for flag in _HOSTS)))
         hosts.only_chief_prints()
         check_given(config, given_keys(flags.FLAGS))
         run(config, _WORKDIR.value or f"runs/{config.task}")

@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_bridges.command import Parser, keep_compiled, run_command
+from jax_bridges.command import Parser, keep_compiled, run_command, time_left
 from jax_bridges.command_line import read_config
 from jax_bridges.data import make_source
 from jax_bridges.data.source import SPLITS, Source
@@ -28,6 +28,7 @@ from jax_bridges.metrics import PROTOCOLS, RunningMoments, check_metrics, incept
 from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES
 from jax_bridges.metrics.reference import save_statistics
+from jax_bridges.report.files import check_writable
 from jax_bridges.training import hosts
 
 CHUNK = 64  # images a device that are read at once
@@ -65,12 +66,9 @@ def measure(source: Source, images: int, resize: str, weights: str | None) -> Mo
         now = time.perf_counter()
         if now - said > EVERY or running.count == last - first:
             rate, said = running.count / (now - begin), now
-            minutes, seconds = divmod(round((last - first - running.count) / rate), 60)
-            print(
-                f"reference {running.count}/{last - first} of this host's images  {rate:.1f} img/s  "
-                f"{minutes}:{seconds:02d} left",
-                flush=True,
-            )
+            progress = f"reference {running.count}/{last - first} of this host's images"
+            left = time_left((last - first - running.count) / rate)
+            print(f"{progress}  {rate:.1f} img/s  {left}", flush=True)
     return running.over_hosts().moments()
 
 
@@ -120,12 +118,8 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--split", choices=list(SPLITS), default="train", help="of the data set (train)")
     add("--images", type=int, default=0, help="so many of them; 0: all")
     add("--force", action="store_true", help="overwrite OUT")
-    add(
-        "--hosts", choices=hosts.KINDS, default="auto", help="several hosts: as of jax_bridges.main"
-    )
-    add("--coordinator", default="", help="several hosts by hand: HOST:PORT of the first")
-    add("--processes", type=int, default=0, help="several hosts by hand: how many processes")
-    add("--process", type=int, default=-1, help="several hosts by hand: which one this is, from 0")
+    for name, (like, about) in hosts.FLAGS.items():
+        add(f"--{name}", type=type(like), default=like, help=about)
     return parser.parse_known_args()
 
 
@@ -139,8 +133,8 @@ def main() -> int:
             raise ValueError("Say whose data: --config=configs/superres.py, for example.")
         if Path(flags.out).exists() and not flags.force:
             raise ValueError(f"{flags.out} is there already: give another name, or --force.")
-        found = (flags.hosts, flags.coordinator, flags.processes, flags.process)
-        hosts.start(hosts.find_hosts(*found))
+        check_writable(Path(flags.out).parent)
+        hosts.start(hosts.find_hosts(*(getattr(flags, name) for name in hosts.FLAGS)))
         hosts.only_chief_prints()
         keep_compiled()
         moments = make_reference(flags.out, config, flags.split, flags.images)

@@ -134,6 +134,10 @@ def test_what_the_command_refuses(images, tmp_path, without_network, monkeypatch
     assert there.read_bytes() == b"mine"
     code, said = run(tmp_path / "no.npz", "--config=configs/inpaint.py", "--split=val")
     assert code == 1 and "invalid choice" in said
+    code, said = run(there / "no.npz", "--config=configs/inpaint.py")
+    assert code == 1 and "there.npz is no folder that can be written to" in said
+    code, said = run(tmp_path / "no.npz", "--config=configs/inpaint.py", "--hosts=many")
+    assert code == 1 and "--hosts is 'many': choose one of" in said
     assert not (tmp_path / "no.npz").exists()
 
 

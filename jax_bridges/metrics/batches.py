@@ -24,6 +24,11 @@ def check_images(images, who: str) -> np.ndarray:
     return images
 
 
+def device_batch(batch_size: int | None, on_cpu: int, elsewhere: int = 64) -> int:
+    """Images a device takes at once: as asked for, else by its kind."""
+    return batch_size or (on_cpu if jax.default_backend() == "cpu" else elsewhere)
+
+
 def in_batches(
     steps: Sequence[Callable[..., tuple]],
     variables: PyTree,

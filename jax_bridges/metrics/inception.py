@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.choices import look_up
-from jax_bridges.metrics.batches import check_images, in_batches
+from jax_bridges.metrics.batches import check_images, device_batch, in_batches
 from jax_bridges.metrics.resize import bilinear_tf1, bilinear_torch
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
@@ -208,6 +208,6 @@ def inception_outputs(
     look_up("resizing of the FID", RESIZES, resize)
     variables = inception_params(where)
     images = check_images(images, "The FID")
-    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 64)
+    batch_size = device_batch(batch_size, on_cpu=4)
     steps = (_resized(resize), _outputs)
     return InceptionOutput(*in_batches(steps, variables, (images,), batch_size, shared))

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.import_torch.reader import read_torch
-from jax_bridges.metrics.batches import in_batches
+from jax_bridges.metrics.batches import device_batch, in_batches
 from jax_bridges.metrics.image import to_uint8
 
 SIZE = 224  # pixels a side that the network was trained on
@@ -229,10 +229,9 @@ def lite0_outputs(
     depend on its neighbours. Of several hosts all call it, with the same images (`in_batches`).
     Raises ValueError for wrong shapes or no images, FileNotFoundError without the weights.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    steps = (_large_in_turn if on_cpu else _large, _small)
+    steps = (_large_in_turn if jax.default_backend() == "cpu" else _large, _small)
     images = np.asarray(images)
     if not len(images):
         raise ValueError("lite0_outputs needs at least one image.")
-    found = in_batches(steps, lite0_params(path), (images,), batch_size or (8 if on_cpu else 64))
+    found = in_batches(steps, lite0_params(path), (images,), device_batch(batch_size, on_cpu=8))
     return Lite0Output(*found)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.choices import look_up
-from jax_bridges.metrics.batches import in_batches
+from jax_bridges.metrics.batches import device_batch, in_batches
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
 # The scaling layer: [-1, 1] to units of ImageNet's mean and deviation, as the authors rounded them.
@@ -135,5 +135,5 @@ def lpips(
             f"LPIPS on {net} needs two sets of RGB images [N, H, W, 3] of {least} pixels a side or "
             f"more, not {x.shape} and {y.shape}."
         )
-    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 32)
+    batch_size = device_batch(batch_size, on_cpu=4, elsewhere=32)
     return in_batches((_distance(net),), params, (x, y), batch_size)[0]

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.metrics.batches import check_images, in_batches
+from jax_bridges.metrics.batches import check_images, device_batch, in_batches
 from jax_bridges.metrics.resize import bicubic_torch
 from jax_bridges.metrics.weights import read_state, variables_of, weights_path
 
@@ -102,5 +102,5 @@ def resnet_logits(
     """
     variables = resnet_params(where)
     images = check_images(images, "CA")
-    batch_size = batch_size or (4 if jax.default_backend() == "cpu" else 64)
+    batch_size = device_batch(batch_size, on_cpu=4)
     return in_batches((_prepared, _logits), variables, (images,), batch_size)[0]

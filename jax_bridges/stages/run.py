@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.command import time_left
 from jax_bridges.data import Loader, Source
 from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
@@ -299,9 +300,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
 
 def _tell(bar: tqdm, stage: Stage, step: int, loss: float, rate: float, left: float) -> None:
     if bar.disable:
-        minutes, seconds = divmod(int(left), 60)
         progress = f"{stage.name} {step}/{stage.steps}  loss {loss:.4g}  {rate:.0f} img/s"
-        print(f"{progress}  {minutes}:{seconds:02d} left", flush=True)
+        print(f"{progress}  {time_left(left)}", flush=True)
     else:
         bar.set_postfix_str(f"loss {loss:.4g}, {rate:.0f} img/s")
 

@@ -20,6 +20,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 KINDS = ("auto", "none", "tpu", "slurm")
+# Flags of a command that may run on several hosts, as `find_hosts` takes them: default and help.
+FLAGS = {
+    "hosts": ("auto", f"Several hosts: one of {', '.join(KINDS)}; auto finds TPU pods and srun."),
+    "coordinator": ("", "Several hosts by hand: HOST:PORT of the first."),
+    "processes": (0, "Several hosts by hand: how many processes."),
+    "process": (-1, "Several hosts by hand: which one this is, from 0."),
+}
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
 
