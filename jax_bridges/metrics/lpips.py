@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
