@@ -11,7 +11,7 @@
 
 Measured are the functions that a run uses, compiled, warm, on random images and on random weights
 (or those of `--config.teacher.checkpoint`): medians of several repeats. TFLOP/s count the operations
-of the mathematics (stages/abstract_plan.py).
+of the mathematics (planning/abstract.py).
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from jax_bridges.command import Parser, run_command
 from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
+from jax_bridges.io.atomic import write_atomic
 from jax_bridges.models import ADM, DTYPES, MODELS
-from jax_bridges.report.files import write_atomic
-from jax_bridges.stages.abstract_plan import (
+from jax_bridges.planning.abstract import (
     STAGES,
     abstract_batch,
     abstract_run,
@@ -50,11 +50,11 @@ from jax_bridges.stages.abstract_plan import (
     make_plan,
     step_flops,
 )
+from jax_bridges.planning.memory import GIB, advice, held_state
+from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
-from jax_bridges.stages.memory import GIB, advice, held_state
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.stages.train import check_teacher, load_teacher, train
 from jax_bridges.training.parallel import MODES, Parallel
 from jax_bridges.validation import validate

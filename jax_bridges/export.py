@@ -19,72 +19,26 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
 from jax_bridges.command import Parser, run_command
 from jax_bridges.command_flags import refuse_given
 from jax_bridges.corruptions import fill_hole
 from jax_bridges.import_torch.names import flax_to_torch
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.exported import with_config
+from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
-from jax_bridges.models import make_network
-from jax_bridges.report.files import write_atomic
-from jax_bridges.stages.distill import NAME as DISTILL
+from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
-from jax_bridges.stages.train import NAME as TRAIN
-from jax_bridges.training.distillers import DISTILLERS, check_calls, sample_student
-from jax_bridges.training.system import CORRUPT, Pair, System, image_size
+from jax_bridges.training.distillers import check_calls, sample_student
+from jax_bridges.training.system import CORRUPT, Pair, System
 from jax_bridges.typing import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 IMAGES = {"float32": jnp.float32, "uint8": jnp.uint8}
 LIMIT = 2**31 - 2**24  # bytes of a file: flatbuffers, the container of jax.export, ends at 2 GiB
-# What follows the flatbuffer, whose readers end before it: the configuration, as JSON.
-_MARK = b"\njax_bridges.export "
-# Whose weights: where they are kept, and as which player. A comparison has a student of each method.
-PLAYERS = {
-    "student": (DISTILL, "generator"),
-    "teacher": (TRAIN, "teacher"),
-    **{method: (f"{DISTILL}_{method}", "generator") for method in DISTILLERS},
-}
-
-
-def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTree]:
-    """The recorded configuration and the averaged parameters of one of PLAYERS.
-
-    Args:
-      workdir: what a run left behind; for the teacher also an import.
-      player: "student", "teacher", or a comparison's student by its method.
-
-    Returns:
-      (config, params), params as numpy arrays.
-
-    Raises:
-      FileNotFoundError: the folder has none.
-      ValueError: see `Checkpoints.restore_ema`.
-    """
-    stage, name = look_up("player", PLAYERS, player)
-    with Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True) as checkpoints:
-        if checkpoints.latest() is None:
-            there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
-            others = f"; it holds {', '.join(there)}" if there else ""
-            raise FileNotFoundError(
-                f"There is no {player} in {workdir} (no checkpoints/{stage}){others}."
-            )
-        config = checkpoints.meta()["config"]
-        return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
-
-
-def recorded_config(workdir: str | Path, player: str) -> dict[str, Any]:
-    """The configuration that is recorded beside the weights of one of PLAYERS.
-
-    Raises FileNotFoundError: the folder has none.
-    """
-    stage, _ = look_up("player", PLAYERS, player)
-    with Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True) as checkpoints:
-        return checkpoints.meta()["config"]
 
 
 def export_jax(
@@ -164,21 +118,6 @@ def export_jax(
     return bytes(exported.serialize()), list(arguments.items())
 
 
-def with_config(data: bytes, config: dict[str, Any], nfe: int) -> bytes:
-    """The exported bytes with the configuration and number of calls behind them, for restore.py."""
-    return data + _MARK + json.dumps({"config": config, "nfe": nfe}).encode()
-
-
-def split_export(data: bytes) -> tuple[bytes, dict[str, Any] | None, int]:
-    """What `with_config` joined: (exported bytes, configuration, calls); None where there is none."""
-    data, mark, text = data.rpartition(_MARK)
-    try:
-        recorded = json.loads(text) if mark else {}
-    except ValueError:  # the mark was part of other bytes, or the file is cut
-        recorded = {}
-    return data, recorded.get("config"), recorded.get("nfe", 0)
-
-
 def export_torch(
     config: dict[str, Any], params: PyTree, path: str | Path, player: str = "student"
 ) -> Path:
@@ -189,7 +128,7 @@ def export_torch(
     Raises:
       ValueError: the network is not an ADM.
     """
-    network = {k: v for k, v in _full_network(config, player).items() if k != "dtype"}
+    network = {k: v for k, v in full_network(config, player).items() if k != "dtype"}
     if network.pop("name") != "adm":
         raise ValueError(
             f"The network is '{config['network']['name']}': only 'adm' has a PyTorch counterpart; "
@@ -220,23 +159,6 @@ def usage(name: str, config: dict[str, Any], nfe: int, arguments: list) -> str:
         lines.append(f"{key} = np.zeros(({shape}), np.{leaf.dtype})  # {say[key]}")
     names = ", ".join(key for key, _ in arguments[:-1])
     return "\n".join([*lines, f"x0 = restore({names}, np.uint32(0))  # last: the seed", "```", ""])
-
-
-def _full_network(config: dict[str, Any], player: str) -> dict[str, Any]:
-    z = 0 if player == "teacher" else config["distill"]["z_channels"]
-    return {**config["network"], "z_channels": z}
-
-
-def _shapes(config: dict[str, Any], player: str) -> PyTree:
-    network = make_network(**_full_network(config, player))
-    if "data" in config:
-        size = image_size(config["data"]["size"])
-    else:  # an import, always an ADM: the smallest image that it takes
-        size = image_size(2 ** (len(network.channel_mult) - 1))
-    image = jnp.zeros((1, *size, System.channels))
-    z, label = jnp.zeros((1, *size, network.z_channels)), jnp.zeros((1,), jnp.int32)
-    time = jnp.zeros((1,))
-    return jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label)["params"]
 
 
 def _portable(network: dict[str, Any]) -> dict[str, Any]:

@@ -13,16 +13,19 @@ import jax
 from absl import app, flags
 from ml_collections import config_flags
 
+from jax_bridges import hosts
+from jax_bridges.acts.zero_shot import zero_shot
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
-from jax_bridges.report.files import check_writable, write_atomic
+from jax_bridges.io.atomic import check_writable, write_atomic
+from jax_bridges.planning.plan import describe, try_stage
+from jax_bridges.players import TRAIN
 from jax_bridges.report.html import build_report
 from jax_bridges.stages.compare import compare_jobs, student_runs
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.evaluate import Picture, evaluate, evaluate_jobs
-from jax_bridges.stages.plan import describe, try_stage
 from jax_bridges.stages.run import (
     Diverged,
     MetricsLog,
@@ -32,10 +35,7 @@ from jax_bridges.stages.run import (
     StopSignal,
     train_stage,
 )
-from jax_bridges.stages.train import NAME as TRAIN
 from jax_bridges.stages.train import check_teacher, load_teacher, train
-from jax_bridges.stages.zero_shot import zero_shot
-from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, check_given, validate

@@ -20,16 +20,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax_bridges import hosts
 from jax_bridges.command import Parser, keep_compiled, run_command, time_left
 from jax_bridges.command_line import read_config
 from jax_bridges.data import make_source
 from jax_bridges.data.source import SPLITS, Source
+from jax_bridges.io.atomic import check_writable
 from jax_bridges.metrics import PROTOCOLS, RunningMoments, check_metrics, inception_outputs
 from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES
 from jax_bridges.metrics.reference import save_statistics
-from jax_bridges.report.files import check_writable
-from jax_bridges.training import hosts
 
 CHUNK = 64  # images a device that are read at once
 EVERY = 10.0  # seconds between two lines of progress

@@ -37,7 +37,7 @@ from tqdm import tqdm
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.images import BadImage
-from jax_bridges.export import PLAYERS
+from jax_bridges.players import PLAYERS
 from jax_bridges.report.pictures import save_png
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import Box, find_hole, parse_box

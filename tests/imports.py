@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import torch_layout
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 

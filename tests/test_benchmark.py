@@ -15,7 +15,7 @@ import pytest
 from jax_bridges import benchmark
 from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
-from jax_bridges.stages.abstract_plan import abstract_run, call_flops
+from jax_bridges.planning.abstract import abstract_run, call_flops
 from jax_bridges.training.parallel import Parallel
 
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 from jax_bridges import export
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import base_config
-from jax_bridges.export import export_jax, main, read_player
+from jax_bridges.export import export_jax, main
 from jax_bridges.import_torch import read_torch
 from jax_bridges.import_torch.__main__ import main as import_main
 from jax_bridges.import_torch.names import flax_to_torch, torch_layout
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.safetensors import write_safetensors
+from jax_bridges.players import read_player
 from jax_bridges.stages.evaluate import EVALUATE, student_sampler
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System

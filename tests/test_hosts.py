@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from processes import GLOO, ended, free_port, spoken, started
 
-from jax_bridges.training.hosts import count_tpu_workers, find_hosts, slurm_tasks
+from jax_bridges.hosts import count_tpu_workers, find_hosts, slurm_tasks
 from jax_bridges.training.parallel import Parallel
 
 STEP = {
@@ -201,9 +201,9 @@ def main(port: int, process: int) -> None:
         shard,
     )  # fmt: skip
 
+    from jax_bridges import hosts
     from jax_bridges.samplers import sample_few_step
     from jax_bridges.times import student_grid
-    from jax_bridges.training import hosts
     from jax_bridges.training.optimizers import make_optimizer
     from jax_bridges.training.state import Player, State, graft
     from jax_bridges.training.steps import make_ibmd_step

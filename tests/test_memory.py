@@ -20,14 +20,13 @@ from test_papers import read
 
 import jax_bridges.main
 from jax_bridges.config import base_config
-from jax_bridges.stages.abstract_plan import (
+from jax_bridges.planning.abstract import (
     abstract_params,
     abstract_run,
     abstract_state,
     lower,
 )  # fmt: skip
-from jax_bridges.stages.distill import distill
-from jax_bridges.stages.memory import (
+from jax_bridges.planning.memory import (
     GIB,
     Held,
     advice,
@@ -36,6 +35,7 @@ from jax_bridges.stages.memory import (
     held_state,
     refuse_too_large,
 )  # fmt: skip
+from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
@@ -213,9 +213,9 @@ COMPILE = """
 import json, sys, jax
 jax.config.update("jax_num_cpu_devices", 8)
 from runs import tiny
-from jax_bridges.stages.abstract_plan import abstract_params, abstract_run, compile_step
+from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.memory import held_state
+from jax_bridges.planning.memory import held_state
 from jax_bridges.training.parallel import Parallel
 out = {}
 for mode, fsdp in (("pmap", 1), ("fsdp", 4), ("fsdp", 8)):

@@ -1,4 +1,4 @@
-"""`python -m jax_bridges.metrics.check`: what it reads, measures, resumes and refuses."""
+"""`python -m tools.check_metrics`: what it reads, measures, resumes and refuses."""
 
 import json
 import zipfile
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jax_bridges.metrics import check
 from jax_bridges.metrics.classes import imagenet_classes
+from tools import check_metrics as check
 
 WNIDS = ("n02123045", "n01440764")  # tabby cat, tench
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.metrics import inception_outputs, lpips, resnet_logits
 from jax_bridges.metrics import weights as weights_module
 from jax_bridges.metrics.resize import bicubic_torch, bilinear_tf1, bilinear_torch

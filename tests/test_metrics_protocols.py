@@ -11,7 +11,7 @@ import pytest
 from scipy import linalg
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.metrics import (
     PROTOCOLS,
     Measure,

@@ -19,7 +19,7 @@ from PIL import Image
 from processes import ended, free_port, started
 from runs import tiny
 
-from jax_bridges import reference
+from jax_bridges import hosts, reference
 from jax_bridges.metrics import Measure, Moments, frechet_distance
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.batches import in_batches
@@ -30,7 +30,6 @@ from jax_bridges.metrics.reference import (
     save_statistics,
     statistics_resize,
 )
-from jax_bridges.training import hosts
 
 COUNT, SIDE, BATCH = 45, 4, 4  # 12 batches: not a multiple of eight devices
 
@@ -170,7 +169,7 @@ def test_the_fid_of_a_set_to_its_own_statistics_is_zero(tmp_path, monkeypatch):
 
     import feature_nets_weights as given
 
-    from jax_bridges.import_torch.writer import write_safetensors
+    from jax_bridges.io.safetensors import write_safetensors
 
     layouts = json.loads(gzip.decompress((golden / "feature_nets_layouts.json.gz").read_bytes()))
     weights = tmp_path / "inception.safetensors"

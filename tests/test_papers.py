@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.config import base_config
-from jax_bridges.stages.abstract_plan import (
+from jax_bridges.planning.abstract import (
     abstract_batch,
     abstract_params,
     abstract_run,
@@ -290,7 +290,7 @@ COMPILE = """
 import json, resource, sys, jax
 jax.config.update("jax_num_cpu_devices", 8)
 from config_files import read
-from jax_bridges.stages.abstract_plan import abstract_params, abstract_run, compile_step
+from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from reports import ROWS, colour, results_of
 
-from jax_bridges.report import files as files_module
+from jax_bridges.io import atomic as files_module
 from jax_bridges.report import (
     format_table,
     headline,

@@ -14,7 +14,7 @@ from runs import quick_compiler  # noqa: F401
 from jax_bridges import export
 from jax_bridges.corruptions import keep_known
 from jax_bridges.data.images import BadImage
-from jax_bridges.export import read_player
+from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
 from jax_bridges.restoring.models import STEPS, noise_field, tile_seeds
 from jax_bridges.samplers import sample_few_step

@@ -16,7 +16,7 @@ from runs import tiny as tiny_run
 
 from jax_bridges import restore
 from jax_bridges.restoring import read_picture, seam_jump
-from jax_bridges.restoring.tiles import positions
+from jax_bridges.tiling import positions
 
 
 @pytest.fixture(scope="module")

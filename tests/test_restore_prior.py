@@ -274,7 +274,7 @@ def test_other_ways_through_a_large_picture_keep_the_measurement(prior, way):
 @SLOW
 def test_the_noise_that_a_tile_is_given_is_the_whole_pictures(prior):
     """A picture of one tile gets what the solver gives, called by hand."""
-    from jax_bridges.export import read_player
+    from jax_bridges.players import read_player
     from jax_bridges.training.system import Pair
     from jax_bridges.zero_shot import solve_ddnm
 

@@ -11,7 +11,7 @@ from PIL import Image
 from jax_bridges.data.images import BadImage
 from jax_bridges.restoring import find_hole, parse_box, seam_jump
 from jax_bridges.restoring.jobs import fill_box, fill_free, restore_whole, run_jobs, widest_part
-from jax_bridges.restoring.tiles import positions, smooth_fill, window
+from jax_bridges.tiling import positions, smooth_fill, window
 
 RNG = np.random.default_rng(0)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_benchmark import call_main
 
-from jax_bridges.stages.abstract_plan import StagePlan, bytes_refused, on_chip
-from jax_bridges.stages.topology import CHIPS, compile_only_devices, read_topology
+from jax_bridges.planning.abstract import StagePlan, bytes_refused, on_chip
+from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 
 ROOT = Path(__file__).parents[1]
 HERE = importlib.util.find_spec("libtpu") is not None

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from jax_bridges.import_torch import read_torch
-from jax_bridges.import_torch.writer import write_safetensors
+from jax_bridges.io.safetensors import write_safetensors
 
 GOLDEN = Path(__file__).parent / "golden"
 EXPECTED = dict(np.load(GOLDEN / "reader_expected.npz"))

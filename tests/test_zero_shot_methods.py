@@ -104,8 +104,8 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     """Every noise-free task of the imported prior names its published numbers, DDNM's own among them."""
     from types import SimpleNamespace
 
+    from jax_bridges.acts.zero_shot import published
     from jax_bridges.report.table import sort_rows
-    from jax_bridges.stages.zero_shot import published
 
     config = read("zero_shot:adm256")
     assert config.evaluate.protocol == "ddnm" and config.zero_shot.nfe == 100

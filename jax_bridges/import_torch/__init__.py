@@ -1,5 +1,5 @@
 """Published PyTorch checkpoints: read without torch."""
 
-from jax_bridges.import_torch.reader import read_torch
+from jax_bridges.io.torch_file import read_torch
 
 __all__ = ["read_torch"]

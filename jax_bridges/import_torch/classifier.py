@@ -12,7 +12,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_bridges.import_torch.names import check_names, flax_path, torch_name
-from jax_bridges.import_torch.reader import read_torch
+from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models.classifier import ADMClassifier
 
 _POINTWISE = ("qkv", "proj_out", "qkv_proj", "c_proj")  # convolutions over a sequence, in torch

@@ -21,7 +21,7 @@ from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
-from jax_bridges.import_torch.reader import read_torch
+from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models.adm import ADM
 
 # I2SB trained these with beta_max 1.0 and without bridge noise, the other five with 0.3 and noise.

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_bridges.training import hosts
+from jax_bridges import hosts
 from jax_bridges.typing import PyTree
 
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.import_torch.reader import read_torch
+from jax_bridges.io.torch_file import read_torch
 from jax_bridges.metrics.batches import device_batch, in_batches
 from jax_bridges.metrics.image import to_uint8
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from jax_bridges import hosts
+from jax_bridges.io.atomic import write_atomic
 from jax_bridges.metrics.frechet import Moments
-from jax_bridges.report.files import write_atomic
-from jax_bridges.training import hosts
 
 
 class RunningMoments:

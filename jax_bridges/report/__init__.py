@@ -1,12 +1,12 @@
 """What a run shows of itself: results.json, tables, pictures, curves and one HTML report."""
 
-from .curves import chart, quality_chart, save_svg, step_chart
-from .headline import headline
-from .html import build_report
-from .pictures import grid, save_png, to_png_bytes
-from .published import load_published, published_rows, published_tasks
-from .results import METRICS, read_metrics, read_results, write_results
-from .table import format_table
+from jax_bridges.report.curves import chart, quality_chart, save_svg, step_chart
+from jax_bridges.report.headline import headline
+from jax_bridges.report.html import build_report
+from jax_bridges.report.pictures import grid, save_png, to_png_bytes
+from jax_bridges.report.published import load_published, published_rows, published_tasks
+from jax_bridges.report.results import METRICS, read_metrics, read_results, write_results
+from jax_bridges.report.table import format_table
 
 __all__ = [
     "METRICS",

@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .files import write_atomic
-from .results import split_metric
-from .table import is_published, sort_rows
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.report.results import split_metric
+from jax_bridges.report.table import is_published, sort_rows
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40

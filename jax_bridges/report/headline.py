@@ -1,7 +1,7 @@
 """One sentence that says what a run achieved, computed from its rows."""
 
-from .results import HOLE, METRICS, split_metric
-from .table import format_value, is_published
+from jax_bridges.report.results import HOLE, METRICS, split_metric
+from jax_bridges.report.table import format_value, is_published
 
 
 def headline(rows: list[dict]) -> str:

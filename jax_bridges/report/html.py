@@ -7,12 +7,12 @@ import os
 import struct
 from pathlib import Path
 
-from . import curves
-from .files import write_atomic
-from .headline import headline
-from .page import SCRIPT, STYLE
-from .results import HOLE, read_metrics, read_results, split_metric
-from .table import Column, footnotes, is_published, make_columns, sort_rows
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.report import curves
+from jax_bridges.report.headline import headline
+from jax_bridges.report.page import SCRIPT, STYLE
+from jax_bridges.report.results import HOLE, read_metrics, read_results, split_metric
+from jax_bridges.report.table import Column, footnotes, is_published, make_columns, sort_rows
 
 # Nothing may be fetched: the browser itself holds the page to being self-contained.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"

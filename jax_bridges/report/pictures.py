@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .files import write_atomic
+from jax_bridges.io.atomic import write_atomic
 
 PAPER = (255, 255, 255)
 INK = (32, 36, 42)

@@ -39,7 +39,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .files import write_atomic
+from jax_bridges.io.atomic import write_atomic
 
 
 @dataclass(frozen=True)

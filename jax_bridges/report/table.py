@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-from .results import HOLE, METRICS, split_metric
+from jax_bridges.report.results import HOLE, METRICS, split_metric
 
 MODEL_ORDER = {"source": 0, "teacher": 1, "student": 2}
 PUBLISHED = "†"

@@ -7,7 +7,7 @@ answers become one picture again; known pixels never leave the integers they wer
 from jax_bridges.restoring.holes import find_hole, parse_box
 from jax_bridges.restoring.pictures import Picture, read_picture
 from jax_bridges.restoring.sheets import before_and_after, sample_sheet
-from jax_bridges.restoring.tiles import seam_jump
+from jax_bridges.tiling import seam_jump
 
 __all__ = [
     "Picture",

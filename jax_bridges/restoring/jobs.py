@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 import numpy as np
 from scipy import ndimage
 
-from jax_bridges.restoring.tiles import Blend, positions, smooth_fill, window
+from jax_bridges.tiling import Blend, positions, smooth_fill, window
 
 Size = tuple[int, int]
 

@@ -23,7 +23,8 @@ from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import Colorize, Jpeg, Mixture, SuperResolution, keep_known
-from jax_bridges.export import read_player, recorded_config, split_export
+from jax_bridges.io.exported import split_export
+from jax_bridges.players import read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior

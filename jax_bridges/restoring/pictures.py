@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from jax_bridges.data.images import BadImage
-from jax_bridges.report.files import write_atomic
+from jax_bridges.io.atomic import write_atomic
 
 MAX_PIXELS = 100_000_000  # a float32 copy of three channels is then 1.2 GB
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of gray from colour (ITU-R BT.601)

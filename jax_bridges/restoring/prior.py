@@ -28,7 +28,7 @@ from jax_bridges.corruptions import (
     SuperResolution,
 )
 from jax_bridges.data.images import BadImage
-from jax_bridges.export import read_player
+from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
 from jax_bridges.restoring.jobs import widest_part

@@ -7,9 +7,9 @@ from functools import partial
 
 from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
+from jax_bridges.players import DISTILL
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.compare_prior import check_prior, prior_jobs
-from jax_bridges.stages.distill import NAME
 from jax_bridges.stages.evaluate import Job, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.training.system import System
@@ -22,13 +22,13 @@ def student_runs(run: Run) -> dict[str, Run]:
     A student's run is the run itself with `distill.method` and the networks that the method needs.
     """
     if not run.config.compare.students:
-        return {NAME: run}
+        return {DISTILL: run}
     check_prior(run.config, has_labels(run.config.data))  # before any training
     runs = {}
     for method in run.config.compare.students:
         config = of_method(run.config, method)
         system = System.create(config)
-        runs[f"{NAME}_{method}"] = dataclasses.replace(run, config=config, system=system)
+        runs[f"{DISTILL}_{method}"] = dataclasses.replace(run, config=config, system=system)
     return runs
 
 

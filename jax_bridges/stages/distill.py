@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.distillers import make_distiller
 from jax_bridges.typing import PyTree
 
-NAME = "distill"
 
-
-def distill(run: Run, teacher: PyTree, name: str = NAME) -> Stage:
+def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
     """The stage that trains the player "generator" (IBMD: and "bridge_net"), started from the teacher.
 
     Args:

@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_bridges import hosts
 from jax_bridges.data import first
 from jax_bridges.keys import fold
 from jax_bridges.metrics import PROTOCOLS, Measure, hole_crop, psnr
@@ -29,7 +30,6 @@ from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run, Stopped
-from jax_bridges.training import hosts
 from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
 from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree

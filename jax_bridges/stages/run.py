@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.command import time_left
 from jax_bridges.data import Loader, Source
-from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 
-from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import model_differences
+from jax_bridges.players import TRAIN, open_player
 from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.couplings import make_dsbm_step, make_reflow_step
@@ -16,7 +14,6 @@ from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
 from jax_bridges.typing import PyTree
 
-NAME = "train"
 STEPS = {"bridge": make_teacher_step, "reflow": make_reflow_step, "dsbm": make_dsbm_step}
 
 
@@ -31,7 +28,7 @@ def train(run: Run) -> Stage:
     updates = turns * config.steps // config.rounds if config.mode == "dsbm" else config.steps
     optimizer = make_optimizer(config.optimizer, updates)
 
-    begun = run.done(NAME) > 0
+    begun = run.done(TRAIN) > 0
 
     def make_state(key, start) -> State:
         params = system.init(key, system.teacher)
@@ -48,7 +45,7 @@ def train(run: Run) -> Stage:
         needed = init and (config.mode == "reflow" or not begun)
         frozen = load_teacher(run, init) if needed else None
     return Stage(
-        name=NAME,
+        name=TRAIN,
         number=0,
         make_state=make_state,
         step=run.parallel.step(STEPS[config.mode](system, config, optimizer)),
@@ -74,7 +71,7 @@ def check_teacher(config: dict) -> None:
     path = used or start
     if not path:
         return
-    with _checkpoints(path) as checkpoints:
+    with open_player(path, "teacher")[0] as checkpoints:
         meta = checkpoints.meta()
     recorded = meta["config"]
     prior = config["bridge"]["name"] == "ddpm" and is_prior(recorded)
@@ -100,12 +97,6 @@ def check_teacher(config: dict) -> None:
     print(f"teacher    {path}: {origin}", flush=True)
 
 
-def recorded_teacher(path: str) -> dict:
-    """The configuration that is recorded beside the teacher in folder `path`."""
-    with _checkpoints(path) as checkpoints:
-        return checkpoints.meta()["config"]
-
-
 def load_teacher(run: Run, path: str) -> PyTree:
     """The averaged parameters of the teacher in folder `path`, each leaf born where it belongs."""
     shapes = jax.eval_shape(lambda k: run.system.init(k, run.system.teacher), run.key(0))
@@ -114,15 +105,6 @@ def load_teacher(run: Run, path: str) -> PyTree:
         shapes,
         run.parallel.shardings(shapes),
     )
-    with _checkpoints(path) as checkpoints:
-        return checkpoints.restore_ema({"teacher": like})["teacher"]
-
-
-def _checkpoints(path: str) -> Checkpoints:
-    checkpoints = Checkpoints(Path(path) / "checkpoints" / NAME, read_only=True)
-    if checkpoints.latest() is None:
-        raise FileNotFoundError(
-            f"There is no teacher in {path}: name the folder that `python -m "
-            "jax_bridges.import_torch` or a run left behind (it holds checkpoints/train)."
-        )
-    return checkpoints
+    checkpoints, name = open_player(path, "teacher")
+    with checkpoints:
+        return checkpoints.restore_ema({name: like})[name]

@@ -5,7 +5,7 @@
 compiler places the communication. One device is the 1 x 1 mesh. In neither is there a device axis in
 the state, so a checkpoint of one is a checkpoint of the other.
 
-On several hosts (training/hosts.py) both work on global arrays over all devices. Each host puts its own
+On several hosts (hosts.py) both work on global arrays over all devices. Each host puts its own
 share of a batch on its own devices; pmap is then written as the `jit(shard_map(...))` that it has been
 since jax 0.8, as `jax.pmap` itself would hand each host a private state that orbax cannot save.
 """

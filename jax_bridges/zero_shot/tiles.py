@@ -17,22 +17,10 @@ from jax_bridges.corruptions import (
     SuperResolution,
 )
 from jax_bridges.keys import Keys, fold
+from jax_bridges.tiling import tile_starts
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.ddnm import iterate, renoise
 from jax_bridges.zero_shot.steps import Steps, Travel
-
-
-def tile_starts(size: int, tile: int, stride: int) -> list[int]:
-    """Where tiles begin along one axis: every `stride` pixels, the last one flush with the border.
-
-    Raises ValueError for a tile that is larger than the picture, or gaps between tiles.
-    """
-    if not 1 <= stride <= tile <= size:
-        raise ValueError(
-            f"Tiles of {tile} pixels every {stride} do not cover {size}: stride must be at most tile, "
-            "and tile at most the size."
-        )
-    return [*range(0, size - tile, stride), size - tile]
 
 
 def tile_denoiser(

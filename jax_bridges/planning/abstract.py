@@ -1,6 +1,6 @@
 """What a run would cost, from shapes alone: nothing is allocated and no data is opened.
 
-`stages/plan.py` measures the same on the machine that is about to train. Here a network of half a
+`planning/plan.py` measures the same on the machine that is about to train. Here a network of half a
 billion parameters can be planned, and its steps compiled for a mesh, on a laptop.
 """
 
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jax_bridges.choices import look_up
+from jax_bridges.planning.topology import Chip
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.topology import Chip
 from jax_bridges.stages.train import train
 from jax_bridges.training import steps
 from jax_bridges.training.distillers import make_distiller

@@ -16,10 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from jax_bridges import hosts
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import first
 from jax_bridges.keys import fold
 from jax_bridges.metrics import PROTOCOLS, Measure
+from jax_bridges.planning.plan import describe, try_stage
+from jax_bridges.players import TRAIN
 from jax_bridges.report.html import build_report
 from jax_bridges.report.pictures import grid, save_png
 from jax_bridges.report.published import published_rows
@@ -32,12 +35,9 @@ from jax_bridges.stages.evaluate import (
     measured,
     restore_all,
 )
-from jax_bridges.stages.plan import describe, try_stage
 from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, train_stage
-from jax_bridges.stages.train import NAME as TRAIN
 from jax_bridges.stages.train import load_teacher, train
-from jax_bridges.training import hosts
 from jax_bridges.typing import PyTree
 from jax_bridges.zero_shot import Method, applicable, make_method, measure
 

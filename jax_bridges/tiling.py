@@ -18,6 +18,19 @@ def positions(length: int, tile: int, overlap: int, align: int = 1) -> np.ndarra
     return np.round(np.linspace(0, (length - tile) // align, count)).astype(int) * align
 
 
+def tile_starts(size: int, tile: int, stride: int) -> list[int]:
+    """Where tiles begin along one axis: every `stride` pixels, the last one flush with the border.
+
+    Raises ValueError for a tile that is larger than the picture, or gaps between tiles.
+    """
+    if not 1 <= stride <= tile <= size:
+        raise ValueError(
+            f"Tiles of {tile} pixels every {stride} do not cover {size}: stride must be at most tile, "
+            "and tile at most the size."
+        )
+    return [*range(0, size - tile, stride), size - tile]
+
+
 def window(tile: int, overlap: int) -> np.ndarray:
     """Weights of a tile's pixels along one axis, float32 `[tile]` in (0, 1].
 

@@ -1,4 +1,4 @@
-"""Do FD-Lite0 and CA-Lite0 see what they should? `python -m jax_bridges.metrics.check PHOTOS`.
+"""Do FD-Lite0 and CA-Lite0 see what they should? `python -m tools.check_metrics PHOTOS`.
 
 PHOTOS is a folder, or a .zip, of `train/WNID/*` and `val/WNID/*` (WNID: a WordNet id of ImageNet).
 The val split, clean and corrupted by each task at rising strength, is measured against the train
@@ -32,13 +32,13 @@ from PIL import Image
 
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data.images import SUFFIXES, BadImage, read_images
+from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import example_keys
 from jax_bridges.metrics.bootstrap import mean_interval
 from jax_bridges.metrics.classes import imagenet_classes
 from jax_bridges.metrics.frechet import Moments, frechet_distance
 from jax_bridges.metrics.image import to_uint8
 from jax_bridges.metrics.lite0 import lite0_outputs
-from jax_bridges.report.files import write_atomic
 
 # Each task at rising strength: what is printed, and the settings of the corruption.
 LADDERS = {
@@ -188,7 +188,7 @@ def markdown(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code is 1 where the order of strengths is not seen."""
     parser = argparse.ArgumentParser(
-        prog="python -m jax_bridges.metrics.check", description=__doc__.split("\n\n")[0]
+        prog="python -m tools.check_metrics", description=__doc__.split("\n\n")[0]
     )
     parser.add_argument("photos", help="folder or .zip with train/WNID/* and val/WNID/*")
     parser.add_argument("--out", default="check.json", help="where the numbers go")
@@ -245,7 +245,7 @@ def _write(out: Path, args, settings: dict, images: np.ndarray, rows: list[dict]
         "measured": {
             "images": len(images),
             "size": list(images.shape[1:3]),
-            "command": shlex.join(["python", "-m", "jax_bridges.metrics.check"])
+            "command": shlex.join(["python", "-m", "tools.check_metrics"])
             + f" {Path(args.photos).name} --per-class={args.per_class}",
             "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
             f"{os.cpu_count()} cores, {platform.machine()}",

@@ -7,8 +7,8 @@ import time
 import jax
 import numpy as np
 
-from jax_bridges.stages.abstract_plan import abstract_params, call_flops
-from jax_bridges.stages.memory import (
+from jax_bridges.planning.abstract import abstract_params, call_flops
+from jax_bridges.planning.memory import (
     Held,
     held_compiled,
     held_refused,

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 from jax.sharding import AbstractMesh
 
-from jax_bridges.stages.abstract_plan import abstract_state, bytes_per_device, bytes_refused
+from jax_bridges.planning.abstract import abstract_state, bytes_per_device, bytes_refused
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.settings import PARTS, distill_settings

@@ -1,0 +1,92 @@
+"""Whose weights: the teacher's, the student's, or a comparison's student by its method.
+
+They lie in a work directory, as a run or an import left it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.choices import look_up
+from jax_bridges.models import make_network
+from jax_bridges.training.distillers import DISTILLERS
+from jax_bridges.training.system import System, image_size
+from jax_bridges.typing import PyTree
+
+TRAIN, DISTILL = "train", "distill"  # stages: folders under checkpoints/, lines of metrics.jsonl
+# Whose weights: where they are kept, and as which player. A comparison has a student of each method.
+PLAYERS = {
+    "student": (DISTILL, "generator"),
+    "teacher": (TRAIN, "teacher"),
+    **{method: (f"{DISTILL}_{method}", "generator") for method in DISTILLERS},
+}
+
+
+def open_player(workdir: str | Path, player: str) -> tuple[Checkpoints, str]:
+    """The checkpoints that hold one of PLAYERS, to be closed, and the player's name in them.
+
+    Raises:
+      FileNotFoundError: the folder has none.
+    """
+    stage, name = look_up("player", PLAYERS, player)
+    checkpoints = Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True)
+    if checkpoints.latest() is None:
+        there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
+        others = f"; it holds {', '.join(there)}" if there else ""
+        raise FileNotFoundError(
+            f"There is no {player} in {workdir} (no checkpoints/{stage}){others}: name the folder that "
+            "`python -m jax_bridges.import_torch` or a run left behind."
+        )
+    return checkpoints, name
+
+
+def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTree]:
+    """The recorded configuration and the averaged parameters of one of PLAYERS.
+
+    Args:
+      workdir: what a run left behind; for the teacher also an import.
+      player: "student", "teacher", or a comparison's student by its method.
+
+    Returns:
+      (config, params), params as numpy arrays.
+
+    Raises:
+      FileNotFoundError: the folder has none.
+      ValueError: see `Checkpoints.restore_ema`.
+    """
+    checkpoints, name = open_player(workdir, player)
+    with checkpoints:
+        config = checkpoints.meta()["config"]
+        return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
+
+
+def recorded_config(workdir: str | Path, player: str) -> dict[str, Any]:
+    """The configuration that is recorded beside the weights of one of PLAYERS.
+
+    Raises FileNotFoundError: the folder has none.
+    """
+    with open_player(workdir, player)[0] as checkpoints:
+        return checkpoints.meta()["config"]
+
+
+def full_network(config: dict[str, Any], player: str) -> dict[str, Any]:
+    """What makes the player's network by `make_network`: the teacher's, or that with a student's noise."""
+    z = 0 if player == "teacher" else config["distill"]["z_channels"]
+    return {**config["network"], "z_channels": z}
+
+
+def _shapes(config: dict[str, Any], player: str) -> PyTree:
+    network = make_network(**full_network(config, player))
+    if "data" in config:
+        size = image_size(config["data"]["size"])
+    else:  # an import, always an ADM: the smallest image that it takes
+        size = image_size(2 ** (len(network.channel_mult) - 1))
+    image = jnp.zeros((1, *size, System.channels))
+    z, label = jnp.zeros((1, *size, network.z_channels)), jnp.zeros((1,), jnp.int32)
+    time = jnp.zeros((1,))
+    return jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label)["params"]
