@@ -25,6 +25,7 @@ from jax_bridges.metrics import (
     kernel_distance,
     load_statistics,
     mean_interval,
+    measure_images,
     set_interval,
 )
 from jax_bridges.metrics import measure as measure_module
@@ -259,8 +260,11 @@ def test_a_row_of_metrics_and_its_intervals(monkeypatch):
     noisy = np.clip(images + 12.0 * np.sin(np.arange(32))[:, None], 0, 255).astype(np.uint8)
     labels = lite0_outputs(images).logits.argmax(-1)
     names = ("psnr", "ssim", "fd_lite0", "kid_lite0", "ca_lite0", "cons")
-    measure = Measure(settings(metrics=names, bootstrap=20), images, labels)
-    row = measure(noisy, lambda: np.full(8, 0.25))
+    config = settings(metrics=names, bootstrap=20)
+    measure = Measure(config)
+    whole = measure.begin()
+    whole.add(noisy, images, labels, lambda: np.full(8, 0.25))
+    row = whole.values()
     assert list(row) == [*names, "intervals"] and row["cons"] == 0.25
     features = [lite0_outputs(v).features for v in (noisy, images)]
     assert row["fd_lite0"] == pytest.approx(fd_lite0(*features), rel=1e-9)
@@ -272,12 +276,22 @@ def test_a_row_of_metrics_and_its_intervals(monkeypatch):
     for name in names:
         low, high = row["intervals"][name]
         assert low <= row[name] <= high or name == "kid_lite0"
-    exact = measure(images)
+    exact = measure_images(config, images, images, labels)
     assert exact["ca_lite0"] == 100 and exact["psnr"] == 100 and "cons" not in exact
     assert exact["fd_lite0"] < 1e-6
     assert measure.how()["protocol"].startswith("own: ")
-    hole = Measure(settings(metrics=names), images, labels, hole=True)
-    assert list(hole(noisy)) == ["psnr", "ssim", "fd_lite0", "kid_lite0"]
+    hole = measure_images(settings(metrics=names), noisy, images, labels, hole=True)
+    assert list(hole) == ["psnr", "ssim", "fd_lite0", "kid_lite0"]
+    # The same in parts, which may be of any size; a second set reads the targets' features again.
+    for _ in range(2):
+        parts = measure.begin()
+        for i in (slice(0, 3), slice(3, 8)):
+            parts.add(noisy[i], images[i], labels[i], lambda i=i: np.full(8, 0.25)[i])
+        again = parts.values()
+        assert again.keys() == row.keys() and again["intervals"] == row["intervals"]
+        assert all(again[name] == row[name] for name in names)
+        assert parts.each().keys() == {"psnr", "ssim", "ca_lite0", "cons"}
+        np.testing.assert_allclose(parts.each()["psnr"], want, atol=1e-4)
 
 
 def test_the_networks_of_a_row_by_protocol(tmp_path, monkeypatch):
@@ -303,7 +317,7 @@ def test_the_networks_of_a_row_by_protocol(tmp_path, monkeypatch):
     ):
         calls.clear(), seen.clear()
         config = settings(metrics=names, protocol=protocol, weights="folder")
-        row = Measure(config, targets, np.arange(8))(images)
+        row = measure_images(config, images, targets, np.arange(8))
         assert {c for c, _ in calls} == conventions and {w for _, w in calls} == {"folder"}
         assert row["ca"] == 100 and row["lpips"] == 1
         ours, theirs = (v.reshape(8, -1)[:, ::97].astype(float) for v in (images, targets))
@@ -314,9 +328,9 @@ def test_the_networks_of_a_row_by_protocol(tmp_path, monkeypatch):
     save_statistics(tmp_path / "nine.npz", Moments.of(np.zeros((9, ours.shape[1]))))
     config = settings(metrics=("fid",), reference=str(tmp_path / "nine.npz"))
     with pytest.raises(ValueError, match="8 and 9 samples"):
-        Measure(config, targets)(images)
+        measure_images(config, images, targets)
     config.allow_unequal = True
-    assert Measure(config, targets)(images)["fid"] > 0
+    assert measure_images(config, images, targets)["fid"] > 0
 
 
 def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from processes import ended, free_port, started
 from runs import tiny
 
 from jax_bridges import hosts, reference
-from jax_bridges.metrics import Measure, Moments, frechet_distance
+from jax_bridges.metrics import Moments, frechet_distance, measure_images
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.batches import in_batches
 from jax_bridges.metrics.inception import FEATURES
@@ -198,8 +198,8 @@ def test_the_fid_of_a_set_to_its_own_statistics_is_zero(tmp_path, monkeypatch):
     source = reference.make_source(config.data, "test")
     x0 = np.stack([source[i]["x0"] for i in range(len(source))])
     trace = np.trace(load_statistics(out).covariance)
-    assert Measure(config.evaluate, x0)(x0)["fid"] < 1e-4 * trace
-    worse = Measure(config.evaluate, x0)(255 - x0)["fid"]
+    assert measure_images(config.evaluate, x0, x0)["fid"] < 1e-4 * trace
+    worse = measure_images(config.evaluate, 255 - x0, x0)["fid"]
     assert worse > 0.05 * trace
 
 

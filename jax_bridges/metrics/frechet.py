@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +34,27 @@ class Moments:
             raise ValueError("Features hold NaN or infinity: look at the images they come from.")
         mean = x.mean(0)
         return cls(len(x), mean, _reduced(x - mean, 2))
+
+    @classmethod
+    def of_blocks(cls, blocks: Iterable[np.ndarray]) -> Moments:
+        """Of features that come as blocks [n, D], with memory for one block and D^2.
+
+        The mean and the scatter of two sets together (Chan, Golub and LeVeque 1979), with the scatter
+        kept as its factor, so that nothing is squared. Raises ValueError as `of` does, and for none.
+        """
+        whole = None
+        for block in blocks:
+            part = cls.of(block)
+            whole = part if whole is None else whole._and(part)
+        if whole is None:
+            raise ValueError("Features must be [N, D] with N at least 1, not none.")
+        return whole
+
+    def _and(self, other: Moments) -> Moments:
+        count, shift = self.count + other.count, other.mean - self.mean
+        between = shift * np.sqrt(self.count * other.count / count)
+        root = _reduced(np.vstack([self.root, other.root, between]), 2)
+        return Moments(count, self.mean + shift * (other.count / count), root)
 
     @classmethod
     def from_covariance(cls, count: int | None, mean, covariance) -> Moments:
@@ -98,16 +120,17 @@ def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):
     arXiv 1801.01401, section 4): unlike a Fréchet distance, its expectation does not depend on the
     number of samples, which makes it the figure to trust for a few hundred images.
 
+    Sets are arrays, or read as such (metrics/store.py): rows are taken by `take`.
     Raises ValueError when a set is smaller than `subset` or `subset` is below 2.
     """
-    a, b = (np.asarray(x, np.float64) for x in (a, b))
     if not 2 <= subset <= min(len(a), len(b)):
         raise ValueError(f"KID's subsets of {subset} need 2 to {min(len(a), len(b))} samples.")
     random = np.random.default_rng(seed)
     values = []
     for _ in range(subsets):
-        x, y = (s[random.choice(len(s), subset, replace=False)] for s in (a, b))
-        xx, yy, xy = ((u @ v.T / a.shape[1] + 1) ** 3 for u, v in ((x, x), (y, y), (x, y)))
+        picks = (random.choice(len(s), subset, replace=False) for s in (a, b))
+        x, y = (np.asarray(s.take(p, 0), np.float64) for s, p in zip((a, b), picks))
+        xx, yy, xy = ((u @ v.T / x.shape[1] + 1) ** 3 for u, v in ((x, x), (y, y), (x, y)))
         within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (subset * (subset - 1))
         values.append(within - 2 * xy.mean())
     return float(np.mean(values)), float(np.std(values))

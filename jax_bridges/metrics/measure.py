@@ -1,10 +1,20 @@
-"""The metrics of a report's row, by the names in `config.evaluate.metrics`."""
+"""The metrics of a report's row, by the names in `config.evaluate.metrics`, as a stream.
+
+    measure = Measure(config.evaluate)
+    row = measure.begin()
+    for images, targets in ...:          # in the same order for every row
+        row.add(images, targets)
+    row.values()                         # {"psnr": 25.1, ...}
+
+Memory holds one part of the images at a time, one number an image of metrics that have one, and
+features of a bounded number of images (metrics/store.py).
+"""
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +29,7 @@ from jax_bridges.metrics.reference import load_statistics, statistics_resize
 from jax_bridges.metrics.resize import bilinear_torch
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.scores import hits, inception_score
+from jax_bridges.metrics.store import Picked, Store
 from jax_bridges.metrics.weights import file_sha256, weights_path
 
 # What each metric needs: files of weights.FILES, and class labels.
@@ -95,51 +106,25 @@ def _check_reference(config: Any) -> None:
 
 
 class Measure:
-    """Measures sets of images against their targets.
+    """Measures sets of images against the same targets.
 
     Attributes:
       protocol: of PROTOCOLS.
+      names: the metrics, in the order of `config.metrics`.
     """
 
-    def __init__(self, config: Any, targets: np.ndarray, labels=None, hole: bool = False):
-        """For `config.evaluate`: targets are uint8 `[N, H, W, 3]`, labels `[N]`; `hole` says that
-        the images are cut-outs around a hole, which limits the metrics to OF_A_HOLE."""
-        self.config, self.targets, self.labels = config, targets, labels
+    def __init__(self, config: Any, hole: bool = False):
+        """For `config.evaluate`; `hole` says that the images are cut-outs around a hole, which limits
+        the metrics to OF_A_HOLE."""
+        self.config = config
         self.protocol = look_up("protocol", PROTOCOLS, config.protocol)
         self.names = [n for n in config.metrics if not hole or n in OF_A_HOLE]
         self.weights = config.weights or None
+        self._targets: dict[str, Store] = {}  # features by network: the first set fills them
 
-    def __call__(self, images: np.ndarray, consistency: Callable | None = None) -> dict:
-        """Of images `[N, H, W, 3]` as `protocol.keep` made them: metric -> value.
-
-        Args:
-          consistency: gives one value an image, for the metric "cons", which is left out without.
-
-        Returns:
-          With `config.bootstrap`, also "intervals": metric -> (low, high), of 95%.
-        """
-        row, intervals = {}, {}
-        pixels = np.asarray(self.protocol.pixels(images))
-        outputs = functools.cache(lambda network: self._outputs(network, pixels))
-        for name in self.names:
-            if name == "cons":
-                values = None if consistency is None else consistency()
-            elif name in _OF_SETS:
-                statistic = _OF_SETS[name](self, outputs)
-                row[name] = statistic(None)
-                if self.config.bootstrap:
-                    intervals[name] = set_interval(
-                        statistic, len(images), resamples=self.config.bootstrap
-                    )
-                continue
-            else:
-                values = self._values(name, images, pixels, outputs)
-            if values is None:
-                continue
-            row[name] = float(np.mean(values))
-            if self.config.bootstrap and len(values) == len(images):
-                intervals[name] = mean_interval(values, resamples=self.config.bootstrap)
-        return {**row, "intervals": intervals} if intervals else row
+    def begin(self) -> MeasuredSet:
+        """A set of images to be measured."""
+        return MeasuredSet(self)
 
     def how(self) -> dict[str, str]:
         """What the report says of it: the protocol, the reference, and the weights' checksums."""
@@ -151,29 +136,19 @@ class Measure:
                 f"{path.name} (SHA-256 {file_sha256(path)[:8]})" for path in found.values()
             )
         theirs = {"fid": self.config.reference or _TARGETS, "kid": _TARGETS}
-        if "fid" in self.names and self._reference is not None and self._reference.count is None:
+        if "fid" in self.names and self.reference is not None and self.reference.count is None:
             theirs["fid"] += " (it does not say of how many images)"
         theirs = [f"{name.upper()}: {what}" for name, what in theirs.items() if name in self.names]
         if theirs:
             said["reference"] = "; ".join(theirs)
         return said
 
-    # -- one value an image ------------------------------------------------------------------------
-    def _values(self, name: str, images, pixels, outputs) -> np.ndarray:
-        if name in ("psnr", "ssim"):
-            return np.asarray(getattr(self.protocol, name)(images, self.targets))
-        if name.startswith("ca"):
-            return hits(outputs("lite0" if name == "ca_lite0" else "resnet").logits, self.labels)
-        net = "alex" if name == "lpips_alex" else "vgg"
-        pair, least = (pixels, self.targets), max(self.protocol.lpips_size, TRUNKS[net][2])
-        if pixels.shape[2] < (256 if self.protocol.lpips_size else least):
-            pair = [
-                np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair
-            ]
-        return lpips(*pair, net, self.weights)
+    @functools.cached_property
+    def reference(self) -> Moments | None:
+        """Statistics that stand in for the targets in the FID."""
+        return load_statistics(self.config.reference) if self.config.reference else None
 
-    # -- one value of the set ----------------------------------------------------------------------
-    def _outputs(self, network: str, pixels: np.ndarray) -> Any:
+    def outputs(self, network: str, pixels: np.ndarray) -> Any:
         """Of "lite0", "resnet", or Inception under a convention of `inception.RESIZES`."""
         if network == "lite0":
             return lite0_outputs(pixels)
@@ -181,52 +156,156 @@ class Measure:
             return _Logits(resnet_logits(pixels, self.weights))
         return inception_outputs(pixels, network, self.weights)
 
-    @functools.cached_property
-    def _lite0_targets(self) -> np.ndarray:
-        return lite0_outputs(self.targets).features
+    def targets(self, network: str, start: int, pixels: np.ndarray) -> None:
+        """Keeps the features of targets number `start` and following, unless they are there."""
+        store = self._targets.setdefault(network, Store())
+        if len(store) <= start:
+            store.add(self.outputs(network, pixels).features)
 
-    @functools.cached_property
-    def _fid_targets(self) -> np.ndarray:
-        return inception_outputs(self.targets, self.protocol.fid, self.weights).features
-
-    @functools.cached_property
-    def _reference(self) -> Moments | None:
-        return load_statistics(self.config.reference) if self.config.reference else None
-
-    def _frechet(self, ours: np.ndarray, theirs: Callable, reference: Moments | None) -> Callable:
-        def statistic(picks) -> float:
-            mine = Moments.of(ours if picks is None else ours[picks])
-            other = reference
-            if other is None:
-                other = Moments.of(theirs() if picks is None else theirs()[picks])
-            return frechet_distance(mine, other, self.config.allow_unequal)
-
-        return statistic
-
-    def _kernel(self, ours: np.ndarray, theirs: np.ndarray) -> Callable:
-        def statistic(picks) -> float:
-            pair = (ours, theirs) if picks is None else (ours[picks], theirs[picks])
-            return kernel_distance(*pair, subset=min(KID_SUBSET, len(ours)))[0]
-
-        return statistic
+    def target_features(self, network: str) -> Store:
+        """Those that were kept."""
+        return self._targets[network]
 
 
-class _Logits:
-    def __init__(self, logits):
-        self.logits = logits
+class MeasuredSet:
+    """One set of images: add its parts, then ask for its values."""
+
+    def __init__(self, measure: Measure):
+        self._measure, self._count = measure, 0
+        self._each: dict[str, list[np.ndarray]] = {}  # values of the parts, by metric
+        self._kept: dict[tuple[str, str], Store] = {}  # features and logits, by network
+
+    def add(
+        self, images: np.ndarray, targets: np.ndarray, labels=None, gap: Callable | None = None
+    ) -> None:
+        """The next images.
+
+        Args:
+          images: `[N, H, W, 3]` as `protocol.keep` made them. Protocols that measure in batches
+            (`ddbm`) see those of a part: give parts of a multiple of 128.
+          targets: uint8, of the same shape.
+          labels: `[N]`, for the metrics that need them.
+          gap: gives `[N]` values for the metric "cons", which is left out without.
+        """
+        measure = self._measure
+        pixels = np.asarray(measure.protocol.pixels(images))
+        outputs = functools.cache(lambda network: measure.outputs(network, pixels))
+        for name in measure.names:
+            if name in _OF_SETS:
+                network, kind = _OF_SETS[name].needs(measure.protocol)
+                if _OF_SETS[name].targets and not (name == "fid" and measure.reference is not None):
+                    measure.targets(network, self._count, targets)
+                store = self._kept.setdefault((network, kind), Store())
+                if len(store) == self._count:
+                    store.add(getattr(outputs(network), kind))
+                continue
+            values = gap() if name == "cons" and gap is not None else None
+            if name != "cons":
+                values = self._values(name, images, pixels, targets, labels, outputs)
+            if values is not None:
+                self._each.setdefault(name, []).append(np.asarray(values))
+        self._count += len(images)
+
+    def each(self) -> dict[str, np.ndarray]:
+        """metric -> one value an image `[N]`, of the metrics that have one."""
+        whole = {name: np.concatenate(parts) for name, parts in self._each.items()}
+        return {name: values for name, values in whole.items() if len(values) == self._count}
+
+    def statistic(self, name: str) -> Callable[[np.ndarray | None], float]:
+        """`statistic(picks)`: a metric of the whole set, of the images of these numbers (None: of all)."""
+        measure, metric = self._measure, _OF_SETS[name]
+        network, kind = metric.needs(measure.protocol)
+        ours = self._kept[network, kind]
+        if name == "fid" and measure.reference is not None:
+            return metric.make(measure, ours, measure.reference)
+        return metric.make(
+            measure, ours, measure.target_features(network) if metric.targets else None
+        )
+
+    def values(self) -> dict:
+        """metric -> value.
+
+        Returns:
+          With `config.bootstrap`, also "intervals": metric -> (low, high), of 95%.
+        """
+        row, intervals = {}, {}
+        resamples, each = self._measure.config.bootstrap, self.each()
+        for name in self._measure.names:
+            if name in _OF_SETS:
+                statistic = self.statistic(name)
+                row[name] = statistic(None)
+                if resamples:
+                    intervals[name] = set_interval(statistic, self._count, resamples=resamples)
+            elif name in self._each:
+                row[name] = float(np.mean(np.concatenate(self._each[name])))
+                if resamples and name in each:
+                    intervals[name] = mean_interval(each[name], resamples=resamples)
+        return {**row, "intervals": intervals} if intervals else row
+
+    def _values(self, name: str, images, pixels, targets, labels, outputs) -> np.ndarray:
+        protocol = self._measure.protocol
+        if name in ("psnr", "ssim"):
+            return np.asarray(getattr(protocol, name)(images, targets))
+        if name.startswith("ca"):
+            return hits(outputs("lite0" if name == "ca_lite0" else "resnet").logits, labels)
+        net = "alex" if name == "lpips_alex" else "vgg"
+        pair, least = (pixels, targets), max(protocol.lpips_size, TRUNKS[net][2])
+        if pixels.shape[2] < (256 if protocol.lpips_size else least):
+            pair = [
+                np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair
+            ]
+        return lpips(*pair, net, self._measure.weights)
 
 
-def _inception_score(measure: Measure, outputs: Callable) -> Callable:
-    logits = outputs(measure.protocol.inception).logits
-    return lambda picks: inception_score(logits if picks is None else logits[picks])
+def measure_images(
+    config: Any, images: np.ndarray, targets: np.ndarray, labels=None, hole: bool = False
+) -> dict:
+    """`MeasuredSet.values` of images that are in memory as a whole."""
+    row = Measure(config, hole).begin()
+    row.add(images, targets, labels)
+    return row.values()
+
+
+class _Logits(NamedTuple):
+    logits: np.ndarray
+
+
+# -- one value of the set --------------------------------------------------------------------------
+class _OfSet(NamedTuple):
+    """needs: protocol -> (network, "features" or "logits"); targets: whether it compares with them;
+    make: `make(measure, ours, theirs) -> statistic(picks)`."""
+
+    needs: Callable
+    targets: bool
+    make: Callable
+
+
+def _frechet(measure: Measure, ours: Store, theirs: Store | Moments) -> Callable:
+    def statistic(picks) -> float:
+        known = isinstance(theirs, Moments)
+        other = theirs if known else Moments.of_blocks(theirs.blocks(picks))
+        mine = Moments.of_blocks(ours.blocks(picks))
+        return frechet_distance(mine, other, measure.config.allow_unequal)
+
+    return statistic
+
+
+def _kernel(measure: Measure, ours: Store, theirs: Store) -> Callable:
+    def statistic(picks) -> float:
+        pair = (ours, theirs) if picks is None else (Picked(ours, picks), Picked(theirs, picks))
+        return kernel_distance(*pair, subset=min(KID_SUBSET, len(ours)))[0]
+
+    return statistic
+
+
+def _score(measure: Measure, ours: Store, theirs: None) -> Callable:
+    return lambda picks: inception_score(ours if picks is None else Picked(ours, picks))
 
 
 _OF_SETS = {
-    "fd_lite0": lambda m, out: m._frechet(out("lite0").features, lambda: m._lite0_targets, None),
-    "kid_lite0": lambda m, out: m._kernel(out("lite0").features, m._lite0_targets),
-    "fid": lambda m, out: m._frechet(
-        out(m.protocol.fid).features, lambda: m._fid_targets, m._reference
-    ),
-    "kid": lambda m, out: m._kernel(out(m.protocol.fid).features, m._fid_targets),
-    "is": _inception_score,
+    "fd_lite0": _OfSet(lambda protocol: ("lite0", "features"), True, _frechet),
+    "kid_lite0": _OfSet(lambda protocol: ("lite0", "features"), True, _kernel),
+    "fid": _OfSet(lambda protocol: (protocol.fid, "features"), True, _frechet),
+    "kid": _OfSet(lambda protocol: (protocol.fid, "features"), True, _kernel),
+    "is": _OfSet(lambda protocol: (protocol.inception, "logits"), False, _score),
 }

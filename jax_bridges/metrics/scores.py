@@ -9,7 +9,7 @@ def inception_score(logits, split_size: int | None = 5000, splits: int | None = 
     """IS (Salimans et al. 2016, arXiv 1606.03498, sec. 4): exp of the mean KL of p(y|x) from p(y).
 
     Args:
-      logits: [N, K].
+      logits: [N, K], an array or read as one (metrics/store.py).
       split_size: images a split, in order; the last may have fewer (ADM, DDBM and DBIM: 5000).
       splits: so many splits of equal size instead (the original and torch-fidelity: 10).
 
@@ -19,22 +19,25 @@ def inception_score(logits, split_size: int | None = 5000, splits: int | None = 
     Raises:
       ValueError: another shape, values not finite, or fewer images than splits.
     """
-    x = np.asarray(logits, np.float64)
-    if x.ndim != 2 or not len(x) or not np.isfinite(x).all():
-        raise ValueError(f"IS needs finite logits [N, K] with N at least 1, not {x.shape}.")
+    count = len(logits)
     if splits is not None:
-        if not 1 <= splits <= len(x):
-            raise ValueError(f"IS cannot split {len(x)} images {splits} times.")
-        edges = [i * len(x) // splits for i in range(splits + 1)]
+        if not 1 <= splits <= count:
+            raise ValueError(f"IS cannot split {count} images {splits} times.")
+        edges = [i * count // splits for i in range(splits + 1)]
     else:
-        edges = [*range(0, len(x), split_size), len(x)]
-    x = x - x.max(1, keepdims=True)
-    logs = x - np.log(np.exp(x).sum(1, keepdims=True))
+        edges = [*range(0, count, split_size), count]
     scores = []
     for start, stop in zip(edges, edges[1:], strict=False):
-        part = np.exp(logs[start:stop])
+        x = np.asarray(logits.take(np.arange(start, stop), 0), np.float64)
+        if x.ndim != 2 or not np.isfinite(x).all():
+            raise ValueError(f"IS needs finite logits [N, K] with N at least 1, not {x.shape}.")
+        x = x - x.max(1, keepdims=True)
+        logs = x - np.log(np.exp(x).sum(1, keepdims=True))
+        part = np.exp(logs)
         mean = np.log(np.maximum(part.mean(0, keepdims=True), np.finfo(float).tiny))
-        scores.append(np.exp((part * (logs[start:stop] - mean)).sum(1).mean()))
+        scores.append(np.exp((part * (logs - mean)).sum(1).mean()))
+    if not scores:
+        raise ValueError("IS needs finite logits [N, K] with N at least 1, not none.")
     return float(np.mean(scores))
 
 
