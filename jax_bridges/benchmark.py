@@ -53,7 +53,7 @@ from jax_bridges.planning.abstract import (
 from jax_bridges.planning.memory import GIB, advice, held_state
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
+from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import check_teacher, load_teacher, train
 from jax_bridges.training.parallel import MODES, Parallel

@@ -30,7 +30,7 @@ from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
-from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
+from jax_bridges.stages.jobs import EVALUATE, SAMPLE
 from jax_bridges.training.distillers import check_calls, sample_student
 from jax_bridges.training.system import CORRUPT, Pair, System
 from jax_bridges.typing import PyTree

@@ -6,26 +6,19 @@ import contextlib
 import json
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
-import jax
 from absl import app, flags
 from ml_collections import config_flags
 
 from jax_bridges import hosts
-from jax_bridges.acts.zero_shot import zero_shot
+from jax_bridges.acts import choose_act
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.io.atomic import check_writable, write_atomic
-from jax_bridges.planning.plan import describe, try_stage
-from jax_bridges.players import TRAIN
 from jax_bridges.report.html import build_report
-from jax_bridges.stages.compare import compare_jobs, student_runs
-from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import Picture, evaluate, evaluate_jobs
 from jax_bridges.stages.run import (
     Diverged,
     MetricsLog,
@@ -33,9 +26,8 @@ from jax_bridges.stages.run import (
     Run,
     Stopped,
     StopSignal,
-    train_stage,
 )
-from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.stages.train import check_teacher
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, check_given, validate
@@ -90,62 +82,8 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     ends.callback(log.close)
     this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
 
-    if config.zero_shot.tasks:  # one prior and no student
-        if parallel.hosts > 1:
-            raise ValueError("zero_shot.tasks run on one host: start them without the others.")
-        report = zero_shot(this, lambda: begin_workdir(workdir, resolved))
-        print(f"report: {report}", flush=True)
-        return report
-
-    # -- plan ------------------------------------------------------------------------------------------
-    planned = []
-    if config.teacher.checkpoint:
-        teacher = load_teacher(this, config.teacher.checkpoint)
-    else:
-        teacher_stage = train(this)
-        if this.done(TRAIN) < config.train.steps:
-            planned.append((teacher_stage, *try_stage(this, teacher_stage)))
-        shapes = jax.eval_shape(lambda k: system.init(k, system.teacher), this.key(0))
-        # For the plan; laid out like the teacher that will take its place in the compiled step.
-        teacher = parallel.init(
-            lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
-        )
-    student_stages = []
-    for name, its in student_runs(this).items():
-        stage = distill(its, teacher, name)
-        student_stages.append((its, stage))
-        if this.done(name) < stage.steps:
-            planned.append((stage, *try_stage(its, stage)))
-    print(describe(this, planned), flush=True)
-    begin_workdir(workdir, resolved)
-
-    # -- teacher ---------------------------------------------------------------------------------------
-    picture = Picture(this)
-    if not config.teacher.checkpoint:
-        state = train_stage(
-            this, teacher_stage, lambda state, step: picture.teacher(TRAIN, state, step)
-        )
-        teacher = state.players["teacher"].ema
-        del state
-
-    # -- students ----------------------------------------------------------------------------------------
-    students = {}
-    for its, stage in student_stages:
-        stage.frozen = teacher
-        show = partial(picture.student, its, stage.name, teacher)
-        state = train_stage(its, stage, show)
-        students[its.config.distill.method] = (its, state.players["generator"].ema)
-        del state
-
-    # -- evaluation and report -----------------------------------------------------------------------------
-    if config.compare.students:
-        jobs, left_out = compare_jobs(this, teacher, students)
-        parts = {"evaluate": config.evaluate, "compare": config.compare}
-        settings = {k: json.loads(v.to_json_best_effort()) for k, v in parts.items()}
-        evaluate_jobs(this, jobs, settings, left_out)
-    else:
-        ((_, student),) = students.values()
-        evaluate(this, teacher, student)
+    # -- plan, act, report ---------------------------------------------------------------------------
+    choose_act(config).do(this, lambda: begin_workdir(workdir, resolved))
     if hosts.is_chief():
         report = build_report(workdir)
         print(f"report: {report}", flush=True)

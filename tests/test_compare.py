@@ -11,13 +11,13 @@ from config_files import read
 from runs import DISTILL, TRAIN, handlers, quick_compiler, saved, steps, tiny  # noqa: F401
 
 import jax_bridges.main
+from jax_bridges.acts.compare import of_method, teacher_rows
 from jax_bridges.bridges import I2SB, VP
 from jax_bridges.keys import example_keys
 from jax_bridges.report.curves import quality_series
 from jax_bridges.report.headline import headline
 from jax_bridges.restore import Restorer
 from jax_bridges.samplers import count_calls
-from jax_bridges.stages.compare import of_method, teacher_rows
 from jax_bridges.training.consistency_step import student_function
 from jax_bridges.training.distillers import DISTILLERS, make_distiller, sample_student
 from jax_bridges.training.settings import PARTS, distill_settings

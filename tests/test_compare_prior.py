@@ -12,6 +12,8 @@ from restorers import save_player
 from runs import handlers, quick_compiler, tiny  # noqa: F401
 
 import jax_bridges.main
+from jax_bridges.acts.compare import student_runs
+from jax_bridges.acts.compare_prior import check_prior, measurement, prior_jobs
 from jax_bridges.corruptions import (
     Blur,
     Colorize,
@@ -23,9 +25,7 @@ from jax_bridges.corruptions import (
 )
 from jax_bridges.data import first, make_source
 from jax_bridges.keys import example_keys
-from jax_bridges.stages.compare import student_runs
-from jax_bridges.stages.compare_prior import check_prior, measurement, prior_jobs
-from jax_bridges.stages.evaluate import EVALUATE
+from jax_bridges.stages.jobs import EVALUATE
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System

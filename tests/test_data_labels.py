@@ -14,8 +14,7 @@ from PIL import Image
 from runs import handlers, quick_compiler, saved, steps, tiny  # noqa: F401
 
 import jax_bridges.main
-from jax_bridges.data import Loader, check_classes, first, has_labels, is_paired, make_source
-from jax_bridges.stages.evaluate import pad
+from jax_bridges.data import Loader, check_classes, first, has_labels, is_paired, make_source, pad
 from jax_bridges.validation import validate
 
 GOLDEN = Path(__file__).parent / "golden" / "data_tfds.zip"

@@ -11,12 +11,13 @@ from runs import tiny
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data.arrays import ArraySource
 from jax_bridges.stages.evaluate import (
-    consistency,
-    evaluate_jobs,
+    Restoring,
+    corruption_gap,
+    evaluate,
     hole_masks,
-    plain_jobs,
-    source_images,
+    holes_differ,
 )
+from jax_bridges.stages.jobs import plain_jobs, source_images, source_job
 from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -51,31 +52,33 @@ def test_holes_that_differ_have_their_own_psnr(tmp_path):
         threading.Event(),
         ArraySource("arrays", {"x0": data["x0"]}, None, np.arange(6), (16, 16)),
     )
-    masks = hole_masks(run, data, 4)
+    masks = Restoring(run, hole_masks(run), None, 4)(data)
     assert masks.shape == (6, 16, 16, 1) and len({m.tobytes() for m in masks}) > 1
-    source = evaluate_jobs(run, [], {})["rows"][0]
+    source = evaluate(run, [source_job(run)], "")["rows"][0]
     share = 10 * np.log10(masks.mean((1, 2, 3))).mean()
     assert source["psnr_hole"] == pytest.approx(source["psnr"] + share, abs=1e-3)
     for name in ("inpaint_center", "superres"):  # one fixed hole, and none
         run.system = dataclasses.replace(run.system, corruption=make_corruption(name))
-        assert hole_masks(run, data, 4) is None
+        assert not holes_differ(run, {k: v[:1] for k, v in data.items()})
 
 
 @pytest.mark.parametrize("fill", ["noise", "zero"])
 def test_consistency_is_the_gap_to_xT(tmp_path, fill):
     """Zero for the target whatever is in the hole; the known pixels' error otherwise."""
     run = run_of(tmp_path, **{"corruption.fill": fill})
+    run.stop = threading.Event()
     data = batch()
-    exact = consistency(run, data["x0"], data, 4)
+    consistency = corruption_gap(run)
+    exact = consistency(data["x0"], data)
     np.testing.assert_array_equal(exact, np.zeros(6))
     other = data["x0"].copy()
     other[:, 4:12, 4:12] = 0  # the hole alone
-    np.testing.assert_array_equal(consistency(run, other, data, 4), np.zeros(6))
+    np.testing.assert_array_equal(consistency(other, data), np.zeros(6))
     other = data["x0"].astype(np.float32) / 127.5 - 1
     other[:, :2] += 0.25  # 32 of 256 pixels, all known; floats, as DDNM's protocol keeps them
-    got = consistency(run, other, data, 4)
+    got = consistency(other, data)
     np.testing.assert_allclose(got, 0.25 * np.sqrt(32 / 256), rtol=1e-4)
-    assert consistency(run, other, {**data, "xT": data["x0"]}, 4) is None
+    assert consistency(other, {**data, "xT": data["x0"]}) is None
 
 
 def test_what_the_samplers_hand_over_by_protocol(tmp_path):
@@ -98,7 +101,8 @@ def test_a_row_tells_the_calls_that_the_teacher_makes(tmp_path):
     run = run_of(
         tmp_path, **{"evaluate.sampler": "heun", "evaluate.teacher_nfe": (5, 7, 10)},
     )  # fmt: skip
-    jobs = plain_jobs(run, None, None)
+    source, *jobs = plain_jobs(run, None, None)
+    assert (source.model, source.nfe) == ("source", 0)
     found = [(job.model, job.sampler, job.nfe, job.label) for job in jobs]
     assert found == [
         ("teacher", "heun", 5, "teacher 5"), ("teacher", "heun", 8, "teacher 8"),

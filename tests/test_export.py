@@ -24,7 +24,7 @@ from jax_bridges.import_torch.__main__ import main as import_main
 from jax_bridges.import_torch.names import flax_to_torch, torch_layout
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.players import read_player
-from jax_bridges.stages.evaluate import EVALUATE, student_sampler
+from jax_bridges.stages.jobs import EVALUATE, student_sampler
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 

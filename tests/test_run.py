@@ -25,6 +25,7 @@ from runs import (
 )
 
 import jax_bridges.main
+from jax_bridges.acts import distil
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.stages.run import MetricsLog, Stopped
 
@@ -44,7 +45,7 @@ def whole(images, tmp_path_factory) -> Path:
 def test_a_run_leaves_what_it_promises(whole, images):
     assert {p.name for p in whole.iterdir()} == {
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "samples", "results.json",
-        "report.html",
+        "values.npz", "report.html",
     }  # fmt: skip
     config = json.loads((whole / "config.json").read_text())
     assert config == json.loads(tiny(images).to_json_best_effort())
@@ -72,6 +73,14 @@ def test_a_run_leaves_what_it_promises(whole, images):
     for row in results["rows"]:
         assert row["images"] == 12 and np.isfinite(row["psnr"]) and np.isfinite(row["fd_lite0"])
         assert row["nfe"] == 0 or row["seconds_per_image"] > 0
+    with np.load(
+        whole / results["values"]
+    ) as values:  # what each row is the mean of, image by image
+        for number, row in enumerate(results["rows"]):
+            for metric in ("psnr", "ssim", "psnr_hole", "ssim_hole"):
+                each = values[f"{number}/{metric}"]
+                assert each.shape == (12,) and each.mean() == pytest.approx(row[metric], rel=1e-5)
+        assert len(values.files) == 4 * len(rows)
     assert results["measured"]["versions"]["jax"] == jax.__version__
     report = (whole / "report.html").read_text()
     assert report.lstrip().lower().startswith("<!doctype html>") and "student" in report
@@ -143,14 +152,14 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_end(whole, images, tmp_path, 
         assert str(stopped.value) == f"{place[0]}: saved at step {place[1]} of {total}"
         assert Checkpoints(workdir / "checkpoints" / place[0], read_only=True).latest() == place[1]
 
-    evaluate = jax_bridges.main.evaluate
+    evaluate = distil.evaluate
 
-    def stopped_evaluation(*args):
+    def stopped_evaluation(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*args)
+        return evaluate(*args, **kwargs)
 
     with monkeypatch.context() as patched, pytest.raises(Stopped, match="evaluate: stopped"):
-        patched.setattr(jax_bridges.main, "evaluate", stopped_evaluation)
+        patched.setattr(distil, "evaluate", stopped_evaluation)
         jax_bridges.main.run(config, workdir)
     assert not (workdir / "results.json").exists()
 

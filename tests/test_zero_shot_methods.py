@@ -104,14 +104,14 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     """Every noise-free task of the imported prior names its published numbers, DDNM's own among them."""
     from types import SimpleNamespace
 
-    from jax_bridges.acts.zero_shot import published
+    from jax_bridges.acts.zero_shot import of_papers
     from jax_bridges.report.table import sort_rows
 
     config = read("zero_shot:adm256")
     assert config.evaluate.protocol == "ddnm" and config.zero_shot.nfe == 100
     config.evaluate.published_data = "ImageNet 256 (1k)"
     config.evaluate.metrics = ("psnr", "ssim", "fid", "cons")
-    rows = published(SimpleNamespace(config=config), 1000)
+    rows = of_papers(SimpleNamespace(config=config), 1000)
     found = {(row["task"], row["sampler"]): row for row in rows if row["same_data"]}
     assert found["sr4", "DDNM"]["psnr"] == 27.46 and found["sr4", "DDNM"]["same_protocol"]
     assert found["cs25", "DDRM"]["fid"] == 97.99

@@ -19,7 +19,7 @@ from jax_bridges.data.earth import open_earth, open_earth_relief
 from jax_bridges.data.edges import open_edges
 from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
-from jax_bridges.data.loader import Loader, first
+from jax_bridges.data.loader import Loader, first, pad
 from jax_bridges.data.source import DEFAULTS, Source, resolve
 from jax_bridges.data.tfds import open_tfds
 from jax_bridges.data.unpaired import Unpaired
@@ -34,6 +34,7 @@ __all__ = [
     "has_labels",
     "is_paired",
     "make_source",
+    "pad",
 ]
 
 # Each takes a resolved configuration (see `source.resolve`) and returns a Source.

@@ -194,19 +194,26 @@ class BatchIterator(Iterator[Batch]):
             self.close()
 
 
-def first(source: Source, n: int) -> Batch:
-    """The first n examples of a source, for evaluation.
+def first(source: Source, n: int, start: int = 0) -> Batch:
+    """The first n examples of a source, or n from number `start` on, for evaluation.
 
     Returns:
-      {"x0": uint8 [n, H, W, 3], "index": uint32 [n] = 0 .. n - 1}, "xT" if paired, and "label"
+      {"x0": uint8 [n, H, W, 3], "index": uint32 [n] = start .. start + n - 1}, "xT" if paired, and "label"
       int32 [n] if there are classes.
 
     Raises:
       ValueError: the source has fewer than n examples, or n < 1.
     """
-    if not 1 <= n <= len(source):
-        raise ValueError(f"{source.name} has {len(source)} examples, {n} are asked for.")
+    if not 1 <= n <= len(source) - start:
+        raise ValueError(f"{source.name} has {len(source)} examples, {start + n} are asked for.")
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        examples = list(pool.map(source.__getitem__, range(n)))
+        examples = list(pool.map(source.__getitem__, range(start, start + n)))
     batch = {key: np.stack([example[key] for example in examples]) for key in examples[0]}
-    return {**batch, "index": np.arange(n, dtype=np.uint32)}
+    return {**batch, "index": np.arange(start, start + n, dtype=np.uint32)}
+
+
+def pad(batch: Batch, size: int) -> Batch:
+    """The batch with its last example repeated up to `size` examples."""
+    return {
+        k: np.concatenate([v, np.repeat(v[-1:], size - len(v), axis=0)]) for k, v in batch.items()
+    }

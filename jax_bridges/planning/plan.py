@@ -64,6 +64,20 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     return (time.perf_counter() - start) / trials, held
 
 
+def plan_stages(run: Run, stages: list[tuple[Run, Stage]]) -> None:
+    """Tries the stages that are still to train, and prints what the run will cost.
+
+    Args:
+      run: the whole.
+      stages: each with the run that it trains in.
+
+    Raises:
+      ValueError: see `try_stage`.
+    """
+    left = [(its, stage) for its, stage in stages if run.done(stage.name) < stage.steps]
+    print(describe(run, [(stage, *try_stage(its, stage)) for its, stage in left]), flush=True)
+
+
 def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
     """The plan as text.
 

@@ -25,6 +25,7 @@ results.json is one object:
         reference          str, optional: where a published number comes from
         same_protocol      bool, of published rows: measured as ours were, with as many images
         same_data          bool, of published rows: on the data that ours were measured on
+    values                 str, optional: .npz file beside it, "ROW/METRIC" -> one value an image, [N]
     pictures               list of PNG paths relative to the work directory, optional
     comparisons            list of {"label": str, "images": {name: PNG path}}, optional; every PNG
                            is embedded in the report, so about a dozen of them is plenty

@@ -194,6 +194,7 @@ class Stage:
       max_skipped: steps in a row with a non-finite gradient before the run stops; looked at every so
         many and one, and whenever a line is logged.
       frozen: parameters the step reads but does not train; shapes until they are known.
+      data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
     """
 
     name: str
@@ -204,6 +205,7 @@ class Stage:
     steps: int
     max_skipped: int
     frozen: PyTree = None
+    data: Callable[[Run], Source] | None = None
 
     @property
     def images(self) -> int:
@@ -241,8 +243,9 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
     if done:
         print(f"{stage.name}: going on at step {done} of {stage.steps}", flush=True)
 
+    source = stage.data(run) if stage.data else run.train_data
     loader = Loader(
-        run.train_data, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
+        source, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
         cache_mb=config.data.cache_mb,
     )  # fmt: skip
     key = run.key(100 + stage.number)

@@ -1,28 +1,40 @@
-"""Several students of one teacher, and the rows that compare them with its samplers and with a prior."""
+"""Several students of one teacher, compared with each other, with its samplers and with a prior."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from functools import partial
 
+from jax_bridges.acts.compare_prior import check_prior, prior_jobs
+from jax_bridges.acts.distil import of_papers, train_and_distil
 from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
 from jax_bridges.players import DISTILL
 from jax_bridges.samplers import make_sampler
-from jax_bridges.stages.compare_prior import check_prior, prior_jobs
-from jax_bridges.stages.evaluate import Job, student_sampler, teacher_sampler
+from jax_bridges.stages.evaluate import evaluate
+from jax_bridges.stages.jobs import Job, source_job, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
 
 
+def compare(run: Run, begin: Callable[[], None]) -> None:
+    """Trains `compare.students` and evaluates `compare_jobs`."""
+    runs = student_runs(run)
+    teacher, students = train_and_distil(run, begin, runs)
+    jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in students.items()})
+    parts = {"evaluate": run.config.evaluate, "compare": run.config.compare}
+    settings = json.dumps({k: json.loads(v.to_json_best_effort()) for k, v in parts.items()})
+    evaluate(run, jobs, settings, published=of_papers(run), left_out=left_out)
+
+
 def student_runs(run: Run) -> dict[str, Run]:
-    """The run of each student by the name of its stage: `distill`, or `distill_METHOD` of a comparison.
+    """The run of each student by the name of its stage, `distill_METHOD`.
 
     A student's run is the run itself with `distill.method` and the networks that the method needs.
     """
-    if not run.config.compare.students:
-        return {DISTILL: run}
     check_prior(run.config, has_labels(run.config.data))  # before any training
     runs = {}
     for method in run.config.compare.students:
@@ -73,18 +85,19 @@ def compare_jobs(
 
     Args:
       teacher: averaged parameters.
-      students: method -> its run and averaged parameters.
+      students: name of the stage -> its run and averaged parameters.
     """
     rows, left_out = teacher_rows(run.system.bridge, run.config.compare)
     # Pictures of all rows would be a wall: the teacher's first sampler, fewest and most calls of it.
     first = [calls for sampler, _, calls in rows if sampler == rows[0][0]]
     shown = {(rows[0][0], calls) for calls in (min(first), max(first))} if rows else set()
-    jobs = []
+    jobs = [source_job(run)]
     for sampler, budget, calls in rows:
         label = f"teacher {sampler} {calls}" if (sampler, calls) in shown else ""
         make = partial(teacher_sampler, run, budget, sampler)
         jobs.append(Job("teacher", sampler, calls, make, teacher, label))
-    for method, (student_run, params) in students.items():
+    for student_run, params in students.values():
+        method = student_run.config.distill.method
         for n in run.config.evaluate.student_nfe:
             make = partial(student_sampler, student_run, n)
             jobs.append(Job("student", method, n, make, params, f"student {method} {n}"))

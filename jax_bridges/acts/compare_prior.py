@@ -15,7 +15,7 @@ from jax_bridges.corruptions import Corruption, Denoise, InpaintFreeform, Inpain
 from jax_bridges.keys import fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.players import recorded_config
-from jax_bridges.stages.evaluate import SAMPLE, Job
+from jax_bridges.stages.jobs import SAMPLE, Job
 from jax_bridges.stages.prior import complete_prior
 from jax_bridges.stages.run import Run
 from jax_bridges.stages.train import load_teacher

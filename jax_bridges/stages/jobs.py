@@ -1,0 +1,106 @@
+"""What an evaluation restores images with: one job a row of the results."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+from jax_bridges.keys import fold
+from jax_bridges.metrics import PROTOCOLS
+from jax_bridges.samplers import make_sampler
+from jax_bridges.stages.run import Run
+from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
+from jax_bridges.typing import PyTree
+
+EVALUATE = 2  # stream of randomness
+SAMPLE = 10  # of an example, beside those of training/system.py
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One row of the results.
+
+    Attributes:
+      model, sampler, nfe: as the row says; nfe is the number of calls that are really made.
+      make: gives `sample(params, batch, key) -> images [B, H, W, C]` as `evaluate.protocol` keeps them,
+        or (images, gap [B]) where it knows by how much they miss what was measured.
+      params: averaged parameters.
+      label: of its column in the pictures; "": it is not shown.
+      task: of rows that compete among themselves; "" where all rows do.
+    """
+
+    model: str
+    sampler: str
+    nfe: int
+    make: Callable[[], Callable]
+    params: PyTree
+    label: str
+    task: str = ""
+
+
+def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
+    """`sample(params, batch, key) -> [B, H, W, C]` of the teacher with at most `nfe` calls.
+
+    Images are as `evaluate.protocol` keeps them: uint8, but for DDNM's floats.
+
+    Args:
+      name: of the sampler, with knobs if need be (`make_sampler`); that of `config.evaluate` by default.
+    """
+    sampler = make_sampler(name or run.config.evaluate.sampler)
+    system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
+    times = sampler.grid(system.bridge, nfe)
+
+    def sample(params, batch, key):
+        pair = system.prepare(batch, key, augment=False)
+        denoise = system.denoiser(params, pair)
+        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE)))
+
+    return run.parallel.map(sample)
+
+
+def student_sampler(run: Run, nfe: int) -> Callable:
+    """`sample(params, batch, key) -> [B, H, W, C]` of the student with `nfe` calls, kept likewise."""
+    system, distill = run.system, run.config.distill
+    keep = PROTOCOLS[run.config.evaluate.protocol].keep
+    check_calls(distill, system.bridge, nfe)
+
+    def sample(params, batch, key):
+        pair = system.prepare(batch, key, augment=False)
+        return keep(sample_student(system, distill, params, pair, nfe, fold(pair.keys, SAMPLE)))
+
+    return run.parallel.map(sample)
+
+
+def source_images(run: Run) -> Callable:
+    """`sample(params, batch, key)`: the corrupted images themselves, as `teacher_sampler` gives its."""
+    keep = PROTOCOLS[run.config.evaluate.protocol].keep
+
+    def sample(params, batch, key):
+        del params
+        return keep(run.system.prepare(batch, key, augment=False).xT)
+
+    return run.parallel.map(sample)
+
+
+def source_job(run: Run) -> Job:
+    """The row of the corrupted images themselves."""
+    return Job("source", "-", 0, partial(source_images, run), None, "source")
+
+
+def plain_jobs(run: Run, teacher: PyTree, student: PyTree) -> list[Job]:
+    """The rows of a run with one student: `evaluate.sampler` and the student's own."""
+    config, sampler = run.config.evaluate, make_sampler(run.config.evaluate.sampler)
+    distiller, _ = make_distiller(run.config.distill)
+    jobs, seen = [source_job(run)], set()
+    for budget in config.teacher_nfe:
+        calls = sampler.calls(sampler.grid(run.system.bridge, budget))
+        if calls in seen:  # a smaller budget has spent as many
+            continue
+        seen.add(calls)
+        make = partial(teacher_sampler, run, budget)
+        jobs.append(Job("teacher", sampler.name, calls, make, teacher, f"teacher {calls}"))
+    for n in config.student_nfe:
+        make = partial(student_sampler, run, n)
+        jobs.append(Job("student", distiller.sampler, n, make, student, f"student {n}"))
+    return jobs
