@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.corruptions import Corruption, Denoise, InpaintFreeform, InpaintMask, keep_known
+from jax_bridges.corruptions import Corruption, keep_known
 from jax_bridges.keys import fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.players import recorded_config
@@ -28,11 +28,9 @@ NAME = "prior"
 
 def measurement(corruption: Corruption, pair: Pair) -> tuple[Corruption, Array, float]:
     """(operator, y, sigma_y) that say what x_T says of x_0, without what fills its hole."""
-    if isinstance(corruption, InpaintFreeform):
-        corruption = InpaintMask(mask=pair.mask)
-    if isinstance(corruption, Denoise):
-        return corruption, pair.xT, corruption.std
-    return corruption, corruption.forward(pair.x0), 0.0
+    operator = corruption.operator(pair.mask)
+    y = pair.xT if operator.noisy else operator.forward(pair.x0)
+    return operator, y, operator.noise
 
 
 def check_prior(config: ConfigDict, labels: bool) -> ConfigDict | None:
@@ -73,13 +71,11 @@ def prior_jobs(run: Run, labels: bool) -> list[Job]:
     system = System.create(prior)
     params = load_teacher(dataclasses.replace(run, system=system), path)
     corruption, jobs = run.system.corruption, []
-    holes = isinstance(corruption, InpaintFreeform)
-    operator = InpaintMask(mask=np.zeros((1, *run.system.size, 1))) if holes else corruption
-    sigma_y = corruption.std if isinstance(corruption, Denoise) else 0.0
+    operator = corruption.operator(np.zeros((1, *run.system.size, 1)))
     for name in config.prior_methods:
         settings = prior.zero_shot.settings.get(name, {})
         method = make_method(name, system.bridge, settings, config.prior_nfe)
-        if applicable(method.solver, operator, sigma_y):
+        if applicable(method.solver, operator, operator.noise):
             shown = method.nfe and not any(
                 job.label for job in jobs
             )  # one of them, for the pictures

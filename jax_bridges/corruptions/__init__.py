@@ -19,7 +19,7 @@ from jax_bridges.corruptions.inpaint import (
 from jax_bridges.corruptions.jpeg import Jpeg
 from jax_bridges.corruptions.masks import freeform_masks, read_masks, write_masks
 from jax_bridges.corruptions.mixture import Mixture
-from jax_bridges.corruptions.partial import Canvas, Rows, orthogonal_rows
+from jax_bridges.corruptions.partial import Canvas, Rows
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
 from jax_bridges.corruptions.superres import SuperResolution
@@ -107,7 +107,6 @@ __all__ = [
     "freeform_masks",
     "keep_known",
     "make_corruption",
-    "orthogonal_rows",
     "read_masks",
     "write_masks",
 ]

@@ -21,13 +21,29 @@ class Corruption(abc.ABC):
     """x_0 -> x_T. Subclasses are `@corruption` dataclasses: frozen, hashable and leafless pytrees.
 
     An instance may therefore be closed over, passed to a jitted function as it is, or be a static
-    argument. `linear` says that `forward`, `transpose` and `pinv` exist (A, A^T and A^+ on
-    [B, H, W, C] images), and with them `spectral_map`; `paired` that x_T comes with the data and
-    cannot be computed.
+    argument. What whoever uses one must know of it beyond that, it says itself:
+
+    Attributes:
+      linear: `forward`, `transpose` and `pinv` exist (A, A^T and A^+ on [B, H, W, C] images), and with
+        them `spectral_map`.
+      paired: x_T comes with the data and cannot be computed.
+      holes_alone: A blackens pixels and does nothing else.
+      noisy: x_T is a measurement with noise of standard deviation `noise`.
+      greys: it takes the colour away.
+      raster: pixels of a grid that it lays over the image; 1: none.
+      enlarges: how many pixels of x, along an axis, are one of y.
+      averages: side of the blocks whose means are all that it measures; 0: it measures other things.
     """
 
     linear: ClassVar[bool] = False
     paired: ClassVar[bool] = False
+    holes_alone: ClassVar[bool] = False
+    noisy: ClassVar[bool] = False
+    greys: ClassVar[bool] = False
+    raster: ClassVar[int] = 1
+    noise: ClassVar[float] = 0.0
+    enlarges: ClassVar[int] = 1
+    averages: ClassVar[int] = 0
 
     @abc.abstractmethod
     def __call__(self, x0, keys) -> Corrupted:
@@ -40,6 +56,40 @@ class Corruption(abc.ABC):
     def hole_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """The hole (y0, x0, y1, x1), ends excluded, where it is one fixed rectangle; else None."""
         return None
+
+    @property
+    def chain(self) -> tuple["Corruption", ...]:
+        """The corruptions that it is made of."""
+        return (self,)
+
+    @property
+    def fills(self) -> str | None:
+        """What x_T holds in the hole (`inpaint.FILLS`); None: it makes none."""
+        return getattr(self, "fill", None)
+
+    @property
+    def masks(self) -> str:
+        """Whether its hole must be known to undo it: "needed", "possible" or "none"."""
+        return "needed" if self.fills else "none"
+
+    @property
+    def block(self) -> int | None:
+        """Side of the blocks on which A^+ A acts by itself, so that tiles of whole blocks can be cut out of
+        an image; None: there are none."""
+        return None
+
+    @property
+    def orthogonal(self) -> bool:
+        """Whether the rows of A are orthogonal, as far as its kind tells: A A^T is diagonal."""
+        return True
+
+    def hole(self, height: int, width: int):
+        """The mask [B or 1, H, W, 1], 1 in the hole, of one whose `holes_alone`; else None."""
+        return None
+
+    def operator(self, mask) -> "Corruption":
+        """A as a linear operator, for images whose mask [B, H, W, 1] is known."""
+        return self
 
     # -- singular values of a linear one, A = U diag(s) V^T ------------------------------------
     def row_norms2(self, y):

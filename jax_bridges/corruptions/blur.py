@@ -117,6 +117,7 @@ class Blur(Corruption):
     at 64 x 64 pixels x_T differs by up to 0.017 for that alone (1e-6 with the official order).
     """
 
+    orthogonal: ClassVar[bool] = False
     kind: str = "gauss"
     taps: int | None = None
     std: float | tuple[float, float] | None = None

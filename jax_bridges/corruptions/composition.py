@@ -1,5 +1,6 @@
 """Several linear operators one after the other, e.g. an old photograph: holes, no colour, low resolution."""
 
+import math
 from typing import ClassVar
 
 import jax
@@ -30,6 +31,35 @@ class Composition(Corruption):
         for part in self.parts:
             if not getattr(part, "linear", False):
                 raise ValueError(f"composition: {part!r} is no linear operator.")
+
+    @property
+    def chain(self):
+        return self.parts
+
+    @property
+    def noisy(self):
+        return any(part.noisy for part in self.parts)
+
+    @property
+    def noise(self):
+        return sum(part.noise for part in self.parts)
+
+    @property
+    def greys(self):
+        return any(part.greys for part in self.parts)
+
+    @property
+    def enlarges(self):
+        return math.prod(part.enlarges for part in self.parts)
+
+    @property
+    def block(self):
+        blocks = [part.block for part in self.parts]
+        return None if None in blocks else math.prod(blocks)
+
+    @property
+    def orthogonal(self):
+        return not self.product and all(part.orthogonal for part in self.parts)
 
     def __call__(self, x0, keys=None):
         if keys is not None:

@@ -44,6 +44,7 @@ class InpaintCenter(Corruption):
     size: float = 0.5
     fill: str = "noise"
     linear: ClassVar[bool] = True
+    holes_alone: ClassVar[bool] = True
 
     def __post_init__(self):
         one_of("inpaint_center", "fill", self.fill, FILLS)
@@ -65,6 +66,8 @@ class InpaintCenter(Corruption):
         mask = np.zeros((1, height, width, 1), np.float32)
         mask[:, y0:y1, x0:x1] = 1
         return mask
+
+    hole = mask
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)
@@ -124,6 +127,9 @@ class InpaintFreeform(Corruption):
         mask = self.masks(index, height, width).astype(x0.dtype)
         return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
 
+    def operator(self, mask):
+        return InpaintMask(mask=mask)
+
     def forward(self, x, mask):
         """Zeroes the hole; unlike other operators this one (= A^T = A^+) needs its mask."""
         return fill_hole(x, mask, None, "zero")
@@ -147,6 +153,10 @@ class InpaintMask(Corruption):
     mask: chex.Array
     fill: str = dataclasses.field(default="zero", metadata={"static": True})
     linear: ClassVar[bool] = True
+    holes_alone: ClassVar[bool] = True
+
+    def hole(self, height, width):
+        return self.mask
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)

@@ -1,5 +1,7 @@
 """JPEG: what the codec throws away, as array operations (no entropy coding, no files)."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,7 @@ class Jpeg(Corruption):
     `straight_through=True` passes gradients through the rounding as if it were the identity.
     """
 
+    raster: ClassVar[int] = 16  # blocks are 8 pixels wide, 16 where colours are halved
     quality: int = 10
     straight_through: bool = False
 

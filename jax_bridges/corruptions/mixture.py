@@ -30,6 +30,18 @@ class Mixture(Corruption):
             if not isinstance(part, Corruption) or part.paired:
                 raise ValueError(f"mixture: {part!r} is not a corruption that x_T can be made by.")
 
+    @property
+    def chain(self):
+        return self.parts
+
+    @property
+    def fills(self):
+        return next((part.fills for part in self.parts if part.fills), None)
+
+    @property
+    def masks(self):
+        return "possible" if self.fills and self.with_mask else "none"
+
     def choice(self, keys):
         """Which part [B] each example suffers."""
         return random.randint(random.fold(keys, len(self.parts)), 1, len(self.parts))

@@ -8,9 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.corruptions.base import Corrupted, Corruption
-from jax_bridges.corruptions.blur import Blur
-from jax_bridges.corruptions.composition import Composition
-from jax_bridges.corruptions.superres import SuperResolution
 
 
 class _Partial(Corruption):
@@ -75,7 +72,7 @@ class Canvas(_Partial):
 class Rows(_Partial):
     """`operator` without those of its numbers that are missing, e.g. scratches on a grey, small photograph.
 
-    The rows of `operator` must be orthogonal (`orthogonal_rows`): A^+ = A^T / diag(A A^T) then holds
+    The rows of `operator` must be orthogonal (`orthogonal`): A^+ = A^T / diag(A A^T) then holds
     for any choice of them.
 
     Attributes:
@@ -87,7 +84,7 @@ class Rows(_Partial):
     mask: chex.Array
 
     def __post_init__(self):
-        if isinstance(self.operator, Corruption) and not orthogonal_rows(self.operator):
+        if isinstance(self.operator, Corruption) and not self.operator.orthogonal:
             raise ValueError(
                 f"{type(self.operator).__name__} cannot do with a part of its numbers, because its rows "
                 "are not orthogonal: of superres take kind 'pool', of a composition leave product out."
@@ -107,11 +104,3 @@ class Rows(_Partial):
 
     def _kept(self, y):
         return jnp.where(jnp.asarray(self.mask) > 0, 0, y)
-
-
-def orthogonal_rows(operator) -> bool:
-    """Whether A A^T is diagonal, as far as its kind tells (a composition may still refuse, see there)."""
-    if isinstance(operator, Composition):
-        return not operator.product and all(map(orthogonal_rows, operator.parts))
-    bicubic = isinstance(operator, SuperResolution) and operator.kind == "bicubic"
-    return not (isinstance(operator, Blur) or bicubic)

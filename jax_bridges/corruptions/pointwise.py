@@ -21,6 +21,8 @@ class Colorize(Corruption):
     weights: tuple[float, ...] = (0.3333, 0.3334, 0.3333)
     noise_std: float = 0.0
     linear: ClassVar[bool] = True
+    greys: ClassVar[bool] = True
+    block: ClassVar[int] = 1
 
     def __post_init__(self):
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
@@ -62,6 +64,12 @@ class Denoise(Corruption):
 
     std: float = 0.2
     linear: ClassVar[bool] = True
+    noisy: ClassVar[bool] = True
+    block: ClassVar[int] = 1
+
+    @property
+    def noise(self):
+        return self.std
 
     def __post_init__(self):
         if self.std < 0:
@@ -82,6 +90,7 @@ class Identity(Corruption):
     """x_T = x_0."""
 
     linear: ClassVar[bool] = True
+    block: ClassVar[int] = 1
 
     def __call__(self, x0, keys=None):
         return Corrupted(x0)

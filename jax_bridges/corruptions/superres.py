@@ -102,6 +102,22 @@ class SuperResolution(Corruption):
         if self.factor < 1:
             raise ValueError(f"superres: factor must be at least 1, but is {self.factor}.")
 
+    @property
+    def orthogonal(self):
+        return self.kind == "pool"
+
+    @property
+    def enlarges(self):
+        return self.factor
+
+    @property
+    def averages(self):
+        return self.factor if self.kind == "pool" else 0
+
+    @property
+    def block(self):
+        return self.averages or None
+
     def __call__(self, x0, keys=None):
         if keys is not None:
             check_batch(x0, keys)

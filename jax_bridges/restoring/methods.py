@@ -11,11 +11,9 @@ from jax_bridges.corruptions import (
     CORRUPTIONS,
     Composition,
     Corruption,
-    Denoise,
     Identity,
     Rows,
     make_corruption,
-    orthogonal_rows,
 )
 from jax_bridges.zero_shot import Method, make_method, make_solver
 
@@ -64,7 +62,7 @@ def parse_operator(text: str, simulate: bool = False) -> tuple[Corruption, bool]
                 f"--operator={piece}: noise_std is for training a bridge; give --sigma-y."
             )
         parts.append(make_corruption(name, **settings))
-    if any(isinstance(part, Denoise) for part in parts[:-1]):
+    if any(part.noisy for part in parts[:-1]):
         raise ValueError(
             f"--operator={text}: 'denoise' comes after all but 'inpaint', since the noise is that of the "
             "given picture."
@@ -72,7 +70,7 @@ def parse_operator(text: str, simulate: bool = False) -> tuple[Corruption, bool]
     whole = (
         parts[0] if len(parts) == 1 else Composition(parts=tuple(parts)) if parts else Identity()
     )
-    if len(parts) > 1 and not orthogonal_rows(whole):
+    if len(parts) > 1 and not whole.orthogonal:
         raise ValueError(
             f"--operator={text}: together these have no pseudo-inverse in closed form: of superres take "
             "kind=pool; blur goes alone (noise on it: --sigma-y)."

@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
-from jax_bridges.corruptions import Colorize, Jpeg, Mixture, SuperResolution, keep_known
+from jax_bridges.corruptions import keep_known
 from jax_bridges.io.exported import split_export
 from jax_bridges.players import read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
@@ -263,40 +263,29 @@ def tile_seeds(seed: int, samples: np.ndarray, origin: np.ndarray) -> np.ndarray
 
 def _source(corruption: Any, image: Array, blank: Array | None, noise) -> Array:
     """x_T of tiles: what a corruption adds that a picture cannot have, holes' fill above all."""
-    if isinstance(corruption, Colorize):
+    if corruption.greys and len(corruption.chain) == 1:
         xT = jnp.broadcast_to(corruption.forward(image), image.shape)
         if corruption.noise_std and noise is not None:
             xT = xT + corruption.noise_std * noise(FILL)(0)
         return xT
     if blank is None:
         return image
-    fill = _fill(corruption)
+    fill = corruption.fills
     value = noise(FILL)(0) if fill == "noise" else {"zero": 0.0, "white": 1.0}[fill]
     return jnp.where(blank[..., None], value, image)
 
 
-def _fill(corruption: Any) -> str | None:
-    parts = corruption.parts if isinstance(corruption, Mixture) else (corruption,)
-    return next((part.fill for part in parts if hasattr(part, "fill")), None)
-
-
 def _model(text: str, system: System, classes: int, answer) -> Model:
     corruption, size = system.corruption, system.size
-    if isinstance(corruption, Mixture):
-        masks = "possible" if _fill(corruption) and corruption.with_mask else "none"
-    else:
-        masks = "needed" if _fill(corruption) else "none"
-    # JPEG's blocks are 8 pixels wide, 16 where colours are halved; the model knows their raster.
-    align = math.gcd(16, *size) if isinstance(corruption, Jpeg) else 1
-    enlarge = corruption.factor if isinstance(corruption, SuperResolution) else 1
+    align = math.gcd(corruption.raster, *size)  # the model knows where JPEG's blocks lie
     return Model(
         text=text,
         size=size,
         box=corruption.hole_box(*size),
-        masks=masks,
-        colours=corruption.paired or isinstance(corruption, Colorize),
-        enlarge=enlarge,
-        align=max(align, enlarge),
+        masks=corruption.masks,
+        colours=corruption.paired or corruption.greys,
+        enlarge=corruption.enlarges,
+        align=max(align, corruption.enlarges),
         classes=classes,
         answer=answer,
     )

@@ -18,14 +18,10 @@ import numpy as np
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import (
     Canvas,
-    Colorize,
-    Composition,
     Corruption,
-    Denoise,
     Identity,
     InpaintMask,
     Rows,
-    SuperResolution,
 )
 from jax_bridges.data.images import BadImage
 from jax_bridges.players import read_player
@@ -99,8 +95,7 @@ class PriorRestorer:
         config = complete_prior(recorded, str(path), tile)
         self.system = System.create(config)
         self.method = parse_method(solver, self.system.bridge, config.zero_shot, nfe)
-        noise = [part.std for part in self._parts if isinstance(part, Denoise)]
-        self.sigma_y = sum(noise) if sigma_y is None else sigma_y
+        self.sigma_y = self.operator.noise if sigma_y is None else sigma_y
         self.simulate, self.tiling, self.coarse, self.batch = simulate, tiling, coarse, batch
         classes = getattr(self.system.teacher, "num_classes", 0) or 0
         self.classifier, self.guidance = None, guidance
@@ -132,16 +127,11 @@ class PriorRestorer:
     @property
     def factor(self) -> int:
         """How many pixels of x, along an axis, are one of y."""
-        return int(np.prod([p.factor for p in self._parts if isinstance(p, SuperResolution)]))
-
-    @property
-    def _parts(self) -> tuple[Corruption, ...]:
-        one = (self.operator,)
-        return self.operator.parts if isinstance(self.operator, Composition) else one
+        return self.operator.enlarges
 
     def _check(self, text: str, overlap: float) -> None:
         """Refuses what does not go together, before any picture is read."""
-        solver, exact = self.method.solver, isinstance(self.operator, Identity)
+        solver, exact = self.method.solver, self.operator == Identity()
         if not 0 <= overlap <= 0.75:
             raise ValueError(f"--overlap={overlap}: it is a share of a tile, from 0 to 0.75.")
         if self.batch < 1 or self.coarse < 1:
@@ -157,7 +147,7 @@ class PriorRestorer:
                 f"--sigma-y={self.sigma_y:g}: the solver '{solver.name}' takes the picture for exact; "
                 f"choose one of {able}."
             )
-        if any(isinstance(part, Denoise) for part in self._parts) and not self.sigma_y:
+        if self.operator.noisy and not self.sigma_y:
             raise ValueError(
                 "The operator 'denoise' without noise changes nothing: give --sigma-y."
             )
@@ -185,7 +175,7 @@ class PriorRestorer:
         """
         given, y, operator = self._open(task)
         picture = given if self.simulate else given.enlarged(self.factor)
-        only_hole = isinstance(operator, InpaintMask) and not self.sigma_y
+        only_hole = operator.holes_alone and not self.sigma_y
         return picture, (np.asarray(operator.mask)[0, ..., 0] > 0) if only_hole else None
 
     def before(self, task: Task) -> tuple[Picture, np.ndarray | None]:
@@ -214,14 +204,14 @@ class PriorRestorer:
         try:
             shape = jax.eval_shape(self.operator.forward, y).shape if self.simulate else y.shape
             if not self.simulate:
-                for part in self._parts:
-                    y = np.asarray(part.forward(y)) if isinstance(part, Colorize) else y
+                for part in self.operator.chain:
+                    y = np.asarray(part.forward(y)) if part.greys else y
                 jax.eval_shape(self.operator.pinv, y)
             operator = self.operator
             if self.inpaint:
                 hole = find_hole(shape[1:3], task.mask, task.boxes, task.invert)
                 mask = jnp.asarray(hole[None, ..., None], jnp.float32)
-                whole = isinstance(operator, Identity)
+                whole = operator == Identity()
                 operator = InpaintMask(mask=mask) if whole else Rows(operator=operator, mask=mask)
         except BadImage:
             raise
@@ -237,8 +227,7 @@ class PriorRestorer:
     def _measured(self, operator: Corruption, y: Any) -> jax.Array:
         """y of what `_open` gave; the noise of a simulation is the same for all samples and seeds."""
         if not self.simulate:
-            hidden = isinstance(operator, (InpaintMask, Rows))
-            return jnp.where(operator.mask > 0, 0, y) if hidden else jnp.asarray(y)
+            return jnp.where(operator.mask > 0, 0, y) if self.inpaint else jnp.asarray(y)
         return measure(operator, jnp.asarray(y), self.sigma_y, jax.random.key(0)[None])
 
     # -- solving -------------------------------------------------------------------------------------
@@ -259,7 +248,7 @@ class PriorRestorer:
         self, tasks: Iterable[Task], seed: int = 0, progress: Callable[[int], Any] | None = None
     ) -> Iterator[tuple[int, Picture]]:
         """(number, picture) of each task, in order; `progress` is told the tiles of each picture."""
-        colours = any(isinstance(part, Colorize) for part in self._parts)
+        colours = self.operator.greys
         for number, task in enumerate(tasks):
             picture, hole = self.read(task)
             solve, arguments = self._prepared(task, seed)

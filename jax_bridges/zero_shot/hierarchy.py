@@ -13,12 +13,8 @@ import numpy as np
 from jax_bridges.bridges import Levels
 from jax_bridges.corruptions import (
     Canvas,
-    Colorize,
     Corrupted,
     Corruption,
-    Denoise,
-    Identity,
-    InpaintCenter,
     InpaintMask,
     SuperResolution,
 )
@@ -97,26 +93,25 @@ def coarsen(operator: Corruption, y: Array, factor: int) -> tuple[Corruption, Ar
       ValueError: there is no such operator, or a side that does not divide.
     """
     pool = SuperResolution(kind="pool", factor=factor)
-    if isinstance(operator, InpaintCenter):
-        operator = InpaintMask(mask=jnp.asarray(operator.mask(*y.shape[1:3])))
-    if isinstance(operator, InpaintMask):
-        mask = jnp.asarray(operator.mask, y.dtype)
+    hole = operator.hole(*y.shape[1:3])
+    if hole is not None:
+        mask = jnp.asarray(hole, y.dtype)
         share = pool.forward(mask)  # of missing pixels
         coarse = InpaintMask(mask=(share > 0).astype(y.dtype))
         # A mean of exact ones is exact for any block of fewer than 2^24 pixels.
         return coarse, coarse.forward(pool.forward(y)), (share == 1).astype(y.dtype)
-    if isinstance(operator, (Colorize, Identity, Denoise)):
+    if operator.block == 1:  # what is done to each pixel is done to their mean
         y = pool.forward(y)
         return operator, y, jnp.ones((1, *y.shape[1:3], 1), y.dtype)
-    if isinstance(operator, SuperResolution) and operator.kind == "pool":
-        if operator.factor % factor == 0 and operator.factor > factor > 1:
-            inner = operator.factor // factor
+    if operator.averages:
+        if operator.averages % factor == 0 and operator.averages > factor > 1:
+            inner = operator.averages // factor
             size = [inner * n for n in y.shape[1:3]]
             coarse = SuperResolution(kind="pool", factor=inner)
             return coarse, y, jnp.ones((1, *size, 1), y.dtype)
         raise ValueError(
-            f"Means of {operator.factor}x{operator.factor} pixels are measured, so a coarse picture "
-            f"of means of {factor}x{factor} says no more: its factor must divide {operator.factor}, "
+            f"Means of {operator.averages}x{operator.averages} pixels are measured, so a coarse picture "
+            f"of means of {factor}x{factor} says no more: its factor must divide {operator.averages}, "
             "and be smaller."
         )
     raise ValueError(

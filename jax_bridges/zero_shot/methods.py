@@ -11,7 +11,7 @@ from typing import Any
 
 from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.choices import look_up
-from jax_bridges.corruptions import Corruption, InpaintCenter, InpaintMask
+from jax_bridges.corruptions import Corruption
 from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.zero_shot.ddnm_simple import FORMS
 from jax_bridges.zero_shot.dps import MISFITS
@@ -86,7 +86,7 @@ def settings_of(solver: Solver) -> dict[str, Any]:
 def applicable(solver: Solver, operator: Corruption, sigma_y: float) -> bool:
     """Whether a row of this method makes sense: holes for RePaint; noise for DDNM+, else it is DDNM."""
     if solver.mask_only:
-        return isinstance(operator, (InpaintCenter, InpaintMask)) and sigma_y == 0
+        return operator.holes_alone and sigma_y == 0
     if solver.name in ("ddnm_plus", "ddnm_simple"):
         return sigma_y > 0
     return sigma_y == 0 or solver.name != "ilvr"

@@ -7,15 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Levels
-from jax_bridges.corruptions import (
-    Colorize,
-    Composition,
-    Denoise,
-    Identity,
-    InpaintCenter,
-    InpaintMask,
-    SuperResolution,
-)
+from jax_bridges.corruptions import InpaintMask
 from jax_bridges.keys import Keys, fold
 from jax_bridges.tiling import tile_starts
 from jax_bridges.typing import Array
@@ -189,21 +181,12 @@ def _kept(shared: Array, tile: int, factor: int, feather: float, dtype) -> Array
 
 def _local(operator, height: int, width: int):
     """(mask of the whole picture, size of a block, mask of a tile -> the operator on that tile)."""
-    nothing = np.zeros((1, height, width, 1), np.float32)
-    if isinstance(operator, InpaintCenter):
-        return jnp.asarray(operator.mask(height, width)), 1, lambda m: InpaintMask(mask=m)
-    if isinstance(operator, InpaintMask):
-        return jnp.asarray(operator.mask), 1, lambda m: InpaintMask(mask=m)
-    if isinstance(operator, (Colorize, Denoise, Identity)):
-        return jnp.asarray(nothing), 1, lambda m: operator
-    if isinstance(operator, SuperResolution) and operator.kind == "pool":
-        return jnp.asarray(nothing), operator.factor, lambda m: operator
-    if isinstance(operator, Composition):
-        parts = [_local(part, height, width) for part in operator.parts]
-        free = [not jnp.any(mask) for mask, _, _ in parts]
-        if all(free):
-            factor = int(np.prod([f for _, f, _ in parts]))
-            return jnp.asarray(nothing), factor, lambda m: operator
+    hole = operator.hole(height, width)
+    if hole is not None:
+        return jnp.asarray(hole), 1, lambda m: InpaintMask(mask=m)
+    if operator.block is not None:
+        nothing = jnp.zeros((1, height, width, 1))
+        return nothing, operator.block, lambda m: operator
     raise ValueError(
         f"mask-shift cannot cut {operator!r} into tiles: use tile_denoiser with another solver."
     )
