@@ -188,7 +188,7 @@ def base_config() -> ConfigDict:
     config.evaluate.student_nfe = (1, 2, 4)  # at most distill.student_steps
     config.evaluate.pictures = 12  # images in the picture and in the report's slider
     config.evaluate.margin = 2  # pixels around the hole that its own metrics include
-    # of metrics.measure.METRIC_NEEDS: psnr, ssim, fd_lite0, kid_lite0, ca_lite0, fid, kid, is, ca,
+    # of metrics.METRICS: psnr, ssim, fd_lite0, kid_lite0, ca_lite0, fid, kid, is, ca,
     # lpips, lpips_alex, cons; those from fid to lpips_alex need weights, ca and ca_lite0 labels too
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
     config.evaluate.protocol = "own"  # own | i2sb | ddbm | dbim | ddnm: pixels, resizing, units

@@ -15,7 +15,7 @@ from jax_bridges.corruptions import CORRUPTIONS, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
 from jax_bridges.data.source import resolve
-from jax_bridges.metrics import hole_crop
+from jax_bridges.metrics import METRICS, hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
 from jax_bridges.models import ADM, MODELS
@@ -305,7 +305,7 @@ def check_evaluation(config: ConfigDict, test_data: Source) -> None:
     """
     check_test_data(config, test_data)
     metrics, size = config.evaluate.metrics, image_size(config.data.size)
-    of_sets = [name for name in metrics if name in ("fd_lite0", "kid_lite0", "fid", "kid")]
+    of_sets = [name for name in metrics if (found := METRICS[name].of_set) and found.paired]
     if of_sets and min(config.evaluate.images, len(test_data)) < 2:
         raise ValueError(
             f"{test_data.name} leaves 1 image to evaluate, but {' and '.join(of_sets)} compare sets of "
@@ -317,11 +317,13 @@ def check_evaluation(config: ConfigDict, test_data: Source) -> None:
         cut = hole_crop(np.zeros((1, *size, 1), np.uint8), box, config.evaluate.margin)
         regions["the hole with evaluate.margin"] = cut.shape[1:3]
     for name, (height, width) in regions.items():
-        if "ssim" in metrics and min(height, width) < 11:
-            raise ValueError(
-                f"evaluate.metrics has 'ssim', whose window is 11x11, but {name} is {height}x{width}: "
-                "enlarge data.size or evaluate.margin, or leave 'ssim' out."
-            )
+        for metric in metrics:
+            window = METRICS[metric].window
+            if min(height, width) < window:
+                raise ValueError(
+                    f"evaluate.metrics has '{metric}', whose window is {window}x{window}, but {name} is "
+                    f"{height}x{width}: enlarge data.size or evaluate.margin, or leave '{metric}' out."
+                )
 
 
 def check_given(config: ConfigDict, given: Iterable[str]) -> None:

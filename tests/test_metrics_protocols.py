@@ -29,6 +29,7 @@ from jax_bridges.metrics import (
     set_interval,
 )
 from jax_bridges.metrics import measure as measure_module
+from jax_bridges.metrics import metric as metric_module
 from jax_bridges.metrics.reference import save_statistics
 
 HERE = Path(__file__).parent / "golden"
@@ -307,7 +308,7 @@ def test_the_networks_of_a_row_by_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_module, "resnet_logits", lambda images, where: np.eye(8, 9))
     seen = []
     monkeypatch.setattr(
-        measure_module, "lpips", lambda x, y, net, where: seen.append((x.shape, net)) or np.ones(8)
+        metric_module, "lpips", lambda x, y, net, where: seen.append((x.shape, net)) or np.ones(8)
     )
     images, targets = given.images(16, 32)[:8], given.images(16, 32)[8:]
     names = ("fid", "kid", "is", "ca", "lpips", "lpips_alex")

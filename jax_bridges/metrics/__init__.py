@@ -16,7 +16,8 @@ from jax_bridges.metrics.image import hole_crop, psnr, ssim, to_uint8
 from jax_bridges.metrics.inception import inception_outputs
 from jax_bridges.metrics.lite0 import Lite0, Lite0Output, lite0_input, lite0_outputs, lite0_params
 from jax_bridges.metrics.lpips import lpips
-from jax_bridges.metrics.measure import METRIC_NEEDS, Measure, check_metrics, measure_images
+from jax_bridges.metrics.measure import Measure, check_metrics, measure_images
+from jax_bridges.metrics.metric import METRICS, Metric
 from jax_bridges.metrics.protocols import PROTOCOLS
 from jax_bridges.metrics.reference import RunningMoments, load_statistics
 from jax_bridges.metrics.resnet import resnet_logits
@@ -29,11 +30,12 @@ def fd_lite0(features_a, features_b) -> float:
 
 
 __all__ = [
-    "METRIC_NEEDS",
+    "METRICS",
     "PROTOCOLS",
     "Lite0",
     "Lite0Output",
     "Measure",
+    "Metric",
     "Moments",
     "RunningMoments",
     "check_metrics",

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jax_bridges.metrics.classes import imagenet_classes
+from jax_bridges.metrics.metric import METRICS
 from jax_bridges.metrics.reference import load_statistics
-
-CLASS_METRICS = ("ca", "ca_lite0")
 
 
 def check_test_data(config: Any, test_data: Any) -> None:
@@ -37,7 +36,7 @@ def check_labels(metrics: tuple[str, ...], data: Any, test_data: Any) -> None:
     Raises:
       ValueError: the labels are of more or fewer classes than ImageNet has.
     """
-    asked = [name for name in metrics if name in CLASS_METRICS]
+    asked = [name for name in metrics if METRICS[name].labels]
     found, known = getattr(test_data, "classes", 0), len(imagenet_classes())
     # Arrays do not say how many classes there are: theirs is the highest that occurs, plus one.
     partial = str(data.name).partition(":")[0] == "arrays" and found < known

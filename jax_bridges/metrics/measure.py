@@ -20,36 +20,16 @@ import numpy as np
 
 from jax_bridges.choices import look_up
 from jax_bridges.metrics.bootstrap import mean_interval, set_interval
-from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
+from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES, inception_outputs
 from jax_bridges.metrics.lite0 import lite0_outputs
-from jax_bridges.metrics.lpips import TRUNKS, lpips
+from jax_bridges.metrics.metric import METRICS, Part
 from jax_bridges.metrics.protocols import PROTOCOLS
 from jax_bridges.metrics.reference import load_statistics, statistics_resize
-from jax_bridges.metrics.resize import bilinear_torch
 from jax_bridges.metrics.resnet import resnet_logits
-from jax_bridges.metrics.scores import hits, inception_score
-from jax_bridges.metrics.store import Picked, Store
+from jax_bridges.metrics.store import Store
 from jax_bridges.metrics.weights import file_sha256, weights_path
 
-# What each metric needs: files of weights.FILES, and class labels.
-METRIC_NEEDS = {
-    "psnr": (),
-    "ssim": (),
-    "fd_lite0": (),
-    "kid_lite0": (),
-    "ca_lite0": ("label",),
-    "fid": ("inception",),
-    "kid": ("inception",),
-    "is": ("inception",),
-    "ca": ("resnet50", "label"),
-    "lpips": ("vgg16", "lpips_vgg"),
-    "lpips_alex": ("alexnet", "lpips_alex"),
-    "cons": (),
-}
-# Those that make sense for the hole alone: a classifier or an Inception needs the whole image.
-OF_A_HOLE = ("psnr", "ssim", "fd_lite0", "kid_lite0", "lpips", "lpips_alex")
-KID_SUBSET = 100  # images, fewer where the set is smaller
 _TARGETS = "the targets of the same images"
 
 
@@ -73,14 +53,14 @@ def check_metrics(config: Any, labels: bool = True) -> None:
             f"evaluate.bootstrap is {config.bootstrap}: it is 0 (none) or 2 resamples or more."
         )
     for name in config.metrics:
-        for need in look_up("metric", METRIC_NEEDS, name):
-            if need != "label":
-                weights_path(need, config.weights or None)
-            elif not labels:
-                raise ValueError(
-                    f"evaluate.metrics has '{name}', which needs class labels, and the data has "
-                    "none: set data.classes or data.label_key, numbered as ImageNet does."
-                )
+        metric = look_up("metric", METRICS, name)
+        for need in metric.needs:
+            weights_path(need, config.weights or None)
+        if metric.labels and not labels:
+            raise ValueError(
+                f"evaluate.metrics has '{name}', which needs class labels, and the data has "
+                "none: set data.classes or data.label_key, numbered as ImageNet does."
+            )
     if config.reference:
         _check_reference(config)
 
@@ -115,10 +95,10 @@ class Measure:
 
     def __init__(self, config: Any, hole: bool = False):
         """For `config.evaluate`; `hole` says that the images are cut-outs around a hole, which limits
-        the metrics to OF_A_HOLE."""
+        the metrics to those that make sense there."""
         self.config = config
         self.protocol = look_up("protocol", PROTOCOLS, config.protocol)
-        self.names = [n for n in config.metrics if not hole or n in OF_A_HOLE]
+        self.names = [n for n in config.metrics if not hole or METRICS[n].of_hole]
         self.weights = config.weights or None
         self._targets: dict[str, Store] = {}  # features by network: the first set fills them
 
@@ -129,7 +109,7 @@ class Measure:
     def how(self) -> dict[str, str]:
         """What the report says of it: the protocol, the reference, and the weights' checksums."""
         said = {"protocol": f"{self.config.protocol}: {self.protocol.about}"}
-        needs = {need for name in self.names for need in METRIC_NEEDS[name]} - {"label"}
+        needs = {need for name in self.names for need in METRICS[name].needs}
         found = {need: weights_path(need, self.weights) for need in sorted(needs)}
         if found:
             said["weights"] = ", ".join(
@@ -147,6 +127,11 @@ class Measure:
     def reference(self) -> Moments | None:
         """Statistics that stand in for the targets in the FID."""
         return load_statistics(self.config.reference) if self.config.reference else None
+
+    def known(self, metric: str) -> Moments | None:
+        """What stands in for the targets of this metric; None: nothing does."""
+        of_set = METRICS[metric].of_set
+        return self.reference if of_set is not None and of_set.reference else None
 
     def outputs(self, network: str, pixels: np.ndarray) -> Any:
         """Of "lite0", "resnet", or Inception under a convention of `inception.RESIZES`."""
@@ -190,20 +175,22 @@ class MeasuredSet:
         measure = self._measure
         pixels = np.asarray(measure.protocol.pixels(images))
         outputs = functools.cache(lambda network: measure.outputs(network, pixels))
+        part = Part(
+            images, pixels, targets, labels, gap, outputs, measure.protocol, measure.weights
+        )
         for name in measure.names:
-            if name in _OF_SETS:
-                network, kind = _OF_SETS[name].needs(measure.protocol)
-                if _OF_SETS[name].targets and not (name == "fid" and measure.reference is not None):
-                    measure.targets(network, self._count, targets)
-                store = self._kept.setdefault((network, kind), Store())
-                if len(store) == self._count:
-                    store.add(getattr(outputs(network), kind))
+            of_set = METRICS[name].of_set
+            if of_set is None:
+                values = METRICS[name].each(part)
+                if values is not None:
+                    self._each.setdefault(name, []).append(np.asarray(values))
                 continue
-            values = gap() if name == "cons" and gap is not None else None
-            if name != "cons":
-                values = self._values(name, images, pixels, targets, labels, outputs)
-            if values is not None:
-                self._each.setdefault(name, []).append(np.asarray(values))
+            network = of_set.network(measure.protocol)
+            if of_set.paired and measure.known(name) is None:
+                measure.targets(network, self._count, targets)
+            store = self._kept.setdefault((network, of_set.kind), Store())
+            if len(store) == self._count:
+                store.add(getattr(outputs(network), of_set.kind))
         self._count += len(images)
 
     def each(self) -> dict[str, np.ndarray]:
@@ -213,14 +200,12 @@ class MeasuredSet:
 
     def statistic(self, name: str) -> Callable[[np.ndarray | None], float]:
         """`statistic(picks)`: a metric of the whole set, of the images of these numbers (None: of all)."""
-        measure, metric = self._measure, _OF_SETS[name]
-        network, kind = metric.needs(measure.protocol)
-        ours = self._kept[network, kind]
-        if name == "fid" and measure.reference is not None:
-            return metric.make(measure, ours, measure.reference)
-        return metric.make(
-            measure, ours, measure.target_features(network) if metric.targets else None
-        )
+        measure, of_set = self._measure, METRICS[name].of_set
+        network = of_set.network(measure.protocol)
+        ours, theirs = self._kept[network, of_set.kind], measure.known(name)
+        if of_set.paired and theirs is None:
+            theirs = measure.target_features(network)
+        return lambda picks: of_set.value(ours, theirs, picks, measure.config)
 
     def values(self) -> dict:
         """metric -> value.
@@ -231,7 +216,7 @@ class MeasuredSet:
         row, intervals = {}, {}
         resamples, each = self._measure.config.bootstrap, self.each()
         for name in self._measure.names:
-            if name in _OF_SETS:
+            if METRICS[name].of_set:
                 statistic = self.statistic(name)
                 row[name] = statistic(None)
                 if resamples:
@@ -241,20 +226,6 @@ class MeasuredSet:
                 if resamples and name in each:
                     intervals[name] = mean_interval(each[name], resamples=resamples)
         return {**row, "intervals": intervals} if intervals else row
-
-    def _values(self, name: str, images, pixels, targets, labels, outputs) -> np.ndarray:
-        protocol = self._measure.protocol
-        if name in ("psnr", "ssim"):
-            return np.asarray(getattr(protocol, name)(images, targets))
-        if name.startswith("ca"):
-            return hits(outputs("lite0" if name == "ca_lite0" else "resnet").logits, labels)
-        net = "alex" if name == "lpips_alex" else "vgg"
-        pair, least = (pixels, targets), max(protocol.lpips_size, TRUNKS[net][2])
-        if pixels.shape[2] < (256 if protocol.lpips_size else least):
-            pair = [
-                np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair
-            ]
-        return lpips(*pair, net, self._measure.weights)
 
 
 def measure_images(
@@ -268,44 +239,3 @@ def measure_images(
 
 class _Logits(NamedTuple):
     logits: np.ndarray
-
-
-# -- one value of the set --------------------------------------------------------------------------
-class _OfSet(NamedTuple):
-    """needs: protocol -> (network, "features" or "logits"); targets: whether it compares with them;
-    make: `make(measure, ours, theirs) -> statistic(picks)`."""
-
-    needs: Callable
-    targets: bool
-    make: Callable
-
-
-def _frechet(measure: Measure, ours: Store, theirs: Store | Moments) -> Callable:
-    def statistic(picks) -> float:
-        known = isinstance(theirs, Moments)
-        other = theirs if known else Moments.of_blocks(theirs.blocks(picks))
-        mine = Moments.of_blocks(ours.blocks(picks))
-        return frechet_distance(mine, other, measure.config.allow_unequal)
-
-    return statistic
-
-
-def _kernel(measure: Measure, ours: Store, theirs: Store) -> Callable:
-    def statistic(picks) -> float:
-        pair = (ours, theirs) if picks is None else (Picked(ours, picks), Picked(theirs, picks))
-        return kernel_distance(*pair, subset=min(KID_SUBSET, len(ours)))[0]
-
-    return statistic
-
-
-def _score(measure: Measure, ours: Store, theirs: None) -> Callable:
-    return lambda picks: inception_score(ours if picks is None else Picked(ours, picks))
-
-
-_OF_SETS = {
-    "fd_lite0": _OfSet(lambda protocol: ("lite0", "features"), True, _frechet),
-    "kid_lite0": _OfSet(lambda protocol: ("lite0", "features"), True, _kernel),
-    "fid": _OfSet(lambda protocol: (protocol.fid, "features"), True, _frechet),
-    "kid": _OfSet(lambda protocol: (protocol.fid, "features"), True, _kernel),
-    "is": _OfSet(lambda protocol: (protocol.inception, "logits"), False, _score),
-}

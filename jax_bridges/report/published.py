@@ -8,9 +8,9 @@ from collections.abc import Collection
 from importlib import resources
 
 from jax_bridges.choices import look_up
+from jax_bridges.metrics import METRICS
 
-# Metrics of the file -> those of results.py.
-_METRICS = {"FID": "fid", "FID-10k": "fid", "CA": "ca", "IS": "is", "PSNR": "psnr", "SSIM": "ssim"}
+_METRICS = {theirs: ours for ours, metric in METRICS.items() for theirs in metric.published}
 _LEFT_OUT = ("Cons",)  # see `published_rows`
 
 

@@ -37,38 +37,11 @@ import datetime
 import json
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.metrics import METRICS, Metric
 
-
-@dataclass(frozen=True)
-class Metric:
-    """How one column is named and printed. `decimals` None: follow the smallest value."""
-
-    name: str
-    higher_is_better: bool
-    decimals: int | None = None
-    unit: str = ""
-
-
-# In the order of the columns. FD-Lite0 is this project's own distance: it is not an FID. CA is
-# the top-1 accuracy of a classifier on the restored images, in percent.
-METRICS = {
-    "fd_lite0": Metric("FD-Lite0", False),
-    "psnr": Metric("PSNR", True, 2, "dB"),
-    "ssim": Metric("SSIM", True, 3),
-    "fid": Metric("FID", False, 1),
-    "ca": Metric("CA", True, 1, "%"),
-    "is": Metric("IS", True, 2),
-    "kid": Metric("KID", False),
-    "kid_lite0": Metric("KID-Lite0", False),
-    "ca_lite0": Metric("CA-Lite0", True, 1, "%"),
-    "lpips": Metric("LPIPS", False, 3),
-    "lpips_alex": Metric("LPIPS (AlexNet)", False, 3),
-    "cons": Metric("Consistency", False),
-}
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
 _ROW_WORDS = (
@@ -220,7 +193,7 @@ def _check_row(where: str, row) -> None:
         _need(
             key == "seconds_per_image" or split_metric(key) is not None,
             f'{where} has an unknown key "{key}"; known metrics: {", ".join(METRICS)} '
-            f"(each also with {HOLE}); a new one is a line of METRICS in report/results.py",
+            f"(each also with {HOLE}); a new one is a record of METRICS in metrics/metric.py",
         )
         _need(
             value is None or (_is_number(value) and math.isfinite(value)),

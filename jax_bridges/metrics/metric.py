@@ -1,0 +1,156 @@
+"""What there is to know of each metric, in one record: its name, what it needs, how it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
+from jax_bridges.metrics.lpips import TRUNKS, lpips
+from jax_bridges.metrics.protocols import Protocol
+from jax_bridges.metrics.resize import bilinear_torch
+from jax_bridges.metrics.scores import hits, inception_score
+from jax_bridges.metrics.store import Picked, Store
+
+KID_SUBSET = 100  # images, fewer where the set is smaller
+
+
+class Part(NamedTuple):
+    """Some of a set's images, as a metric of single images sees them.
+
+    images: `[N, H, W, 3]` as `protocol.keep` made them; pixels: the same in uint8; targets: uint8;
+    labels: `[N]` or None; gap: gives `[N]` distances from what was measured, or None; outputs:
+    `outputs(network)` of the pixels; weights: folder of the feature networks' files.
+    """
+
+    images: np.ndarray
+    pixels: np.ndarray
+    targets: np.ndarray
+    labels: np.ndarray | None
+    gap: Callable[[], np.ndarray | None] | None
+    outputs: Callable[[str], Any]
+    protocol: Protocol
+    weights: str | None
+
+
+class OfSet(NamedTuple):
+    """How one number of a whole set is computed.
+
+    network: `network(protocol)`, whose `kind` ("features" or "logits") it looks at; paired: whether it
+    compares with the targets'; value: `value(ours, theirs, picks, config)`, of stores, of the images
+    `picks` (None: of all). `theirs` may be `Moments` where `reference` says so.
+    """
+
+    network: Callable[[Protocol], str]
+    kind: str
+    paired: bool
+    value: Callable[..., float]
+    reference: bool = False
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric, and one column of the table.
+
+    Attributes:
+      name: as people call it.
+      higher_is_better, decimals, unit: of the column; decimals None: follow the smallest value.
+      each: `each(part) -> [N]` or None, a number an image; or
+      of_set: a number of the whole set.
+      needs: files of weights.FILES.
+      labels: it needs class labels, numbered as ImageNet's.
+      of_hole: it makes sense for the hole alone: a classifier or an Inception needs the whole image.
+      window: pixels a side that an image must have.
+      published: its names in published.csv.
+    """
+
+    name: str
+    higher_is_better: bool
+    decimals: int | None = None
+    unit: str = ""
+    each: Callable[[Part], np.ndarray | None] | None = None
+    of_set: OfSet | None = None
+    needs: tuple[str, ...] = ()
+    labels: bool = False
+    of_hole: bool = False
+    window: int = 1
+    published: tuple[str, ...] = ()
+
+
+def _frechet(ours: Store, theirs: Store | Moments, picks, config: Any) -> float:
+    known = isinstance(theirs, Moments)
+    other = theirs if known else Moments.of_blocks(theirs.blocks(picks))
+    return frechet_distance(Moments.of_blocks(ours.blocks(picks)), other, config.allow_unequal)
+
+
+def _kernel(ours: Store, theirs: Store, picks, config: Any) -> float:
+    pair = (ours, theirs) if picks is None else (Picked(ours, picks), Picked(theirs, picks))
+    return kernel_distance(*pair, subset=min(KID_SUBSET, len(ours)))[0]
+
+
+def _score(ours: Store, theirs: None, picks, config: Any) -> float:
+    return inception_score(ours if picks is None else Picked(ours, picks))
+
+
+def _lpips(part: Part, net: str) -> np.ndarray:
+    pair = (part.pixels, part.targets)
+    least = max(part.protocol.lpips_size, TRUNKS[net][2])
+    if part.pixels.shape[2] < (256 if part.protocol.lpips_size else least):
+        pair = [np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair]
+    return lpips(*pair, net, part.weights)
+
+
+def _lite0(protocol: Protocol) -> str:
+    return "lite0"
+
+
+# In the order of the columns. FD-Lite0 is this project's own distance: it is not an FID. CA is
+# the top-1 accuracy of a classifier on the restored images, in percent.
+METRICS = {
+    "fd_lite0": Metric(
+        "FD-Lite0", False, of_set=OfSet(_lite0, "features", True, _frechet), of_hole=True
+    ),
+    "psnr": Metric(
+        "PSNR", True, 2, "dB", of_hole=True, published=("PSNR",),
+        each=lambda part: part.protocol.psnr(part.images, part.targets),
+    ),
+    "ssim": Metric(
+        "SSIM", True, 3, of_hole=True, window=11, published=("SSIM",),
+        each=lambda part: part.protocol.ssim(part.images, part.targets),
+    ),
+    "fid": Metric(
+        "FID", False, 1, needs=("inception",), published=("FID", "FID-10k"),
+        of_set=OfSet(lambda protocol: protocol.fid, "features", True, _frechet, reference=True),
+    ),
+    "ca": Metric(
+        "CA", True, 1, "%", needs=("resnet50",), labels=True, published=("CA",),
+        each=lambda part: hits(part.outputs("resnet").logits, part.labels),
+    ),
+    "is": Metric(
+        "IS", True, 2, needs=("inception",), published=("IS",),
+        of_set=OfSet(lambda protocol: protocol.inception, "logits", False, _score),
+    ),
+    "kid": Metric(
+        "KID", False, needs=("inception",),
+        of_set=OfSet(lambda protocol: protocol.fid, "features", True, _kernel),
+    ),
+    "kid_lite0": Metric(
+        "KID-Lite0", False, of_set=OfSet(_lite0, "features", True, _kernel), of_hole=True
+    ),
+    "ca_lite0": Metric(
+        "CA-Lite0", True, 1, "%", labels=True,
+        each=lambda part: hits(part.outputs("lite0").logits, part.labels),
+    ),
+    "lpips": Metric(
+        "LPIPS", False, 3, needs=("vgg16", "lpips_vgg"), of_hole=True,
+        each=lambda part: _lpips(part, "vgg"),
+    ),
+    "lpips_alex": Metric(
+        "LPIPS (AlexNet)", False, 3, needs=("alexnet", "lpips_alex"), of_hole=True,
+        each=lambda part: _lpips(part, "alex"),
+    ),
+    "cons": Metric("Consistency", False, each=lambda part: part.gap and part.gap()),
+}  # fmt: skip
