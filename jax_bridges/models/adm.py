@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from jax_bridges.models.attention import attend
 from jax_bridges.models.gather import promote_dtype
+from jax_bridges.models.layers import GroupNorm
 from jax_bridges.typing import Array
 
 # Channel multipliers of each level, by image size.
@@ -55,7 +56,7 @@ _uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _layer = {"kernel_init": _uniform, "promote_dtype": promote_dtype}
 _conv = partial(nn.Conv, padding=1, **_layer)  # "SAME" pads stride 2 differently
 _dense = partial(nn.Dense, **_layer)
-_norm = partial(nn.GroupNorm, num_groups=32, epsilon=1e-5, dtype=jnp.float32)
+_norm = partial(GroupNorm, 32, dtype=jnp.float32)
 _zeros = nn.initializers.zeros
 
 
@@ -102,12 +103,10 @@ class ResBlock(nn.Module):
 
         width = self.channels * (2 if self.scale_shift_norm else 1)
         e = _dense(width, param_dtype=self.param_dtype, name="emb_layers_1")(nn.silu(emb))
-        e = e[:, None, None, :]
         if self.scale_shift_norm:
-            scale, shift = jnp.split(e, 2, axis=-1)
-            h = norm(name="out_layers_0")(h) * (1 + scale) + shift
+            h = norm(name="out_layers_0")(h, *jnp.split(e, 2, axis=-1))
         else:
-            h = norm(name="out_layers_0")(h + e)
+            h = norm(name="out_layers_0")(h + e[:, None, None, :])
         h = nn.silu(h).astype(self.dtype)
         h = nn.Dropout(self.dropout)(h, deterministic=not train)
         h = conv((3, 3), kernel_init=_zeros, name="out_layers_3")(h)

@@ -18,6 +18,7 @@ from jax_bridges.models.adm import (
     timestep_embedding,
 )
 from jax_bridges.models.attention import attend
+from jax_bridges.models.layers import GroupNorm
 from jax_bridges.typing import Array
 
 
@@ -99,5 +100,5 @@ class ADMClassifier(nn.Module):
         h = res(h, "middle_block_0")
         h = attention(h, "middle_block_1")
         h = res(h, "middle_block_2")
-        h = nn.silu(nn.GroupNorm(num_groups=32, epsilon=1e-5, name="out_0")(h))
+        h = nn.silu(GroupNorm(32, name="out_0")(h))
         return AttentionPool(self.classes, self.head_channels, name="out_2")(h)
