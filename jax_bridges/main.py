@@ -17,6 +17,7 @@ from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences
 from jax_bridges.data import check_classes, make_source
+from jax_bridges.keys import Purpose
 from jax_bridges.report.files import check_writable, write_atomic
 from jax_bridges.report.html import build_report
 from jax_bridges.stages.compare import compare_jobs, student_runs
@@ -105,7 +106,9 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
         teacher_stage = train(this)
         if this.done(TRAIN) < config.train.steps:
             planned.append((teacher_stage, *try_stage(this, teacher_stage)))
-        shapes = jax.eval_shape(lambda k: system.init(k, system.teacher), this.key(0))
+        shapes = jax.eval_shape(
+            lambda k: system.init(k, system.teacher), this.key(Purpose.INIT_TEACHER)
+        )
         # For the plan; laid out like the teacher that will take its place in the compiled step.
         teacher = parallel.init(
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)

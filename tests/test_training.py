@@ -27,7 +27,7 @@ from toy import (
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.keys import fold, normal, uniform
+from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
@@ -36,7 +36,7 @@ from jax_bridges.training.steps import (
     make_teacher_step,
     time_weight,
 )
-from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
+from jax_bridges.training.system import Pair, System
 
 # -- grafting -------------------------------------------------------------------------------------
 
@@ -239,15 +239,15 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
     def by_hand():
         def points(part):
             pair = system.prepare(part, key, augment=True)
-            t = jnp.floor(uniform(fold(pair.keys, TIME), 0) * 1000) / 999
-            return pair, t, normal(fold(pair.keys, NOISE), 0, pair.xT)
+            t = jnp.floor(uniform(fold(pair.keys, Stream.TIME), ONLY) * 1000) / 999
+            return pair, t, normal(fold(pair.keys, Stream.NOISE), ONLY, pair.xT)
 
         def answer(params, pair):
-            z = normal(fold(pair.keys, STUDENT), 0, pair.xT)
+            z = normal(fold(pair.keys, Stream.STUDENT), 0, pair.xT)
             t, xt = jnp.full(4, first_time), pair.xT
             if first_time < 1:
                 a, _, c = (v.reshape(-1, 1, 1, 1) for v in system.bridge.coefficients(t))
-                xt = a * xt + c * normal(fold(pair.keys, STUDENT), 1, xt)
+                xt = a * xt + c * normal(fold(pair.keys, Stream.STUDENT), 1, xt)
             return system.generator(params, pair)(xt, t, pair.xT, z)
 
         def error(params, pair, x0, t, noise):

@@ -29,6 +29,7 @@ from jax_bridges.corruptions import (
 )
 from jax_bridges.data.images import BadImage
 from jax_bridges.export import read_player
+from jax_bridges.keys import SIMULATED
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
 from jax_bridges.restoring.jobs import widest_part
@@ -239,7 +240,8 @@ class PriorRestorer:
         if not self.simulate:
             hidden = isinstance(operator, (InpaintMask, Rows))
             return jnp.where(operator.mask > 0, 0, y) if hidden else jnp.asarray(y)
-        return measure(operator, jnp.asarray(y), self.sigma_y, jax.random.key(0)[None])
+        key = jax.random.fold_in(jax.random.key(0), SIMULATED)
+        return measure(operator, jnp.asarray(y), self.sigma_y, key[None])
 
     # -- solving -------------------------------------------------------------------------------------
     def __call__(

@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_bridges.data import first
-from jax_bridges.keys import fold
+from jax_bridges.keys import Purpose, Stream, fold
 from jax_bridges.metrics import PROTOCOLS, Measure, hole_crop, psnr
 from jax_bridges.report.pictures import grid, save_png
 from jax_bridges.report.published import published_rows
@@ -33,9 +33,6 @@ from jax_bridges.training import hosts
 from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
 from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree
-
-EVALUATE = 2  # stream of randomness
-SAMPLE = 10  # of an example, beside those of training/system.py
 
 
 def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
@@ -53,7 +50,9 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
         denoise = system.denoiser(params, pair)
-        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE)))
+        return keep(
+            sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, Stream.SAMPLE))
+        )
 
     return run.parallel.map(sample)
 
@@ -66,7 +65,9 @@ def student_sampler(run: Run, nfe: int) -> Callable:
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        return keep(sample_student(system, distill, params, pair, nfe, fold(pair.keys, SAMPLE)))
+        return keep(
+            sample_student(system, distill, params, pair, nfe, fold(pair.keys, Stream.SAMPLE))
+        )
 
     return run.parallel.map(sample)
 
@@ -92,7 +93,7 @@ class Picture:
     def _images(self, name: str, make: Callable, params: PyTree) -> np.ndarray:
         if name not in self._functions:
             self._functions[name] = make()
-        images = self._functions[name](params, self._batch(), self.run.key(EVALUATE))
+        images = self._functions[name](params, self._batch(), self.run.key(Purpose.EVALUATE))
         return _pixels(self.run, images[: self._count])
 
     @property
@@ -308,7 +309,7 @@ def restore_all(
 
     The first batch, which compiles, is not timed; a lone batch is made twice.
     """
-    images, key = len(data["index"]), run.key(EVALUATE)
+    images, key = len(data["index"]), run.key(Purpose.EVALUATE)
     starts = list(range(0, images, size))
     parts, spent = [], []
     for start in starts if len(starts) > 1 else starts * 2:
@@ -331,7 +332,7 @@ def hole_masks(run: Run, data: dict[str, np.ndarray], size: int) -> np.ndarray |
 
     one = {k: v[:1] for k, v in data.items()}
     fixed = run.system.corruption.hole_box(*run.system.size)
-    if fixed or jax.eval_shape(sample, None, one, run.key(EVALUATE)) is None:
+    if fixed or jax.eval_shape(sample, None, one, run.key(Purpose.EVALUATE)) is None:
         return None
     return restore_all(run, run.parallel.map(sample), None, data, size)[0]
 
@@ -360,7 +361,7 @@ def consistency(
     for start in range(0, len(restored), size):
         part = {k: v[start : start + size] for k, v in {**data, "restored": restored}.items()}
         count = len(part["restored"])
-        values.append(np.asarray(measure(None, pad(part, size), run.key(EVALUATE)))[:count])
+        values.append(np.asarray(measure(None, pad(part, size), run.key(Purpose.EVALUATE)))[:count])
     return np.concatenate(values)
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import first
-from jax_bridges.keys import fold
+from jax_bridges.keys import SampleStream, Stream, fold
 from jax_bridges.metrics import PROTOCOLS, Measure
 from jax_bridges.report.html import build_report
 from jax_bridges.report.pictures import grid, save_png
@@ -26,7 +26,6 @@ from jax_bridges.report.published import published_rows
 from jax_bridges.report.results import write_results
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.evaluate import (
-    SAMPLE,
     comparisons,
     earlier_results,
     measured,
@@ -63,8 +62,9 @@ class Job:
 
         def sample(params, batch, key):
             pair = system.prepare(batch, key, augment=False)
-            keys = fold(pair.keys, SAMPLE)
-            y = measure(operator, pair.x0, self.sigma_y, fold(keys, 0))
+            keys = fold(pair.keys, Stream.SAMPLE)
+            of_y = fold(keys, SampleStream.MEASURE)
+            y = measure(operator, pair.x0, self.sigma_y, of_y)
             predict = system.denoiser(params[0], pair)
 
             def denoise(x, t):
@@ -76,7 +76,7 @@ class Job:
                 denoise = guide(denoise, *told)
             x = method.solver.solve(
                 denoise, operator, y, self.sigma_y, method.levels,
-                fold(keys, 1), **method.knobs,
+                fold(keys, SampleStream.SOLVE), **method.knobs,
             )  # fmt: skip
             misfit = jnp.square(operator.forward(x) - y)
             return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
