@@ -181,17 +181,18 @@ def make_ibmd_step(
             denoise = system.bridge_denoiser(params, pair, call)
             return jnp.mean(bridge_net_loss(denoise, system.bridge, x0, pair.xT, t, noise, weight))
 
-        def update_bridge_net(player, part):
+        def update_bridge_net(player, inputs):
+            part, number = inputs
             value, grads = gradients(
                 loss_of_bridge_net, player.params, part, config.microbatches, mean
             )
-            count = state.step * updates  # close enough for the average's warm-up
+            count = state.step * updates + number  # of its own updates so far
             player = player.update(grads, bridge_optimizer, count, config.bridge_ema)
             return player, (value, optax.tree.norm(grads))
 
         inner = jax.tree.map(lambda a: a[:updates], batch)
         bridge_net, (bridge_loss, bridge_norm) = jax.lax.scan(
-            update_bridge_net, bridge_net, inner, unroll=_unroll()
+            update_bridge_net, bridge_net, (inner, jnp.arange(updates)), unroll=_unroll()
         )
 
         def loss_of_generator(params: PyTree, part: PyTree) -> Array:
