@@ -40,6 +40,7 @@ from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.keys import Purpose
 from jax_bridges.models import ADM, DTYPES, MODELS
 from jax_bridges.planning.abstract import (
     STAGES,
@@ -138,15 +139,15 @@ def measure_distill(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
 
 def measure_step(run: Run, stage: Stage, repeats: int) -> dict:
     """One step of a stage, its batch on the device already."""
-    state = run.parallel.init(stage.make_state, run.key(0), stage.frozen)
+    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     batch = run.parallel.put(random_batch(run, stage.batch_shape), stage.batch_axis)
     start = time.perf_counter()
-    compiled = stage.step.lower(state, stage.frozen, batch, run.key(1)).compile()
+    compiled = stage.step.lower(state, stage.frozen, batch, run.key(stage.draws)).compile()
     took = time.perf_counter() - start
 
     def step():
         nonlocal state  # its buffers are donated
-        state, metrics = compiled(state, stage.frozen, batch, run.key(1))
+        state, metrics = compiled(state, stage.frozen, batch, run.key(stage.draws))
         return metrics
 
     seconds = median_seconds(step, repeats)
@@ -161,7 +162,9 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     batch = run.config.evaluate.batch
     images = random_batch(run, (batch,))
     system, few = run.system, run.config.distill.student_steps
-    student = run.parallel.init(lambda key: system.init(key, system.student), run.key(2))
+    student = run.parallel.init(
+        lambda key: system.init(key, system.student), run.key(Purpose.INIT_STUDENT)
+    )
     makers = {
         f"teacher x {nfe}": (partial(teacher_sampler, run, nfe), params, nfe),
         f"student x {few}": (partial(student_sampler, run, few), student, few),
@@ -169,9 +172,11 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     for what, (make, weights, calls) in makers.items():
         sample = make()
         start = time.perf_counter()
-        sample(weights, images, run.key(3))
+        sample(weights, images, run.key(Purpose.EVALUATE))
         took = time.perf_counter() - start
-        seconds = median_seconds(partial(sample, weights, images, run.key(3)), repeats)
+        seconds = median_seconds(
+            partial(sample, weights, images, run.key(Purpose.EVALUATE)), repeats
+        )
         row = {"what": what, "images": batch, "calls": batch * calls}
         yield {**row, "seconds": seconds, "compile": took - seconds}
 
@@ -214,7 +219,9 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
         check_teacher(json.loads(config.to_json_best_effort()))
         params = load_teacher(run, config.teacher.checkpoint)
     else:
-        params = parallel.init(lambda key: system.init(key, system.teacher), run.key(0))
+        params = parallel.init(
+            lambda key: system.init(key, system.teacher), run.key(Purpose.INIT_TEACHER)
+        )
     about = {"network": config.network.name, "dtype": config.network.dtype, "size": system.size}
     for name in choose_measures(config, names):
         for row in MEASURES[name](run, params, nfe, repeats):

@@ -27,12 +27,11 @@ from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.io.exported import with_config
 from jax_bridges.io.safetensors import write_safetensors
-from jax_bridges.keys import example_keys, fold
+from jax_bridges.keys import Purpose, Stream, example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
-from jax_bridges.stages.jobs import EVALUATE, SAMPLE
 from jax_bridges.training.distillers import check_calls, sample_student
-from jax_bridges.training.system import CORRUPT, Pair, System
+from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import PyTree
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -97,13 +96,14 @@ def export_jax(
         xT, mask = given["xT"], given.get("mask")
         if image == jnp.uint8:
             xT = xT.astype(jnp.float32) / 127.5 - 1.0
-        base = jax.random.fold_in(jax.random.key(given["seed"]), EVALUATE)
+        base = jax.random.fold_in(jax.random.key(given["seed"]), Purpose.EVALUATE)
         keys = example_keys(base, jnp.arange(xT.shape[0], dtype=jnp.uint32))
         if fill is not None:
-            xT = fill_hole(xT, mask, fold(keys, CORRUPT), fill)
+            xT = fill_hole(xT, mask, fold(keys, Stream.CORRUPT), fill)
         pair = Pair(xT, xT, mask, keys, given.get("label"))
         floats = jax.tree.map(lambda a: jnp.asarray(a).astype(jnp.float32), params)
-        x0 = sample_student(system, distill, floats, pair, nfe, fold(keys, SAMPLE), clip=True)
+        keys = fold(keys, Stream.SAMPLE)
+        x0 = sample_student(system, distill, floats, pair, nfe, keys, clip=True)
         return to_uint8(x0) if image == jnp.uint8 else x0
 
     (batch,) = jax.export.symbolic_shape("b")

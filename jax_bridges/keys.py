@@ -1,17 +1,33 @@
-"""Randomness with one key an example.
+"""Randomness with one key an example, and the ledger of what every key is for.
 
-Every draw is `normal(fold_in(key_of_example, draw))`, and the key of an example is
-`fold_in(base_key, global index)`. Results then do not depend on batch size, on the number of
-devices or hosts, or on where a run was interrupted. The exception is dropout in a teacher's training,
-which flax draws for the batch that a device sees.
+Keys form a tree. Each purpose is a number folded into the key above it, and noise is drawn at leaves
+alone, so that no two purposes see the same bits:
+
+    key(seed)
+      Purpose                     base keys of a run (`Run.key`)
+        an example's number       `example_keys`: in training the number of the draw, else of the image
+          Stream                  `fold`
+            a draw                `AugmentDraw`, `CorruptDraw`, `CallDraw`, `ONLY`, or `StepDraws` of a loop
+
+Whoever needs randomness for something new takes a new member here, never a free number of a stream
+that something else draws from. Numbers are part of what a seed means: they are not changed.
+
+Results do not depend on batch size, on the number of devices or hosts, or on where a run was
+interrupted. The exception is dropout in a teacher's training, which flax draws at once for all images
+that a device sees: its masks follow from the first of them, and so from how a batch is laid out.
+
+Numpy's generators are seeded by `HostStream` where they draw from the same images, and by a seed in the
+settings where they are part of a task (banks of masks, sensing matrices) or of the data's order.
 """
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_bridges.typing import Array
 
@@ -20,6 +36,110 @@ from jax_bridges.typing import Array
 Keys = Array | Callable[[Array], Array]
 
 
+# -- the ledger ------------------------------------------------------------------------------------
+class Purpose(enum.IntEnum):
+    """Of base keys of a run, `fold_in(key(seed), purpose)`."""
+
+    INIT_TEACHER = 0  # first parameters
+    INIT_STUDENT = 1
+    EVALUATE = 2  # one for all rows of a table: they see the same corrupted images and noise
+    TRAIN_TEACHER = 100  # all that a stage's steps draw
+    TRAIN_STUDENT = 101  # of each student of a comparison, too
+
+
+class Stream(enum.IntEnum):
+    """Of one example, folded into its key."""
+
+    AUGMENT = 0  # flips and rotations: AugmentDraw
+    CORRUPT = 1  # what the corruption draws: CorruptDraw
+    TIME = 2  # t of a loss: ONLY
+    NOISE = 3  # of x_t in a loss: ONLY
+    STUDENT = 4  # the student's calls in training: as sample_few_step
+    COUPLE = 5  # the other end of a simulated pair (reflow, dsbm): as its sampler
+    CALL = 6  # which of the student's calls is trained: CallDraw
+    DROPOUT = 7  # flax's, of the first example for all that a device sees
+    SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
+
+
+class AugmentDraw(enum.IntEnum):
+    """Of Stream.AUGMENT."""
+
+    FLIP = 0
+    TURNS = 1
+
+
+class CorruptDraw(enum.IntEnum):
+    """Of a corruption's keys; in a mixture part i has the stream i, and the choice the next one."""
+
+    NOISE = 0  # of all pixels, or of those in a hole
+    CHOICE = 1  # of a mask, or of a mixture's part
+
+
+class CallDraw(enum.IntEnum):
+    """Of Stream.CALL."""
+
+    IS_FIRST = 0
+    LATER = 1
+
+
+class SampleStream(enum.IntEnum):
+    """Of Stream.SAMPLE, of a prior's tasks, where a measurement is made and then solved for."""
+
+    MEASURE = 0  # ONLY
+    SOLVE = 1  # as the solver
+
+
+class ScaleStream(enum.IntEnum):
+    """Of a hierarchical solver: as the solver that it uses twice."""
+
+    COARSE = 0
+    FINE = 1
+
+
+class PictureStream(enum.IntEnum):
+    """Of one sample of a restored picture (restoring/models.py); a draw, a row and a column follow."""
+
+    FILL = 0  # what x_T has in a hole: ONLY
+    STEPS = 1  # as the sampler
+
+
+ONLY = 0  # the draw of a stream that has one
+# Of the key of a stage's first parameters: the key of its second player's. Flax folds hashes of the
+# parameters' names, 32 bits long, into the former.
+SECOND_PLAYER = 1
+# In place of a sample's number, below the seed of a restored picture: noise of a simulated measurement.
+SIMULATED = 2**32 - 1
+
+
+class HostStream(enum.IntEnum):
+    """Of numpy's generators, seeded `[seed, stream]`; 0 is that of `default_rng(seed)` itself."""
+
+    SUBSETS = 0  # images of a kernel distance
+    BOOTSTRAP = 1  # images of a resample
+
+
+class StepDraws:
+    """Draws of a loop in a stream of its own: a few first, then so many a step, then the rest.
+
+    `StepDraws("noise", "jump", first=("start",))` gives "start" 0, the noise of step k 1 + 2k and its
+    jump 2 + 2k: a named draw is never that of a step.
+    """
+
+    def __init__(self, *each: str, first: tuple[str, ...] = ()):
+        self._each, self._first = each, first
+
+    def __call__(self, name: str, step: int | Array | None = None) -> int | Array:
+        """The number of a draw: of a step (from 0; one, or `[B]`), or without one of the first."""
+        if step is None:
+            return self._first.index(name)
+        return self.after(step) + self._each.index(name)
+
+    def after(self, steps: int | Array) -> int | Array:
+        """The number after those of `steps` steps: draws of a loop of so many that no step has."""
+        return len(self._first) + len(self._each) * steps
+
+
+# -- keys and draws --------------------------------------------------------------------------------
 def example_keys(key: Array, index: Array) -> Array:
     """Keys `[B]` of the examples with global numbers `index` `[B]`."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
@@ -68,3 +188,8 @@ def uniform(keys: Array, draw: int | Array) -> Array:
 def randint(keys: Array, draw: int | Array, high: int) -> Array:
     """`[B]` int32 numbers, uniform in 0 .. high - 1."""
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, high))(fold(keys, draw))
+
+
+def host_generator(stream: HostStream, seed: int = 0) -> np.random.Generator:
+    """Numpy's generator of a purpose."""
+    return np.random.default_rng([seed, stream])

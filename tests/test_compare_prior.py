@@ -24,8 +24,7 @@ from jax_bridges.corruptions import (
     make_corruption,
 )
 from jax_bridges.data import first, make_source
-from jax_bridges.keys import example_keys
-from jax_bridges.stages.jobs import EVALUATE
+from jax_bridges.keys import Purpose, example_keys
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
@@ -107,7 +106,7 @@ def test_rows_of_a_prior(images, prior, tmp_path):
     ]  # fmt: skip
     assert [job.label for job in jobs] == ["", "prior ddnm 3", "", ""]
     data = first(run.test_data, 4)
-    out = np.asarray(jobs[1].make()(jobs[1].params, data, run.key(EVALUATE)))
+    out = np.asarray(jobs[1].make()(jobs[1].params, data, run.key(Purpose.EVALUATE)))
     assert out.dtype == np.uint8 and out.shape == (4, 16, 16, 3)
     hole = np.asarray(run.system.corruption.mask(16, 16))[..., 0] > 0
     hole = np.broadcast_to(hole, out.shape[:3])
@@ -115,7 +114,7 @@ def test_rows_of_a_prior(images, prior, tmp_path):
     assert (out != data["x0"]).any(-1)[hole].mean() > 0.9
     # The hole's pixels have no say: the solver is given y, not x_0.
     other = {**data, "x0": np.where(hole[..., None], 255 - data["x0"], data["x0"])}
-    again = np.asarray(jobs[1].make()(jobs[1].params, other, run.key(EVALUATE)))
+    again = np.asarray(jobs[1].make()(jobs[1].params, other, run.key(Purpose.EVALUATE)))
     np.testing.assert_array_equal(again, out)
 
     config = comparison(images, prior, {"name": "denoise", "std": 0.2})

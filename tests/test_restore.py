@@ -14,9 +14,10 @@ from runs import quick_compiler  # noqa: F401
 from jax_bridges import export
 from jax_bridges.corruptions import keep_known
 from jax_bridges.data.images import BadImage
+from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
-from jax_bridges.restoring.models import STEPS, noise_field, tile_seeds
+from jax_bridges.restoring.models import noise_field, tile_seeds
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
@@ -98,7 +99,7 @@ def test_a_tile_with_the_trained_hole_gets_what_the_student_gives(inpaint, resto
     noise = noise_field(
         jax.random.key(5), jnp.zeros(1, int), jnp.zeros((1, 2), jnp.int32), (TILE, TILE)
     )
-    pair = Pair(x0, xT, mask, noise(STEPS))
+    pair = Pair(x0, xT, mask, noise(PictureStream.STEPS))
     answer = sample_few_step(
         system.generator(params, pair), system.bridge, xT,
         student_grid(system.bridge, 2, 4, tiny().distill.first_time), pair.keys, clip=True,

@@ -27,16 +27,16 @@ from toy import (
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.keys import fold, normal, uniform
+from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.preconditioning import make_preconditioning
-from jax_bridges.training.optimizers import make_optimizer
+from jax_bridges.training.optimizers import ema_update, make_optimizer
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import (
     make_ibmd_step,
     make_teacher_step,
     time_weight,
 )
-from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
+from jax_bridges.training.system import Pair, System
 
 # -- grafting -------------------------------------------------------------------------------------
 
@@ -239,15 +239,15 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
     def by_hand():
         def points(part):
             pair = system.prepare(part, key, augment=True)
-            t = jnp.floor(uniform(fold(pair.keys, TIME), 0) * 1000) / 999
-            return pair, t, normal(fold(pair.keys, NOISE), 0, pair.xT)
+            t = jnp.floor(uniform(fold(pair.keys, Stream.TIME), ONLY) * 1000) / 999
+            return pair, t, normal(fold(pair.keys, Stream.NOISE), ONLY, pair.xT)
 
         def answer(params, pair):
-            z = normal(fold(pair.keys, STUDENT), 0, pair.xT)
+            z = normal(fold(pair.keys, Stream.STUDENT), 0, pair.xT)
             t, xt = jnp.full(4, first_time), pair.xT
             if first_time < 1:
                 a, _, c = (v.reshape(-1, 1, 1, 1) for v in system.bridge.coefficients(t))
-                xt = a * xt + c * normal(fold(pair.keys, STUDENT), 1, xt)
+                xt = a * xt + c * normal(fold(pair.keys, Stream.STUDENT), 1, xt)
             return system.generator(params, pair)(xt, t, pair.xT, z)
 
         def error(params, pair, x0, t, noise):
@@ -280,6 +280,41 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
     close = functools.partial(np.testing.assert_allclose, atol=2e-5, rtol=1e-4)
     jax.tree.map(close, after.players["bridge_net"].params, phi)
     jax.tree.map(close, after.players["generator"].params, generator)
+
+
+def test_the_bridge_nets_average_counts_its_own_updates():
+    """Its warm-up goes on with each of a step's L updates; here each makes every parameter 1 larger."""
+    updates, steps, decay = 3, 2, 0.99
+    config = small_config(**{"distill.student_steps": 1, "evaluate.student_nfe": (1,)})
+    config.distill.bridge_updates, config.distill.bridge_ema = updates, decay
+    system = small_system(config)
+    grow = optax.GradientTransformation(
+        lambda params: optax.EmptyState(),
+        lambda grads, state, params: (jax.tree.map(jnp.ones_like, grads), state),
+    )
+    grow, still = (optax.apply_if_finite(each, 10) for each in (grow, optax.sgd(0.0)))
+    teacher = random_params(system.teacher)
+    student = graft(teacher, random_params(system.student))
+    step = make_ibmd_step(system, config.distill, still, grow)
+
+    def inner(state, frozen, batch, key, mean):
+        """The step without the generator's part, which need not be compiled."""
+        after, _ = step(state, frozen, batch, key, mean)
+        players = {**after.players, "generator": state.players["generator"]}
+        return after.replace(players=players)
+
+    state = State.create(
+        generator=Player.create(student, still), bridge_net=Player.create(teacher, grow)
+    )
+    run = compiled(inner)
+    for _ in range(steps):
+        state = run(state, teacher, group(updates), jax.random.key(0), same)
+    moved = jax.tree.map(lambda a, b: a - b, state.players["bridge_net"].ema, teacher)
+    expected = 0.0  # of the numbers 1, 2, ... in turn
+    for k in range(updates * steps):
+        expected = ema_update(expected, k + 1.0, jnp.int32(k), decay)
+    for leaf in jax.tree.leaves(moved):
+        np.testing.assert_allclose(leaf, expected, rtol=1e-5)
 
 
 def test_weights_by_name():

@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 
+from jax_bridges.keys import Purpose
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.players import DISTILL, TRAIN
 from jax_bridges.report.published import published_rows
@@ -46,7 +47,9 @@ def train_and_distil(
     else:
         teacher_stage = train(run)
         stages.append((run, teacher_stage))
-        shapes = jax.eval_shape(lambda k: system.init(k, system.teacher), run.key(0))
+        shapes = jax.eval_shape(
+            lambda k: system.init(k, system.teacher), run.key(Purpose.INIT_TEACHER)
+        )
         # For the plan; laid out like the teacher that will take its place in the compiled step.
         teacher = run.parallel.init(
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)

@@ -13,12 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.keys import fold
+from jax_bridges.keys import SampleStream, Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.published import published_rows
 from jax_bridges.stages.evaluate import evaluate
-from jax_bridges.stages.jobs import SAMPLE, Job
+from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, train_stage
 from jax_bridges.stages.train import load_teacher, train
@@ -94,8 +94,8 @@ def restorer(
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        keys = fold(pair.keys, SAMPLE)
-        y = measure(operator, pair.x0, sigma_y, fold(keys, 0))
+        keys = fold(pair.keys, Stream.SAMPLE)
+        y = measure(operator, pair.x0, sigma_y, fold(keys, SampleStream.MEASURE))
         predict = system.denoiser(params[0], pair)
 
         def denoise(x, t):
@@ -106,7 +106,13 @@ def restorer(
             told = (classifier, params[1], pair.label, system.bridge, scale)
             denoise = guide(denoise, *told)
         x = method.solver.solve(
-            denoise, operator, y, sigma_y, method.levels, fold(keys, 1), **method.knobs
+            denoise,
+            operator,
+            y,
+            sigma_y,
+            method.levels,
+            fold(keys, SampleStream.SOLVE),
+            **method.knobs,
         )
         misfit = jnp.square(operator.forward(x) - y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))

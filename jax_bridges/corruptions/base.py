@@ -49,8 +49,8 @@ class Corruption(abc.ABC):
     def __call__(self, x0, keys) -> Corrupted:
         """Corrupts x0 [B, H, W, C] in [-1, 1] with keys [B], one typed PRNG key per example.
 
-        Draws are numbered as in `jax_bridges.keys`: 0 is noise, 1 a choice. Whoever uses the same
-        keys for something else folds a number of its own into them first.
+        Draws are those of `jax_bridges.keys.CorruptDraw`. Whoever uses the same keys for something
+        else folds a stream of its own into them first.
         """
 
     def hole_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:

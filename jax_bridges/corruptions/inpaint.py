@@ -24,10 +24,10 @@ FILL_OF_TEACHER = {"i2sb": "noise", "ddbm": "zero", "dbim": "zero"}
 def fill_hole(x0, mask, keys, fill: str = "noise"):
     """x_T [B, H, W, C]: x0 outside the hole; noise, 0 or 1 (white) where mask [B, H, W, 1] is 1.
 
-    "noise" is I2SB's x_1 = (1 - m) x_0 + m N(0, I), draw 0 of keys [B]; "zero" is DBIM's.
+    "noise" is I2SB's x_1 = (1 - m) x_0 + m N(0, I), of keys [B]; "zero" is DBIM's.
     """
     if fill == "noise":
-        hole = random.normal(keys, 0, x0)
+        hole = random.normal(keys, random.CorruptDraw.NOISE, x0)
     else:
         hole = jnp.asarray({"zero": 0, "white": 1}[fill], x0.dtype)
     return jnp.where(mask > 0, hole, x0)
@@ -123,7 +123,7 @@ class InpaintFreeform(Corruption):
         height, width = x0.shape[1:3]
         if index is None:
             bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
-            index = random.randint(keys, 1, len(bank))
+            index = random.randint(keys, random.CorruptDraw.CHOICE, len(bank))
         mask = self.masks(index, height, width).astype(x0.dtype)
         return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
 

@@ -44,7 +44,8 @@ class Mixture(Corruption):
 
     def choice(self, keys):
         """Which part [B] each example suffers."""
-        return random.randint(random.fold(keys, len(self.parts)), 1, len(self.parts))
+        own = random.fold(keys, len(self.parts))  # after the parts' streams
+        return random.randint(own, random.CorruptDraw.CHOICE, len(self.parts))
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)

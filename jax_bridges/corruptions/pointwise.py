@@ -35,7 +35,7 @@ class Colorize(Corruption):
         check_batch(x0, keys)
         xT = jnp.broadcast_to(self.forward(x0), x0.shape)
         if self.noise_std:
-            xT = xT + self.noise_std * random.normal(keys, 0, x0)
+            xT = xT + self.noise_std * random.normal(keys, random.CorruptDraw.NOISE, x0)
         return Corrupted(xT)
 
     def forward(self, x):
@@ -77,7 +77,7 @@ class Denoise(Corruption):
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)
-        return Corrupted(x0 + self.std * random.normal(keys, 0, x0))
+        return Corrupted(x0 + self.std * random.normal(keys, random.CorruptDraw.NOISE, x0))
 
     def forward(self, x):
         return x

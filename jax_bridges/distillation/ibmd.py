@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import normal
 from jax_bridges.losses import bridge_matching, squared_error
-from jax_bridges.samplers.few_step import call_inputs, first_input, next_input
+from jax_bridges.samplers.few_step import DRAWS, call_inputs, first_input, next_input
 from jax_bridges.typing import Array, Denoiser, Generator
 
 # The bridge net's loss is plain bridge matching on the generated coupling (Alg. 1, line 7).
@@ -84,7 +84,7 @@ def roll_out_random(
         inputs.shape[:2] + (1,) * (xT.ndim - 1)
     )
     x = jnp.sum(inputs, axis=0, where=own)
-    return generate(x, times[which], xT, normal(keys, 2 * which, xT))
+    return generate(x, times[which], xT, normal(keys, DRAWS("z", which), xT))
 
 
 def roll_out_chain(
@@ -100,8 +100,8 @@ def roll_out_chain(
       keys: `[B]`.
     """
     nfe = times.shape[0]
-    x, x0 = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT)), xT
+    x, x0 = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT)), xT
     for k in range(nfe):
         x = next_input(bridge, x0, x, xT, times, keys, k) if k else x
-        x0 = generate(x, times[k], xT, normal(keys, 2 * k, x))
+        x0 = generate(x, times[k], xT, normal(keys, DRAWS("z", k), x))
     return x0

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from jax_bridges.keys import HostStream, host_generator
+
 
 def mean_interval(
     values, level: float = 0.95, resamples: int = 1000, seed: int = 0
@@ -20,7 +22,7 @@ def mean_interval(
     if not len(values):
         return float("nan"), float("nan")
     _check(level, resamples)
-    random = np.random.default_rng(seed)
+    random = host_generator(HostStream.BOOTSTRAP, seed)
     # Resampling N of N is a multinomial draw of how often each counts, in blocks of bounded size.
     means, block = [], max(1, 2**22 // len(values))
     for start in range(0, resamples, block):
@@ -48,7 +50,7 @@ def set_interval(
     Raises ValueError for a level outside (0, 1).
     """
     _check(level, resamples)
-    random = np.random.default_rng(seed)
+    random = host_generator(HostStream.BOOTSTRAP, seed)
     value = statistic(np.arange(count))
     drawn = np.array([statistic(random.integers(count, size=count)) for _ in range(resamples)])
     low, high = _percentiles(drawn - drawn.mean(), level)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import linalg
 
+from jax_bridges.keys import HostStream, host_generator
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -125,7 +127,7 @@ def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):
     """
     if not 2 <= subset <= min(len(a), len(b)):
         raise ValueError(f"KID's subsets of {subset} need 2 to {min(len(a), len(b))} samples.")
-    random = np.random.default_rng(seed)
+    random = host_generator(HostStream.SUBSETS, seed)
     values = []
     for _ in range(subsets):
         picks = (random.choice(len(s), subset, replace=False) for s in (a, b))

@@ -32,7 +32,7 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     """
     held = held_state(run, stage)
     refuse_too_large(run, stage, held)
-    state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
+    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     shape = (*stage.batch_shape, *run.system.size, run.system.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     batch = {
@@ -45,7 +45,7 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     if "label" in example:
         batch["label"] = np.zeros(stage.batch_shape, np.int32)
     batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
-    key = run.key(100 + stage.number)
+    key = run.key(stage.draws)
     lowered = stage.step.lower(state, stage.frozen, batch, key)
     try:
         compiled = lowered.compile()

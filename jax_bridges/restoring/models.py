@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import keep_known
 from jax_bridges.io.exported import split_export
+from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.players import read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
@@ -33,7 +34,6 @@ from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
-FILL, STEPS = range(2)  # streams of noise of one sample
 _SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
 
 
@@ -145,9 +145,11 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
     def sample(params: PyTree, given: dict[str, Array], key: Array) -> Array:
         image, mask = given["image"], given.get("mask")
         noise = noise_field(key, given["samples"], given["origin"], system.size)
-        xT = _source(system.corruption, image, given.get("blank"), noise)
+        xT = tile_source(system.corruption, image, given.get("blank"), noise)
         labels = jnp.full(len(image), label, jnp.int32) if classes else None
-        pair = Pair(image, xT, None if mask is None else mask[..., None], noise(STEPS), labels)
+        pair = Pair(
+            image, xT, None if mask is None else mask[..., None], noise(PictureStream.STEPS), labels
+        )
         if player != "teacher":
             return sample_student(system, config.distill, params, pair, nfe, pair.keys, clip=True)
         denoise = system.denoiser(params, pair)
@@ -194,7 +196,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
 
     @jax.jit
     def run(tile: dict[str, Array]) -> Array:
-        xT = _source(system.corruption, tile["image"], None, None)
+        xT = tile_source(system.corruption, tile["image"], None, None)
         xT = jnp.rint((xT + 1) * 127.5) if uint8 else xT
         values = [xT[None].astype(images)]
         if wants_mask:  # the file keeps as known what is not blank
@@ -233,7 +235,7 @@ def noise_field(key: Array, samples: Array, origin: Array, size: tuple[int, int]
       size: (h, w) of a tile.
     """
 
-    def noise(stream: int):
+    def noise(stream: PictureStream):
         def draw(number: Array | int) -> Array:
             def of_tile(sample, corner):
                 base = jax.random.fold_in(jax.random.fold_in(key, sample), stream)
@@ -261,17 +263,19 @@ def tile_seeds(seed: int, samples: np.ndarray, origin: np.ndarray) -> np.ndarray
     return np.array(values, np.uint32)
 
 
-def _source(corruption: Any, image: Array, blank: Array | None, noise) -> Array:
+def tile_source(corruption: Any, image: Array, blank: Array | None, noise) -> Array:
     """x_T of tiles: what a corruption adds that a picture cannot have, holes' fill above all."""
     if corruption.greys and len(corruption.chain) == 1:
         xT = jnp.broadcast_to(corruption.forward(image), image.shape)
         if corruption.noise_std and noise is not None:
-            xT = xT + corruption.noise_std * noise(FILL)(0)
+            xT = xT + corruption.noise_std * noise(PictureStream.FILL)(ONLY)
         return xT
     if blank is None:
         return image
     fill = corruption.fills
-    value = noise(FILL)(0) if fill == "noise" else {"zero": 0.0, "white": 1.0}[fill]
+    value = (
+        noise(PictureStream.FILL)(ONLY) if fill == "noise" else {"zero": 0.0, "white": 1.0}[fill]
+    )
     return jnp.where(blank[..., None], value, image)
 
 

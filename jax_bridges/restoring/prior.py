@@ -24,6 +24,7 @@ from jax_bridges.corruptions import (
     Rows,
 )
 from jax_bridges.data.images import BadImage
+from jax_bridges.keys import SIMULATED
 from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
@@ -228,7 +229,8 @@ class PriorRestorer:
         """y of what `_open` gave; the noise of a simulation is the same for all samples and seeds."""
         if not self.simulate:
             return jnp.where(operator.mask > 0, 0, y) if self.inpaint else jnp.asarray(y)
-        return measure(operator, jnp.asarray(y), self.sigma_y, jax.random.key(0)[None])
+        key = jax.random.fold_in(jax.random.key(0), SIMULATED)
+        return measure(operator, jnp.asarray(y), self.sigma_y, key[None])
 
     # -- solving -------------------------------------------------------------------------------------
     def __call__(

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge, expand
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.typing import Array, Denoiser
+
+_DRAWS = StepDraws("noise", "known")  # after them the start's
 
 
 def sample_ancestral(
@@ -56,15 +58,16 @@ def sample_ancestral(
         if bridge.deterministic:
             noise = jnp.zeros_like(x)
         else:
-            noise = jnp.where(k < nfe - 1, normal(keys, 2 * k, x), 0.0)
+            noise = jnp.where(k < nfe - 1, normal(keys, _DRAWS("noise", k), x), 0.0)
         x = bridge.step(x0_hat, x, t, s, noise, xT)
         if redraw_mask is not None:
             known = xT
             if not bridge.deterministic:
-                known = xT + expand(bridge.coefficients(s).c, x) * normal(keys, 2 * k + 1, x)
+                noise = normal(keys, _DRAWS("known", k), x)
+                known = xT + expand(bridge.coefficients(s).c, x) * noise
             x = redraw_mask * x + (1.0 - redraw_mask) * known
         return x, x if return_path else None
 
-    start = xT if bridge.pinned else bridge.start(xT, normal(keys, 2 * nfe, xT))
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(nfe), xT))
     x, path = jax.lax.scan(step, start, jnp.arange(nfe))
     return (x, path) if return_path else x

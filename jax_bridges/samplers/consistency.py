@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.typing import Array, Denoiser
+
+_DRAWS = StepDraws("noise")
 
 
 def sample_consistency(
@@ -46,7 +48,7 @@ def sample_consistency(
     x0_hat = jnp.zeros_like(xT) if boot is None else boot(xT, jnp.full_like(times[0], bridge.T), xT)
 
     def call(x0_hat: Array, k: Array):
-        noise = jnp.zeros_like(xT) if bridge.deterministic else normal(keys, k, xT)
+        noise = jnp.zeros_like(xT) if bridge.deterministic else normal(keys, _DRAWS("noise", k), xT)
         x = bridge.sample(x0_hat, xT, times[k], noise)
         x0_hat = h(x, times[k], xT)
         return x0_hat, x0_hat if return_path else None

@@ -19,9 +19,11 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.typing import Array, Denoiser
+
+_DRAWS = StepDraws("noise")
 
 
 class Rows(NamedTuple):
@@ -114,11 +116,11 @@ def _run(
             x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
         history = (x0_hat, *history)
         x = w.x * x + w.xT * xT + sum(w.x0[j] * history[j] for j in range(order))
-        x = x + w.noise * normal(keys, k, x)
+        x = x + w.noise * normal(keys, _DRAWS("noise", k), x)
         return (x, history[: order - 1]), x if return_path else None
 
     # Where paths end in a noisy x_T, the booting noise is that noise.
-    first = xT if bridge.pinned else bridge.start(xT, normal(keys, 0, xT))
+    first = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS("noise", 0), xT))
     start = (first, (jnp.zeros_like(xT),) * (order - 1))
     (x, _), path = jax.lax.scan(call, start, (jnp.arange(nfe), called_at, rows))
     return (x, path) if return_path else x

@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.typing import Array, Generator
+
+# Of each call: its z, and the noise of the point after it. No point is after the last call: the noise of
+# that is for a first input that is not x_T itself.
+DRAWS = StepDraws("z", "noise")
 
 
 def first_input(bridge: Bridge, xT: Array, t: Array, noise: Array) -> Array:
@@ -36,7 +40,7 @@ def next_input(
     it is not pinned, the noise of x_T is missing), so that the second draws all of its noise anew: the
     same law from x_T itself.
     """
-    noise = normal(keys, 2 * k - 1, x)
+    noise = normal(keys, DRAWS("noise", k - 1), x)
     moved = bridge.step(x0_hat, x, times[jnp.maximum(k - 1, 0)], times[k], noise, xT)
     return jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
 
@@ -47,12 +51,12 @@ def call_inputs(generate: Generator, bridge: Bridge, xT: Array, times: Array, ke
     Args are those of `sample_few_step`.
     """
     nfe = times.shape[0]
-    first = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT))
+    first = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
     if nfe == 1:
         return first[None]
 
     def call(x: Array, k: Array) -> tuple[Array, Array]:
-        x0_hat = generate(x, times[k - 1], xT, normal(keys, 2 * (k - 1), x))
+        x0_hat = generate(x, times[k - 1], xT, normal(keys, DRAWS("z", k - 1), x))
         x = next_input(bridge, x0_hat, x, xT, times, keys, k)
         return x, x
 
@@ -92,10 +96,10 @@ def sample_few_step(
     def call(carry: tuple[Array, Array], k: Array):
         x, x0_hat = carry
         x = jnp.where(k > 0, next_input(bridge, x0_hat, x, xT, times, keys, k), x)
-        x0_hat = generate(x, times[k], xT, normal(keys, 2 * k, x))
+        x0_hat = generate(x, times[k], xT, normal(keys, DRAWS("z", k), x))
         return (x, x0_hat), x0_hat if return_path else None
 
-    x = first_input(bridge, xT, times[0], normal(keys, 2 * nfe - 1, xT))
+    x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
     (_, x0_hat), path = jax.lax.scan(call, (x, jnp.zeros_like(xT)), jnp.arange(nfe))
     if clip:
         x0_hat = jnp.clip(x0_hat, -1.0, 1.0)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import VE, Bridge, expand
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.typing import Array, Denoiser
 
 SDE, PREDICT, CORRECT = 0, 1, 2
+_DRAWS = StepDraws("noise")  # after them the start's
 
 
 def heun_calls(times: Array, churn: float | Array | None = 0.33) -> int:
@@ -81,13 +82,14 @@ def sample_heun(
         if churn is not None:
             sde_drift, g = bridge.reverse_sde(x0_hat, x, xT, t, sde_guidance)
             drift = jnp.where(kind == SDE, sde_drift, drift)
-            noise = jnp.where(kind == SDE, expand(g * jnp.sqrt(-dt), x) * normal(keys, i, x), 0.0)
+            noise = expand(g * jnp.sqrt(-dt), x) * normal(keys, _DRAWS("noise", i), x)
+            noise = jnp.where(kind == SDE, noise, 0.0)
         # A correction goes again from where the prediction started, with the mean of both slopes.
         base = jnp.where(kind == CORRECT, base, x)
         slope = jnp.where(kind == CORRECT, 0.5 * (slope + drift), drift)
         x = base + expand(dt, x) * slope + noise
         return (x, base, slope), x if return_path else None
 
-    start = xT if bridge.pinned else bridge.start(xT, normal(keys, len(t), xT))
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(len(t)), xT))
     (x, _, _), path = jax.lax.scan(call, (start, start, jnp.zeros_like(xT)), rows)
     return (x, path) if return_path else x

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Bridge, expand
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import ONLY, Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.typing import Array, Denoiser
+
+_DRAWS = StepDraws("noise")  # after them the start's
 
 
 def sample_sde_euler(
@@ -66,10 +68,11 @@ def sample_sde_euler(
             x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
         spread = bridge.increment_std(t, s)
         mean = bridge.step(x0_hat, x, t, s, 0.0, xT)
-        x = mean + expand(jnp.where(k < nfe - 1, spread, 0.0), x) * normal(keys, k, x)
+        noise = normal(keys, _DRAWS("noise", k), x)
+        x = mean + expand(jnp.where(k < nfe - 1, spread, 0.0), x) * noise
         return x, x if return_path else None
 
-    start = xT if bridge.pinned else bridge.start(xT, normal(keys, nfe, xT))
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(nfe), xT))
     x, path = jax.lax.scan(step, start, jnp.arange(nfe))
     return (x, path) if return_path else x
 
@@ -141,7 +144,7 @@ def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, ret
     require_noise(bridge, name)
     times = precise_times(times, xT)
     a, b, c = bridge.coefficients(times[1:])
-    noise = normal(keys, 0, xT)
+    noise = normal(keys, ONLY, xT)
     start, u, at_T = xT, noise, jnp.zeros_like(times[:1])  # b / c, zero at T, also in I2SB's table
     if not bridge.pinned:
         a_T, b_T, c_T = bridge.coefficients(times[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jax_bridges.keys import Purpose
 from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.distillers import make_distiller
@@ -20,7 +21,8 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
     batch_shape = distiller.batch_shape(settings)
     return Stage(
         name=name,
-        number=1,
+        init=Purpose.INIT_STUDENT,
+        draws=Purpose.TRAIN_STUDENT,
         make_state=make_state,
         step=run.parallel.step(step, batch_axis=len(batch_shape) - 1),
         batch_shape=batch_shape,

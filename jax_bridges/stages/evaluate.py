@@ -26,10 +26,11 @@ from tqdm import tqdm
 from jax_bridges import hosts
 from jax_bridges.data import Source, first, pad
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.keys import Purpose
 from jax_bridges.metrics import Measure, hole_crop, psnr
 from jax_bridges.report.results import HOLE, read_results, write_results
 from jax_bridges.report.table import format_table
-from jax_bridges.stages.jobs import EVALUATE, Job
+from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.pictures import pixels, save_pictures
 from jax_bridges.stages.run import Run, Stopped
 from jax_bridges.typing import PyTree
@@ -77,7 +78,7 @@ class Restoring:
 
     def __call__(self, part: dict[str, np.ndarray]) -> PyTree:
         """What `sample` gives of a part's images: arrays `[N, ...]`."""
-        key, count, found = self._run.key(EVALUATE), len(part["index"]), []
+        key, count, found = self._run.key(Purpose.EVALUATE), len(part["index"]), []
         for start in range(0, count, self._size):
             if self._run.stop.is_set():
                 raise Stopped("evaluate: stopped, nothing of the table is kept")
@@ -262,7 +263,7 @@ def holes_differ(run: Run, one: dict[str, np.ndarray]) -> bool:
     def mask(batch, key):
         return run.system.prepare(batch, key, augment=False).mask
 
-    return jax.eval_shape(mask, one, run.key(EVALUATE)) is not None
+    return jax.eval_shape(mask, one, run.key(Purpose.EVALUATE)) is not None
 
 
 def corruption_gap(run: Run) -> Callable:

@@ -6,15 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from jax_bridges.keys import fold
+from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
 from jax_bridges.typing import PyTree
-
-EVALUATE = 2  # stream of randomness
-SAMPLE = 10  # of an example, beside those of training/system.py
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +51,9 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
         denoise = system.denoiser(params, pair)
-        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE)))
+        return keep(
+            sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, Stream.SAMPLE))
+        )
 
     return run.parallel.map(sample)
 
@@ -67,7 +66,9 @@ def student_sampler(run: Run, nfe: int) -> Callable:
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        return keep(sample_student(system, distill, params, pair, nfe, fold(pair.keys, SAMPLE)))
+        return keep(
+            sample_student(system, distill, params, pair, nfe, fold(pair.keys, Stream.SAMPLE))
+        )
 
     return run.parallel.map(sample)
 

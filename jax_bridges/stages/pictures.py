@@ -9,9 +9,10 @@ import numpy as np
 
 from jax_bridges import hosts
 from jax_bridges.data import first, pad
+from jax_bridges.keys import Purpose
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.report.pictures import grid, save_png
-from jax_bridges.stages.jobs import EVALUATE, source_images, student_sampler, teacher_sampler
+from jax_bridges.stages.jobs import source_images, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree
@@ -27,7 +28,7 @@ class Previews:
     def _images(self, name: str, make: Callable, params: PyTree) -> np.ndarray:
         if name not in self._functions:
             self._functions[name] = make()
-        images = self._functions[name](params, self._batch(), self.run.key(EVALUATE))
+        images = self._functions[name](params, self._batch(), self.run.key(Purpose.EVALUATE))
         return pixels(self.run, images[: self._count])
 
     @property

@@ -20,6 +20,7 @@ from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.command import time_left
 from jax_bridges.data import Loader, Source
+from jax_bridges.keys import Purpose
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -163,8 +164,8 @@ class Run:
     log: MetricsLog | NoLog
     stop: StopSignal
 
-    def key(self, purpose: int) -> Array:
-        """Base key of a purpose; stages number theirs."""
+    def key(self, purpose: Purpose) -> Array:
+        """Base key of a purpose."""
         return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
 
     def done(self, stage: str) -> int:
@@ -186,7 +187,7 @@ class Stage:
 
     Attributes:
       name: of the folder under checkpoints/ and of the lines in metrics.jsonl.
-      number: of the stage's stream of randomness.
+      init, draws: purposes of the base keys, of its first parameters and of what its steps draw.
       make_state: `make_state(key, frozen) -> State` at step 0.
       step: wrapped by `parallel.step`.
       batch_shape: (B,), or (G, B) for a step that makes G updates.
@@ -198,7 +199,8 @@ class Stage:
     """
 
     name: str
-    number: int
+    init: Purpose
+    draws: Purpose
     make_state: Callable[[Array, PyTree], State]
     step: Callable
     batch_shape: tuple[int, ...]
@@ -232,7 +234,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
       Diverged: gradients stayed non-finite.
     """
     config, checkpoints = run.config, run.checkpoints(stage.name)
-    state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
+    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     done = checkpoints.latest() or 0
     if done:
         state = checkpoints.restore(state)
@@ -248,7 +250,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
         source, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
         cache_mb=config.data.cache_mb,
     )  # fmt: skip
-    key = run.key(100 + stage.number)
+    key = run.key(stage.draws)
     profile = Profile(run.workdir / "profile" / stage.name, **config.profile)
     meta = {"stage": stage.name, "config": json.loads(config.to_json_best_effort())}
     bar = tqdm(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 
 from jax_bridges.config import model_differences
+from jax_bridges.keys import SECOND_PLAYER, Purpose
 from jax_bridges.players import TRAIN, open_player
 from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run, Stage
@@ -35,18 +36,20 @@ def train(run: Run) -> Stage:
         params = params if start is None else graft(start, params)
         players = {"teacher": Player.create(params, optimizer)}
         if config.mode == "dsbm":
-            back = system.init(jax.random.fold_in(key, 1), system.teacher)
+            back = system.init(jax.random.fold_in(key, SECOND_PLAYER), system.teacher)
             players["forward"] = Player.create(back, optimizer)
         return State.create(**players)
 
     if config.mode == "reflow" and not init:  # only its cost is asked for
-        frozen = jax.eval_shape(lambda k: system.init(k, system.teacher), run.key(0))
+        key = run.key(Purpose.INIT_TEACHER)
+        frozen = jax.eval_shape(lambda k: system.init(k, system.teacher), key)
     else:
         needed = init and (config.mode == "reflow" or not begun)
         frozen = load_teacher(run, init) if needed else None
     return Stage(
         name=TRAIN,
-        number=0,
+        init=Purpose.INIT_TEACHER,
+        draws=Purpose.TRAIN_TEACHER,
         make_state=make_state,
         step=run.parallel.step(STEPS[config.mode](system, config, optimizer)),
         batch_shape=(config.batch,),
@@ -99,7 +102,8 @@ def check_teacher(config: dict) -> None:
 
 def load_teacher(run: Run, path: str) -> PyTree:
     """The averaged parameters of the teacher in folder `path`, each leaf born where it belongs."""
-    shapes = jax.eval_shape(lambda k: run.system.init(k, run.system.teacher), run.key(0))
+    key = run.key(Purpose.INIT_TEACHER)
+    shapes = jax.eval_shape(lambda k: run.system.init(k, run.system.teacher), key)
     like = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,

@@ -7,11 +7,11 @@ import optax
 
 from jax_bridges.choices import look_up
 from jax_bridges.distillation import consistency
-from jax_bridges.keys import fold, normal, uniform
+from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.times import training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.steps import Mean, Step, gradients
-from jax_bridges.training.system import NOISE, TIME, Pair, System
+from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
 
 
@@ -53,11 +53,11 @@ def make_consistency_step(
 
         def loss(params: PyTree, part: PyTree) -> Array:
             pair = system.prepare(part, key, augment=True)
-            t = training_times(config.times, bridge, uniform(fold(pair.keys, TIME), 0))
+            t = training_times(config.times, bridge, uniform(fold(pair.keys, Stream.TIME), ONLY))
             gamma = 0.0 if bridge.deterministic else config.gamma
             t = consistency.usable_times(bridge, t, gamma * bridge.T)
             r = gap(bridge, t, progress, config)
-            noise = normal(fold(pair.keys, NOISE), 0, pair.x0)
+            noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.x0)
             xt = bridge.sample(pair.x0, pair.xT, t, noise)
             if from_teacher:
                 teacher = system.denoiser(frozen, pair)

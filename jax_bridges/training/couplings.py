@@ -12,16 +12,14 @@ import optax
 
 from jax_bridges.bridges import Bridge, Interpolant
 from jax_bridges.choices import look_up
-from jax_bridges.keys import fold, normal
+from jax_bridges.keys import ONLY, Stream, fold, normal
 from jax_bridges.losses import bridge_matching
 from jax_bridges.samplers import sample_ancestral, sample_sde_euler
 from jax_bridges.times import uniform_grid
 from jax_bridges.training.state import Player, State
 from jax_bridges.training.steps import Mean, Step, draw_times, gradients, time_weight
-from jax_bridges.training.system import NOISE, Pair, System
+from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
-
-COUPLE = 5  # stream of randomness of an example, beside those of training/system.py
 
 
 def is_symmetric(bridge: Bridge) -> bool:
@@ -100,7 +98,7 @@ def _other_end(denoise: Denoiser, system: System, config, start: Array, pair: Pa
     By Euler's method, as DSBM does. Ancestral steps would leave x_0's own spread out of each of them:
     too little variance, three times as far off at equal calls on a Gaussian pair.
     """
-    bridge, keys = system.bridge, fold(pair.keys, COUPLE)
+    bridge, keys = system.bridge, fold(pair.keys, Stream.COUPLE)
     sample = sample_ancestral if bridge.deterministic else sample_sde_euler
     times = uniform_grid(bridge, config.simulation_steps)
     return jax.lax.stop_gradient(sample(denoise, bridge, start, times, keys))
@@ -109,7 +107,7 @@ def _other_end(denoise: Denoiser, system: System, config, start: Array, pair: Pa
 def _matching(system: System, config, denoise: Denoiser, x0: Array, xT: Array, pair: Pair) -> Array:
     """Mean loss of bridge matching from xT to x0, at the pair's times and noise."""
     t = draw_times(system, config, pair)
-    noise = normal(fold(pair.keys, NOISE), 0, x0)
+    noise = normal(fold(pair.keys, Stream.NOISE), ONLY, x0)
     weight = time_weight(system, config.weight, config.weight_max, t)
     return jnp.mean(bridge_matching(denoise, system.bridge, x0, xT, t, noise, weight))
 

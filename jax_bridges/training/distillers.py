@@ -11,13 +11,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 
 from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up, require_positive
 from jax_bridges.corruptions import Corruption
 from jax_bridges.distillation import consistency
-from jax_bridges.keys import Keys
+from jax_bridges.keys import SECOND_PLAYER, Keys
 from jax_bridges.samplers import sample_consistency, sample_few_step
 from jax_bridges.times import TRAINING_TIMES, consistency_grid, student_grid
 from jax_bridges.training.consistency_step import (
@@ -72,7 +73,8 @@ def _ibmd(system: System, settings) -> tuple[MakeState, Step]:
 
     def make_state(key: Array, teacher: PyTree) -> State:
         generator = graft(teacher, system.init(key, system.student))
-        bridge_net = graft(teacher, system.init(key, system.bridge_net))
+        second = jax.random.fold_in(key, SECOND_PLAYER)
+        bridge_net = graft(teacher, system.init(second, system.bridge_net))
         return State.create(
             generator=Player.create(generator, generator_optimizer),
             bridge_net=Player.create(bridge_net, bridge_optimizer),

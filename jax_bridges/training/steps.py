@@ -20,11 +20,11 @@ from jax_bridges.distillation import (
     roll_out_chain,
     roll_out_random,
 )
-from jax_bridges.keys import fold, normal, randint, uniform
+from jax_bridges.keys import ONLY, CallDraw, Stream, fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.state import State
-from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
+from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
 # XLA's CPU backend runs the convolution gradients of a loop's body on a slow path: the IBMD step of the
@@ -49,23 +49,27 @@ WEIGHTS = {
 
 
 def _random(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Array]:
-    later = randint(keys, 4, max(steps - 1, 1)) + 1
-    call = jnp.where((uniform(keys, 3) < first_call) | (steps == 1), 0, later)
-    return roll_out_random(*args, keys, call), call
+    choice = fold(keys, Stream.CALL)
+    later = randint(choice, CallDraw.LATER, max(steps - 1, 1)) + 1
+    first = uniform(choice, CallDraw.IS_FIRST) < first_call
+    call = jnp.where(first | (steps == 1), 0, later)
+    return roll_out_random(*args, fold(keys, Stream.STUDENT), call), call
 
 
 def _last(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Array]:
     del first_call
     call = jnp.full(keys.shape, steps - 1)
-    return roll_out_random(*args, keys, call), call
+    return roll_out_random(*args, fold(keys, Stream.STUDENT), call), call
 
 
 def _chain(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Array]:
     del first_call
-    return roll_out_chain(*args, keys), jnp.full(keys.shape, steps - 1)
+    x0 = roll_out_chain(*args, fold(keys, Stream.STUDENT))
+    return x0, jnp.full(keys.shape, steps - 1)
 
 
-# How x_0 is generated in training a student of N steps (IBMD app. B.1, B.2), and by which call.
+# How x_0 is generated in training a student of N steps (IBMD app. B.1, B.2), and by which call: of the
+# examples' keys.
 ROLL_OUTS = {"random": _random, "chain": _last, "chain_through": _chain}
 
 
@@ -77,7 +81,7 @@ def time_weight(system: System, name: str, bound: float, t: Array) -> Array:
 
 def draw_times(system: System, config, pair: Pair) -> Array:
     """Times `[B]` by `config.times`."""
-    return training_times(config.times, system.bridge, uniform(fold(pair.keys, TIME), 0))
+    return training_times(config.times, system.bridge, uniform(fold(pair.keys, Stream.TIME), ONLY))
 
 
 def gradients(loss: Callable, params: PyTree, batch: PyTree, microbatches: int, mean: Mean):
@@ -113,8 +117,10 @@ def make_teacher_step(system: System, config, optimizer: optax.GradientTransform
         def loss(params: PyTree, part: PyTree) -> Array:
             pair = system.prepare(part, key, augment=True)
             t = draw_times(system, config, pair)
-            noise = normal(fold(pair.keys, NOISE), 0, pair.x0)
-            dropout = jax.random.fold_in(key, part["index"][0]) if system.teacher.dropout else None
+            noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.x0)
+            dropout = None
+            if system.teacher.dropout:
+                dropout = jax.random.fold_in(pair.keys[0], Stream.DROPOUT)
             denoise = system.denoiser(params, pair, dropout)
             weight = time_weight(system, config.weight, config.weight_max, t)
             return jnp.mean(
@@ -146,20 +152,22 @@ def make_ibmd_step(
 
     def roll_out(params: PyTree, pair: Pair) -> tuple[Array, Array]:
         generate = system.generator(params, pair)
-        grid, keys = jnp.asarray(times, pair.xT.dtype), fold(pair.keys, STUDENT)
+        grid = jnp.asarray(times, pair.xT.dtype)
         make = ROLL_OUTS[config.roll_out]
         return make(
             generate,
             system.bridge,
             pair.xT,
             grid,
-            keys=keys,
+            keys=pair.keys,
             steps=len(times),
             first_call=config.first_call,
         )
 
     def bridge_point(pair: Pair) -> tuple[Array, Array]:
-        return draw_times(system, config, pair), normal(fold(pair.keys, NOISE), 0, pair.xT)
+        return draw_times(system, config, pair), normal(
+            fold(pair.keys, Stream.NOISE), ONLY, pair.xT
+        )
 
     def step(state: State, frozen: PyTree, batch: PyTree, key: Array, mean: Mean):
         generator, bridge_net = state.players["generator"], state.players["bridge_net"]
@@ -173,17 +181,18 @@ def make_ibmd_step(
             denoise = system.bridge_denoiser(params, pair, call)
             return jnp.mean(bridge_net_loss(denoise, system.bridge, x0, pair.xT, t, noise, weight))
 
-        def update_bridge_net(player, part):
+        def update_bridge_net(player, inputs):
+            part, number = inputs
             value, grads = gradients(
                 loss_of_bridge_net, player.params, part, config.microbatches, mean
             )
-            count = state.step * updates  # close enough for the average's warm-up
+            count = state.step * updates + number  # of its own updates so far
             player = player.update(grads, bridge_optimizer, count, config.bridge_ema)
             return player, (value, optax.tree.norm(grads))
 
         inner = jax.tree.map(lambda a: a[:updates], batch)
         bridge_net, (bridge_loss, bridge_norm) = jax.lax.scan(
-            update_bridge_net, bridge_net, inner, unroll=_unroll()
+            update_bridge_net, bridge_net, (inner, jnp.arange(updates)), unroll=_unroll()
         )
 
         def loss_of_generator(params: PyTree, part: PyTree) -> Array:

@@ -10,14 +10,11 @@ import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
-from jax_bridges.keys import Keys, example_keys, fold, randint
+from jax_bridges.keys import AugmentDraw, Keys, Stream, example_keys, fold, randint
 from jax_bridges.models import make_network
 from jax_bridges.preconditioning import make_preconditioning, precondition
 from jax_bridges.training.settings import distill_settings
 from jax_bridges.typing import Array, Denoiser, Generator, PyTree
-
-# Streams of randomness of one example: every purpose folds its own number into the example's key.
-AUGMENT, CORRUPT, TIME, NOISE, STUDENT = range(5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,19 +158,19 @@ class System:
         x0 = _to_float(batch["x0"])
         xT = _to_float(batch["xT"]) if "xT" in batch else None
         if augment:
-            x0, xT = self._augment(x0, xT, fold(keys, AUGMENT))
+            x0, xT = self._augment(x0, xT, fold(keys, Stream.AUGMENT))
         if xT is not None:
             return Pair(x0, xT, None, keys, batch.get("label"))
-        corrupted = self.corruption(x0, fold(keys, CORRUPT))
+        corrupted = self.corruption(x0, fold(keys, Stream.CORRUPT))
         return Pair(x0, corrupted.xT, corrupted.mask, keys, batch.get("label"))
 
     def _augment(self, x0: Array, xT: Array | None, keys: Array) -> tuple[Array, Array | None]:
         both = x0 if xT is None else jnp.concatenate([x0, xT], axis=-1)
         if self.flip:
-            chosen = randint(keys, 0, 2).astype(bool)[:, None, None, None]
+            chosen = randint(keys, AugmentDraw.FLIP, 2).astype(bool)[:, None, None, None]
             both = jnp.where(chosen, both[:, :, ::-1], both)
         if self.rotate:
-            turns = randint(keys, 1, 4)
+            turns = randint(keys, AugmentDraw.TURNS, 4)
             both = jax.vmap(
                 lambda image, k: jax.lax.switch(
                     k, [lambda a, r=r: jnp.rot90(a, r) for r in range(4)], image

@@ -12,12 +12,15 @@ from jax_bridges.zero_shot.shipped import ShippedBasis
 from jax_bridges.zero_shot.steps import (
     Steps,
     Travel,
+    draws,
     predict,
     predicted_noise,
     start_noise,
     travel_back,
     walk,
 )
+
+_DRAWS = draws("noise", "jump")
 
 
 def solve_ddnm(
@@ -153,9 +156,9 @@ def iterate(denoise, like, times, keys, rectify, clip=False, travel=(1, 1), as_s
     def advance(x: Array, step: Steps):
         x0, _ = predict(denoise, x, step.t, clip)
         e = predicted_noise(x, x0, step)
-        x = rectify(x0, e, normal(keys, 1 + 2 * step.number, x), step)
+        x = rectify(x0, e, normal(keys, _DRAWS("noise", step.number), x), step)
         if travel[1] > 1:
-            noise = normal(keys, 2 + 2 * step.number, x)
+            noise = normal(keys, _DRAWS("jump", step.number), x)
             if as_shipped:
                 jumped = step.alpha_up * x0 + step.sigma_up * noise
             else:

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
-from jax_bridges.zero_shot.steps import Steps, predict, predicted_noise, walk
+from jax_bridges.zero_shot.steps import START, Steps, draws, predict, predicted_noise, walk
+
+_DRAWS = draws("noise")
 
 
 def solve_ddrm(
@@ -59,7 +61,7 @@ def solve_ddrm(
     # The start is scaled as x is for images of unit variance: sqrt(alpha^2 + sigma^2) / rho.
     alpha, sigma = steps.alpha[0], steps.sigma[0]
     rho = sigma / alpha
-    z = normal(keys, 0, known)
+    z = normal(keys, START, known)
     x = operator.spectral_map(known, lambda s: jnp.where(inserted(s, rho), 1.0, 0.0))
     x += operator.spectral_map(z, lambda s: jnp.where(inserted(s, rho), spread(s, rho, 1.0), rho))
     x *= jnp.sqrt(alpha**2 + sigma**2) / rho
@@ -78,7 +80,7 @@ def solve_ddrm(
 
         v = x0 + operator.spectral_map(known - x0, pull)
         v += operator.spectral_map(e, lambda s: jnp.where(s > 0, 0.0, rest * rho))
-        v += operator.spectral_map(normal(keys, 1 + step.number, x), fresh)
+        v += operator.spectral_map(normal(keys, _DRAWS("noise", step.number), x), fresh)
         return step.alpha_to * v, None
 
     x, _ = jax.lax.scan(advance, x, steps)

@@ -9,9 +9,11 @@ from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import (
+    START,
     Steps,
     ancestral,
     ddim,
+    draws,
     predict,
     predicted_noise,
     start_noise,
@@ -19,6 +21,7 @@ from jax_bridges.zero_shot.steps import (
 )
 
 MISFITS = ("norm", "squared_by_norm", "squared")
+_DRAWS = draws("noise")
 
 
 def dps_step(
@@ -91,12 +94,12 @@ def solve_dps(
     steps = walk(times, y)
 
     def advance(x: Array, step: Steps):
-        noise = normal(keys, 1 + step.number, x)
+        noise = normal(keys, _DRAWS("noise", step.number), x)
         return dps_step(denoise, operator, y, x, noise, step, scale, misfit, eta, clip), None
 
     image = operator.transpose(y)  # of the right shape
     if start_at_pinv:
-        x = steps.alpha[0] * operator.pinv(y) + steps.sigma[0] * normal(keys, 0, image)
+        x = steps.alpha[0] * operator.pinv(y) + steps.sigma[0] * normal(keys, START, image)
     else:
         x = start_noise(times, image, keys)
     x, _ = jax.lax.scan(advance, x, steps)

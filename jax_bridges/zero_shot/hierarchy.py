@@ -18,7 +18,7 @@ from jax_bridges.corruptions import (
     InpaintMask,
     SuperResolution,
 )
-from jax_bridges.keys import Keys, fold
+from jax_bridges.keys import Keys, ScaleStream, fold
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.ddnm import solve_ddnm
 
@@ -144,7 +144,7 @@ def solve_hierarchical(
       denoise: for any size of picture (`tiles.tile_denoiser`).
       operator: see `coarsen`.
       sigma_y: must be 0: block means of noisy numbers are less noisy than they.
-      keys: `[B]`; the coarse picture uses `fold(keys, 0)`, the other `fold(keys, 1)`.
+      keys: `[B]`; the coarse picture and the other have a stream each (`ScaleStream`).
       least: (h, w) that `denoise` takes at least; a smaller coarse picture gets a margin that is
         made up and cut off.
       coarse_denoise: of the coarse picture; `denoise` by default, as pictures look alike at all scales.
@@ -163,7 +163,11 @@ def solve_hierarchical(
     canvas = tuple(max(pair) for pair in zip(size, least, strict=True))
     placed = Canvas(operator=coarse, size=size, canvas=canvas)
     coarse_denoise = denoise if coarse_denoise is None else coarse_denoise
-    means = solve(coarse_denoise, placed, y_coarse, 0.0, times, fold(keys, 0), **knobs)
+    means = solve(
+        coarse_denoise, placed, y_coarse, 0.0, times, fold(keys, ScaleStream.COARSE), **knobs
+    )
     means = placed.cut(means)
     both = Refinement(operator=operator, use=use, factor=factor)
-    return solve(denoise, both, both.known(y, means), 0.0, times, fold(keys, 1), **knobs)
+    return solve(
+        denoise, both, both.known(y, means), 0.0, times, fold(keys, ScaleStream.FINE), **knobs
+    )

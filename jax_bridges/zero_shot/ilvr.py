@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
-from jax_bridges.zero_shot.steps import Steps, ancestral, predict, start_noise, walk
+from jax_bridges.zero_shot.steps import Steps, ancestral, draws, predict, start_noise, walk
+
+_DRAWS = draws("noise", "reference")
 
 
 def solve_ilvr(
@@ -49,9 +51,10 @@ def solve_ilvr(
 
     def advance(x: Array, step: Steps):
         x0, fraction = predict(denoise, x, step.t, clip)
-        x = ancestral(x0, x, step, normal(keys, 1 + 2 * step.number, x), fraction)
+        noise = normal(keys, _DRAWS("noise", step.number), x)
+        x = ancestral(x0, x, step, noise, fraction)
         alpha, sigma = (step.alpha, step.sigma) if as_shipped else (step.alpha_to, step.sigma_to)
-        noised = alpha * reference + sigma * normal(keys, 2 + 2 * step.number, x)
+        noised = alpha * reference + sigma * normal(keys, _DRAWS("reference", step.number), x)
         refined = x + phi(noised - x)
         return jnp.where(step.number < count - free_steps, refined, x), None
 

@@ -8,9 +8,19 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
-from jax_bridges.zero_shot.steps import Steps, ddim, predict, predicted_noise, start_noise, walk
+from jax_bridges.zero_shot.steps import (
+    START,
+    Steps,
+    ddim,
+    draws,
+    predict,
+    predicted_noise,
+    start_noise,
+    walk,
+)
 
 GUIDANCES = ("exact", "paper", "adaptive", "plain")
+_DRAWS = draws("noise")
 
 
 def solve_pigdm(
@@ -82,11 +92,12 @@ def solve_pigdm(
             move = alpha * alpha_to * g
         else:
             move = alpha * (alpha_to - c2 * alpha / sigma) * g
-        return alpha_to * x0 + c1 * normal(keys, 1 + step.number, x) + c2 * e + move, None
+        noise = normal(keys, _DRAWS("noise", step.number), x)
+        return alpha_to * x0 + c1 * noise + c2 * e + move, None
 
     image = operator.pinv(y)
     if start_at_pinv:
-        x = steps.alpha[0] * image + steps.sigma[0] * normal(keys, 0, image)
+        x = steps.alpha[0] * image + steps.sigma[0] * normal(keys, START, image)
     else:
         x = start_noise(times, image, keys)
     x, _ = jax.lax.scan(advance, x, steps)

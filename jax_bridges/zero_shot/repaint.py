@@ -12,11 +12,14 @@ from jax_bridges.zero_shot.steps import (
     Steps,
     Travel,
     ancestral,
+    draws,
     predict,
     start_noise,
     travel_back,
     walk,
 )
+
+_DRAWS = draws("noise", "known", "jump")
 
 
 def repaint_step(denoise, operator, known, x, noise, known_noise, step: Steps, clip=True):
@@ -59,7 +62,9 @@ def solve_repaint(
     steps, known = walk(times, y, travel), operator.pinv(y)
 
     def advance(x: Array, step: Steps):
-        noise, known_noise, jump = (normal(keys, i + 3 * step.number, x) for i in (1, 2, 3))
+        noise, known_noise, jump = (
+            normal(keys, _DRAWS(name, step.number), x) for name in ("noise", "known", "jump")
+        )
         x = repaint_step(denoise, operator, known, x, noise, known_noise, step, clip)
         return travel_back(x, step, jump) if travel[1] > 1 else x, None
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
-from jax_bridges.zero_shot.steps import Steps, ancestral, predict, walk
+from jax_bridges.zero_shot.steps import START, Steps, ancestral, draws, predict, walk
+
+_DRAWS = draws("noise")  # of each repeat
 
 
 def solve_sdedit(
@@ -44,11 +46,12 @@ def solve_sdedit(
     count = steps.t.shape[0]
 
     def once(x0: Array, repeat: Array):
-        noise = normal(keys, repeat * (count + 1), x0)
+        before = repeat * _DRAWS.after(count)
+        noise = normal(keys, before + START, x0)
 
         def advance(x: Array, step: Steps):
             prediction, fraction = predict(denoise, x, step.t, clip)
-            fresh = normal(keys, repeat * (count + 1) + 1 + step.number, x)
+            fresh = normal(keys, before + _DRAWS("noise", step.number), x)
             x = ancestral(prediction, x, step, fresh, fraction)
             if known:
                 x = x + operator.project(step.alpha * x0 + step.sigma * noise - x)

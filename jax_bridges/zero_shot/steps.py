@@ -9,10 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Levels
-from jax_bridges.keys import Keys, normal
+from jax_bridges.keys import ONLY, Keys, StepDraws, normal
 from jax_bridges.typing import Array
 
 Travel = tuple[int, int]  # length of a jump back, and how often each stretch is walked in all
+
+
+def draws(*each: str) -> StepDraws:
+    """Draws of a solver: x_T's first, then those of every step by name."""
+    return StepDraws(*each, first=("start",))
+
+
+START = draws()("start")
 
 
 class Steps(NamedTuple):
@@ -100,7 +108,7 @@ def predicted_noise(x: Array, x0: Array, step: Steps) -> Array:
 def start_noise(times: Levels, like: Array, keys: Keys) -> Array:
     """x_T, draw 0: N(0, alpha^2 + sigma^2), the law for images of unit variance."""
     scale = jnp.sqrt(jnp.asarray(times.alpha[0]) ** 2 + jnp.asarray(times.sigma[0]) ** 2)
-    return scale.astype(like.dtype) * normal(keys, 0, like)
+    return scale.astype(like.dtype) * normal(keys, START, like)
 
 
 class Kernel(NamedTuple):
@@ -153,4 +161,4 @@ def measure(operator, x0: Array, sigma_y: float | Array, keys: Keys) -> Array:
     Images and sigma_y are in units of [-1, 1]: a level that is published for [0, 1] is doubled.
     """
     y = operator.forward(x0)
-    return y + sigma_y * operator.forward(operator.pinv(normal(keys, 0, y)))
+    return y + sigma_y * operator.forward(operator.pinv(normal(keys, ONLY, y)))
