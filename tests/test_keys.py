@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax_bridges.stages.compare_prior import prior_sampler
+from jax_bridges.acts.compare_prior import prior_sampler
 from ledger import PACKAGE, Ledger
 from ml_collections import ConfigDict
 from restorers import TILE, photograph, save_player, tiny
@@ -40,7 +40,7 @@ from jax_bridges.restore import PriorRestorer
 from jax_bridges.restoring.models import noise_field, tile_source
 from jax_bridges.samplers import SAMPLERS, sample_ancestral, sample_consistency, sample_few_step
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import student_sampler, teacher_sampler
+from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.stages.train import STEPS, train
 from jax_bridges.training import steps as steps_module
