@@ -195,7 +195,7 @@ def base_config() -> ConfigDict:
     config.evaluate.weights = ""  # folder of the feature networks' files; "": the usual caches
     config.evaluate.reference = ""  # fid: .npz of statistics; "": the targets of the same images
     config.evaluate.allow_unequal = False  # fid: against a reference of another number of images
-    config.evaluate.bootstrap = 0  # resamples for 95% intervals; 0: none (slow for distances: try 50)
+    config.evaluate.bootstrap = 0  # resamples for 95% intervals of distances (slow: try 50); 0: no intervals
     config.evaluate.published = ""  # task of published.csv whose rows stand beside ours
     config.evaluate.published_data = ""  # what our images are, in its words: you vouch for it
 

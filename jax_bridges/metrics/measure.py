@@ -138,7 +138,7 @@ class Measure:
                 continue
             row[name] = float(np.mean(values))
             if self.config.bootstrap and len(values) == len(images):
-                intervals[name] = mean_interval(values, resamples=self.config.bootstrap)
+                intervals[name] = mean_interval(values)
         return {**row, "intervals": intervals} if intervals else row
 
     def how(self) -> dict[str, str]:
