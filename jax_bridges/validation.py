@@ -201,8 +201,6 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
             "must be at least 0 and below T."
         )
     preconditioning = make_preconditioning(**config.preconditioning)
-    if isinstance(bridge, Diffusion):
-        return
     with jax.ensure_compile_time_eval():
         t = jnp.linspace(bridge.t_min, bridge.T, 33)[1:]
         numbers = np.stack([*bridge.coefficients(t), bridge.sigma(t)])

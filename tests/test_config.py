@@ -130,7 +130,7 @@ REFUSALS = [
         dict(preconditioning={"name": "bridge_karras", "sigma_data": 0.0}),
         ["'bridge_karras' with sigma_data=0.0 is not finite on the bridge 'i2sb'"],
     ),
-    (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a bridge with a slope"]),
+    (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a path", "which a table"]),
     (dict(data__size="big"), ["data.size = big must be"]),
     (
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),

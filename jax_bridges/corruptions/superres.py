@@ -64,7 +64,8 @@ def bicubic_enlarge(n: int, factor: int) -> np.ndarray:
 def low_pass(x, factor: int):
     """x [B, H, W, C] shrunk `factor` times and enlarged again, both bicubic: ILVR's phi_N.
 
-    The shrinking is `SuperResolution`'s, the antialiased one of MATLAB and of DPS's Resizer. Raises ValueError unless both sides are multiples of factor.
+    The shrinking is `SuperResolution`'s, the antialiased one of MATLAB and of DPS's Resizer.
+    Raises ValueError unless both sides are multiples of factor.
     """
     small = SuperResolution(factor=factor).forward(x)
     rows, columns = (bicubic_enlarge(n, factor) for n in x.shape[1:3])
