@@ -191,7 +191,10 @@ def test_configuration_is_valid_and_bad_ones_are_refused():
         validate(config)
     for part, words in (
         ({"preconditioning": {"name": "velocity"}}, "a diffusion prior have not.*'epsilon'"),
-        ({"bridge": {"name": "ddpm", "beta_max": 2.0}}, "ddpm: .* steps at least 2, but they are 0.0001, 2.0 and 1000"),
+        (
+            {"bridge": {"name": "ddpm", "beta_max": 2.0}},
+            "ddpm: .* steps at least 2, but they are 0.0001, 2.0 and 1000",
+        ),
     ):
         config = tiny()
         for key, value in part.items():

@@ -130,7 +130,8 @@ class DDPM(Diffusion):
         Args:
           nfe: 1 to `steps`.
           spacing: "strided": 0, k, 2k, ... with k = steps / nfe, which never reaches the last entry
-            (DDNM, DDRM, which take whole k; others are rounded down); "respaced": both ends (guided-diffusion, RePaint, ILVR).
+            (DDNM, DDRM, which take whole k; others are rounded down); "respaced": both ends
+            (guided-diffusion, RePaint, ILVR).
         """
         if spacing not in ("strided", "respaced"):
             raise ValueError(f"spacing is '{spacing}': choose 'strided' or 'respaced'.")
