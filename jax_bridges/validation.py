@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.bridges import BRIDGES, Bridge, Diffusion, make_bridge
 from jax_bridges.choices import look_up, require_positive
-from jax_bridges.config import base_config
+from jax_bridges.config import base_config, check_keys
 from jax_bridges.corruptions import CORRUPTIONS, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
@@ -51,7 +51,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             if value < 1:
                 raise ValueError(f"{key} is {value}: it must be at least 1.")
 
-    _check_keys(config, base_config())
+    check_keys(config, base_config())
     network = ConfigDict(network_settings(config.network))
     for key in (
         "evaluate.teacher_nfe",
@@ -187,36 +187,6 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         look_up("method of distillation", DISTILLERS, method)
         asked = tuple(config.evaluate.student_nfe)
         check_method(config.distill, method, bridge, corruption, asked)
-
-
-# Parts whose keys depend on what was chosen there.
-_FREE_PARTS = (
-    "network", "bridge", "preconditioning", "corruption", "zero_shot.tasks", "zero_shot.settings",
-)  # fmt: skip
-
-
-def _check_keys(config: ConfigDict, base: ConfigDict, part: str = "") -> None:
-    """Keys that are not there, where a part was given as a whole, and keys that nothing reads."""
-    here = part.rstrip(".") or "the configuration"
-    for key in config:
-        look_up(f"key of {here}", base, key)
-    for key, like in base.items():
-        path, value = part + key, config.get(key)
-        if key not in config:
-            raise ValueError(
-                f"{path} is missing: a part that is given as a whole must have all its keys; leave it as it "
-                f"is, and give those that differ as --config.{part}KEY=VALUE."
-            )
-        if not isinstance(like, ConfigDict):
-            continue
-        if not isinstance(value, ConfigDict):
-            raise ValueError(f"{path} is {value!r}: it must be a dict.")
-        if "name" in like and "name" not in value:
-            raise ValueError(
-                f"{path}.name is missing: it is a dict of a name and that one's settings."
-            )
-        if path not in _FREE_PARTS:
-            _check_keys(value, like, f"{path}.")
 
 
 def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
