@@ -41,7 +41,7 @@ from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
-from jax_bridges.models import ADM, DTYPES, MODELS
+from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
 from jax_bridges.planning.abstract import (
     STAGES,
     abstract_batch,
@@ -108,7 +108,8 @@ def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> d
     x, t, xT, label = map(np.asarray, inputs)
     given = (x, t, xT if net.conditional else None, label if net.num_classes else None)
     device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
-    call = torch_forward(net, weights, given, device, network.dtype == "bfloat16")
+    half = network_settings(network)["dtype"] == "bfloat16"
+    call = torch_forward(net, weights, given, device, half)
     seconds = median_seconds(call, repeats)
     theirs = call().cpu().numpy()
     difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
@@ -222,7 +223,11 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
         params = parallel.init(
             lambda key: system.init(key, system.teacher), run.key(Purpose.INIT_TEACHER)
         )
-    about = {"network": config.network.name, "dtype": config.network.dtype, "size": system.size}
+    about = {
+        "network": config.network.name,
+        "dtype": network_settings(config.network)["dtype"],
+        "size": system.size,
+    }
     for name in choose_measures(config, names):
         for row in MEASURES[name](run, params, nfe, repeats):
             row["images_per_second"] = row["images"] / row["seconds"]
@@ -310,8 +315,9 @@ def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, ob
             if given is None:
                 look_up("network", NETWORKS, name)(config)
             with config.unlocked():
-                config.network.dtype = dtype or config.network.dtype
-                look_up("dtype", DTYPES, config.network.dtype)
+                dtype = dtype or network_settings(config.network)["dtype"]
+                look_up("dtype", DTYPES, dtype)
+                config.network.dtype = dtype
                 config.data.size = options.size or config.data.size
                 batch = options.batch or (4 if np.max(config.data.size) >= 256 else 32)
                 if given is None or options.batch:

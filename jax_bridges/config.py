@@ -8,7 +8,7 @@ from collections.abc import Collection
 from ml_collections import ConfigDict, FieldReference
 
 from jax_bridges.bridges import BRIDGES
-from jax_bridges.choices import parse_choice
+from jax_bridges.choices import look_up, parse_choice
 from jax_bridges.corruptions import CORRUPTIONS
 from jax_bridges.models import MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
@@ -195,7 +195,7 @@ def base_config() -> ConfigDict:
     config.evaluate.weights = ""  # folder of the feature networks' files; "": the usual caches
     config.evaluate.reference = ""  # fid: .npz of statistics; "": the targets of the same images
     config.evaluate.allow_unequal = False  # fid: against a reference of another number of images
-    config.evaluate.bootstrap = 0  # resamples for 95% intervals; 0: none (slow for distances: try 50)
+    config.evaluate.bootstrap = 0  # resamples for 95% intervals of distances (slow: try 50); 0: no intervals
     config.evaluate.published = ""  # task of published.csv whose rows stand beside ours
     config.evaluate.published_data = ""  # what our images are, in its words: you vouch for it
 
@@ -274,6 +274,43 @@ def take_names(config: ConfigDict, given: Collection[str]) -> None:
             known = inspect.signature(table[name]).parameters
             kept = {k: v for k, v in kept.items() if k in known or f"{part}.{k}" in given}
         config[part] = ConfigDict({"name": name, **kept, **settings}, allow_dotted_keys=True)
+
+
+# Parts whose keys depend on what was chosen there.
+_FREE_PARTS = (
+    "network", "bridge", "preconditioning", "corruption", "zero_shot.tasks", "zero_shot.settings",
+)  # fmt: skip
+
+
+def check_keys(config: ConfigDict, base: ConfigDict, part: str = "") -> None:
+    """Refuses keys that nothing reads, and parts that were given as a whole without all their keys.
+
+    Args:
+      config: the part called `part`, "" or "train.", of a configuration.
+      base: the same part of `base_config()`.
+
+    Raises:
+      ValueError: names the key and what to do.
+    """
+    for key in config:
+        look_up(f"key of {part.rstrip('.') or 'the configuration'}", base, key)
+    for key, like in base.items():
+        path, value = part + key, config.get(key)
+        if key not in config:
+            raise ValueError(
+                f"{path} is missing: a part that is given as a whole must have all its keys; leave it as it "
+                f"is, and give those that differ as --config.{part}KEY=VALUE."
+            )
+        if not isinstance(like, ConfigDict):
+            continue
+        if not isinstance(value, ConfigDict):
+            raise ValueError(f"{path} is {value!r}: it must be a dict.")
+        if "name" in like and "name" not in value:
+            raise ValueError(
+                f"{path}.name is missing: it is a dict of a name and that one's settings."
+            )
+        if path not in _FREE_PARTS:
+            check_keys(value, like, f"{path}.")
 
 
 # Keys that may change between two starts of the same run: they do not alter what is trained.

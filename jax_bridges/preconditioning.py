@@ -1,7 +1,8 @@
 """From a raw network F to a denoiser: input and output scalings, network time, loss weight.
 
 `x0_hat = c_skip x_t + c_out F(c_in x_t, c_noise, x_T)`; each kind gives its scalings for any bridge
-(or, "wiener", something better than c_skip x_t) and the loss weight that its project trains with.
+(or, "wiener", something better than c_skip x_t) and the loss weight that its project trains with. On a
+bridge that is a table the network is told the time of the entry whose coefficients are used.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges import I2SB as I2SBBridge
 from jax_bridges.bridges import Bridge, Diffusion, expand
 from jax_bridges.choices import choose
 from jax_bridges.typing import Array, Denoiser
@@ -38,6 +38,14 @@ class Preconditioning:
         return expand(c_skip, xt) * xt
 
 
+def _share(bridge: Bridge, t: Array, scale: float) -> Array:
+    """`scale t / T`, of the table's entry where there is one: an entry of `scale + 1` is a whole number."""
+    t = jnp.asarray(t)
+    if bridge.table is None:
+        return scale * t / bridge.T
+    return scale * bridge.index(t).astype(t.dtype) / (bridge.table - 1)
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class I2SBScaling(Preconditioning):
@@ -52,10 +60,7 @@ class I2SBScaling(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         one = jnp.ones_like(t)
-        # Snapped to the table where there is one, so that network time and coefficients agree.
-        unit = (
-            bridge.index(t) / (bridge.steps - 1) if isinstance(bridge, I2SBBridge) else t / bridge.T
-        )
+        unit = _share(bridge, t, 1.0)
         return Scalings(one, one, -bridge.sigma(t), 1000.0 * (self.t0 + (1.0 - self.t0) * unit))
 
     def weight(self, bridge: Bridge, t: Array) -> Array:
@@ -92,7 +97,7 @@ class BridgeKarras(Preconditioning):
         t = jnp.asarray(t)
         c_in, c_skip, c_out = self._scales(bridge, t)
         # DDBM adds 1e-44 to t, which float32 would flush to zero, and ln 0 to minus infinity.
-        log_t = jnp.log(jnp.maximum(t, jnp.finfo(t.dtype).tiny))
+        log_t = jnp.log(jnp.maximum(bridge.snap(t), jnp.finfo(t.dtype).tiny))
         return Scalings(c_in, c_skip, c_out, 250.0 * log_t)
 
     def weight(self, bridge: Bridge, t: Array) -> Array:
@@ -109,7 +114,7 @@ class Plain(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         one = jnp.ones_like(t)
-        return Scalings(one, jnp.zeros_like(t), one, 1000.0 * t / bridge.T)
+        return Scalings(one, jnp.zeros_like(t), one, _share(bridge, t, 1000.0))
 
     def weight(self, bridge: Bridge, t: Array) -> Array:
         """One."""
@@ -124,7 +129,7 @@ class UnitVariance(BridgeKarras):
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
-        return Scalings(*self._scales(bridge, t), 1000.0 * t / bridge.T)
+        return Scalings(*self._scales(bridge, t), _share(bridge, t, 1000.0))
 
 
 @jax.tree_util.register_dataclass
@@ -142,7 +147,7 @@ class Epsilon(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         alpha, sigma = bridge.alpha(t), bridge.sigma(t)
-        index = (self.steps - 1) * t / bridge.T
+        index = _share(bridge, t, self.steps - 1)
         return Scalings(jnp.ones_like(alpha), 1.0 / alpha, -sigma / alpha, index)
 
     def weight(self, bridge: Bridge, t: Array) -> Array:
@@ -162,10 +167,11 @@ class Velocity(Preconditioning):
     """
 
     def _scales(self, bridge: Bridge, t: Array) -> tuple[Array, Array]:
-        if isinstance(bridge, I2SBBridge):
+        if bridge.table is not None or isinstance(bridge, Diffusion):
             raise ValueError(
-                "The preconditioning 'velocity' needs a bridge with a slope, which a table has not: "
-                "take bridge 'brownian' or 'interpolant', or preconditioning 'i2sb'."
+                "The preconditioning 'velocity' needs a path between images with a slope, which a table and "
+                "a diffusion prior have not: take bridge 'brownian' or 'interpolant', or preconditioning "
+                "'i2sb' or, for a prior, 'epsilon'."
             )
         means = lambda t: bridge.coefficients(t)[:2]  # noqa: E731
         (a, b), (da, db) = jax.jvp(means, (t,), (jnp.ones_like(t),))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges import I2SB, Bridge
+from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up
 from jax_bridges.typing import Array
 
@@ -14,9 +14,9 @@ from jax_bridges.typing import Array
 
 
 def uniform(bridge: Bridge, u: Array) -> Array:
-    """Uniform on [t_min, T] (DDBM's `real-uniform`); on a table, over its entries (I2SB)."""
-    if isinstance(bridge, I2SB):
-        return jnp.floor(u * bridge.steps) / (bridge.steps - 1)
+    """Uniform on [t_min, T] (DDBM's `real-uniform`); on a table, over its entries (I2SB, DDPM)."""
+    if bridge.table is not None:
+        return jnp.floor(u * bridge.table) / (bridge.table - 1)
     return bridge.t_min + u * (bridge.T - bridge.t_min)
 
 
@@ -33,7 +33,7 @@ def towards_clean(bridge: Bridge, u: Array) -> Array:
 def edm_lognormal(bridge: Bridge, u: Array) -> Array:
     """EDM's noise levels for training, `ln t ~ N(-1.2, 1.2^2)` (arXiv 2206.00364, table 1)."""
     t = jnp.exp(-1.2 + 1.2 * jax.scipy.special.ndtri(u))
-    return jnp.clip(t, bridge.t_min, bridge.T)
+    return bridge.snap(jnp.clip(t, bridge.t_min, bridge.T))
 
 
 TRAINING_TIMES = {
@@ -71,8 +71,8 @@ def i2sb_steps(nfe: int, steps: int = 1000) -> np.ndarray:
 
 def uniform_grid(bridge: Bridge, nfe: int) -> np.ndarray:
     """Evenly spaced times T = t_0 > ... > t_nfe = t_min, float64 `[nfe + 1]`; I2SB's on a table."""
-    if isinstance(bridge, I2SB):
-        return i2sb_steps(nfe, bridge.steps)[::-1] / (bridge.steps - 1)
+    if bridge.table is not None:
+        return i2sb_steps(nfe, bridge.table)[::-1] / (bridge.table - 1)
     if nfe < 1:
         raise ValueError(f"A sampler needs at least one network call; nfe = {nfe} was asked for.")
     return np.linspace(float(bridge.T), float(bridge.t_min), nfe + 1)
@@ -82,9 +82,9 @@ def dbim_grid(bridge: Bridge, nfe: int, gap: float = 1e-3) -> np.ndarray:
     """DBIM's grid, T - gap to t_min, float64 `[nfe]`; with the booting call at T, nfe calls."""
     if nfe < 2:
         raise ValueError(f"DBIM needs a booting call and one step: nfe >= 2; {nfe} was asked for.")
-    if isinstance(bridge, I2SB) and nfe >= bridge.steps:
+    if bridge.table is not None and nfe >= bridge.table:
         raise ValueError(
-            f"DBIM visits each of the {bridge.steps} steps once; nfe = {nfe} was asked for."
+            f"DBIM visits each of the {bridge.table} steps once; nfe = {nfe} was asked for."
         )
     return np.linspace(float(bridge.T) - gap, float(bridge.t_min), nfe)
 
@@ -99,18 +99,18 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     if n < 2:
         raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
     # DBIM's form of the table has a t_min, and this grid as published.
-    table = isinstance(bridge, I2SB) and not bridge.t_min
-    t_min = 1.0 / (bridge.steps - 1) if table else float(bridge.t_min)
+    table = bridge.table is not None and not bridge.t_min
+    t_min = 1.0 / (bridge.table - 1) if table else float(bridge.t_min)
     high, low = (float(bridge.T) - gap) ** (1 / rho), t_min ** (1 / rho)
     grid = np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
     if not table:
         return grid
-    if n >= bridge.steps:
-        raise ValueError(f"The table has {bridge.steps} entries, too few for {n} steps down to 0.")
+    if n >= bridge.table:
+        raise ValueError(f"The table has {bridge.table} entries, too few for {n} steps down to 0.")
     up = np.arange(n + 1)  # counted from the end
-    entries = np.rint(grid * (bridge.steps - 1))[::-1]
-    entries = np.minimum(np.maximum.accumulate(entries - up) + up, bridge.steps - 1 - up[::-1])
-    return entries[::-1] / (bridge.steps - 1)
+    entries = np.rint(grid * (bridge.table - 1))[::-1]
+    entries = np.minimum(np.maximum.accumulate(entries - up) + up, bridge.table - 1 - up[::-1])
+    return entries[::-1] / (bridge.table - 1)
 
 
 def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
@@ -122,8 +122,8 @@ def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
     if n < 1:
         raise ValueError(f"A sampler needs at least one step; n = {n} was asked for.")
     T, t_min = float(bridge.T), float(bridge.t_min)
-    if isinstance(bridge, I2SB):
-        dense = np.linspace(1.0, 0.0, bridge.steps)
+    if bridge.table is not None:
+        dense = np.linspace(1.0, 0.0, bridge.table)
     else:
         # Dense towards both ends, where the angle can turn as a square root of time.
         s = np.linspace(1.0, 0.0, 4097)

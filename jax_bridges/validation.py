@@ -10,7 +10,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.bridges import BRIDGES, Bridge, Diffusion, make_bridge
-from jax_bridges.choices import look_up
+from jax_bridges.choices import look_up, require_positive
+from jax_bridges.config import base_config, check_keys
 from jax_bridges.corruptions import CORRUPTIONS, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
@@ -18,7 +19,7 @@ from jax_bridges.data.source import resolve
 from jax_bridges.metrics import METRICS, hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
-from jax_bridges.models import ADM, MODELS
+from jax_bridges.models import network_settings
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
@@ -50,13 +51,15 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             if value < 1:
                 raise ValueError(f"{key} is {value}: it must be at least 1.")
 
+    check_keys(config, base_config())
+    network = ConfigDict(network_settings(config.network))
     for key in (
         "evaluate.teacher_nfe",
         "evaluate.student_nfe",
         "compare.teacher_nfe",
         "network.widths",
     ):
-        numbers = _get(config, key) if key != "network.widths" else config.network.get("widths", ())
+        numbers = network.get("widths", ()) if key == "network.widths" else _get(config, key)
         if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
             raise ValueError(f"{key} is {numbers}: it must hold whole numbers, each at least 1.")
     if config.seed >= 2**32:
@@ -76,7 +79,6 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     )  # fmt: skip
     look_up("corruption", CORRUPTIONS, config.corruption.name)
     look_up("bridge", BRIDGES, config.bridge.name)
-    look_up("network", MODELS, config.network.name)
     sampler = make_sampler(config.evaluate.sampler)
     look_up("parallel mode", dict.fromkeys(MODES), config.parallel.mode)
     for stage in trained:
@@ -108,9 +110,8 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
             raise ValueError(
                 f"{key} is {_get(config, key)}: the decay of an average is at least 0 and below 1."
             )
-    network = config.network
     if network.name == "unet":
-        positive("network.patch", "network.blocks", "network.groups", "network.heads")
+        require_positive("network", network, "patch", "blocks", "groups", "heads")
         if not network.widths:
             raise ValueError("network.widths is empty: it must have the width of each level.")
         multiple = network.patch * 2 ** (len(network.widths) - 1)
@@ -130,12 +131,12 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
                 raise ValueError(
                     f"network.attention has {level}: the levels are 0 to {len(network.widths) - 1}."
                 )
-    if not 0 <= network.get("dropout", 0.0) < 1:
+    if not 0 <= network.dropout < 1:
         raise ValueError(
             f"network.dropout is {network.dropout}: it must be at least 0 and below 1."
         )
     if network.name == "adm":
-        levels = len(network.get("channel_mult", ADM.channel_mult))
+        levels = len(network.channel_mult)
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
     if network.get("num_classes", 0) and not has_labels(config.data):
         raise ValueError(
@@ -159,7 +160,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_bridge(config, bridge)
     if trained:
         check_mode(config, bridge, is_paired(config.data))
-        if network.get("dropout", 0.0) and config.train.mode != "bridge":
+        if network.dropout and config.train.mode != "bridge":
             raise ValueError(
                 f"network.dropout is {network.dropout}, which train.mode {config.train.mode} does not use: "
                 "set it to 0."
@@ -201,8 +202,6 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
             "must be at least 0 and below T."
         )
     preconditioning = make_preconditioning(**config.preconditioning)
-    if isinstance(bridge, Diffusion):
-        return
     with jax.ensure_compile_time_eval():
         t = jnp.linspace(bridge.t_min, bridge.T, 33)[1:]
         numbers = np.stack([*bridge.coefficients(t), bridge.sigma(t)])

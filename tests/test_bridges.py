@@ -12,6 +12,8 @@ from gaussian import GaussianPair
 
 from jax_bridges.bridges import I2SB, VE, VP, Brownian, I2SBinDDBM, make_bridge, symmetric_betas
 
+pytestmark = pytest.mark.smoke
+
 with np.load(Path(__file__).parent / "golden" / "bridges.npz") as file:
     GOLDEN = dict(file)
 

@@ -254,7 +254,7 @@ def test_velocity_of_a_rectified_flow_is_the_mean_slope():
     close(bridge.ode_drift(x0_hat, x, None, t), slope_)
 
 
-@pytest.mark.parametrize("name", ["goub", "resshift", "trigonometric", "sin2"])
+@pytest.mark.parametrize("name", [*NOISY, "encoder_decoder"])
 def test_float32_is_accurate(name):
     bridge = ALL[name]
     t = np.concatenate([1 - np.geomspace(1e-2, 0.4, 20), np.geomspace(2e-3, 0.4, 20)])

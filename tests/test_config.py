@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 import jax_bridges.config
 from jax_bridges.config import base_config, differences
+from jax_bridges.models import network_settings
 from jax_bridges.training.system import System
 from jax_bridges.validation import validate
 
@@ -52,6 +53,11 @@ REFUSALS = [
     (dict(evaluate__student_nfe=(1.5,)), ["evaluate.student_nfe is (1.5,)", "whole numbers"]),
     (dict(compare__teacher_nfe=(0, 1)), ["compare.teacher_nfe", "at least 1"]),
     (dict(network__widths=("a",)), ["network.widths is ('a',)", "whole numbers"]),
+    (dict(network={"widths": (8, 16)}), ["network.name is missing"]),
+    (dict(bridge={"epsilon": 0.5}), ["bridge.name is missing"]),
+    (dict(train__optimizer={"name": "adam"}), ["train.optimizer.b1 is missing"]),
+    (dict(bridge="brownian"), ["bridge is 'brownian': it must be a dict"]),
+    (dict(train__stpes=3), ["key of train 'stpes'", "Did you mean 'steps'?"]),
     (dict(seed=2**32), ["seed is 4294967296", "below 2^32"]),
     (dict(train__optimizer__weight_decay=0.1), ["train.optimizer.weight_decay", "adamw"]),
     (dict(train__mode="reflow", teacher__init="x", network__conditional=False, keep_known=False, bridge__deterministic=True, network__dropout=0.1), ["network.dropout", "reflow"]),
@@ -130,7 +136,7 @@ REFUSALS = [
         dict(preconditioning={"name": "bridge_karras", "sigma_data": 0.0}),
         ["'bridge_karras' with sigma_data=0.0 is not finite on the bridge 'i2sb'"],
     ),
-    (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a bridge with a slope"]),
+    (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a path", "which a table"]),
     (dict(data__size="big"), ["data.size = big must be"]),
     (
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),
@@ -272,6 +278,28 @@ def test_every_key_of_the_base_has_a_comment():
     grouped = ("corruption.", "bridge.", "preconditioning.", "distill.cbd.", "distill.cbt.")
     flat = {k for k in flat if "ptimizer." not in k and not k.startswith(grouped)}
     assert flat <= keys and optimizer <= keys and consistency <= keys  # all seen
+
+
+def test_a_network_may_leave_out_what_it_has_defaults_for():
+    for network in ({"name": "unet", "widths": (8, 16)}, {"name": "adm", "head_channels": 16}):
+        config = changed(network=network)
+        validate(config)
+        full = network_settings(config.network)
+        assert full["dtype"] == "float32" and full["conditional"] is False
+        assert dict(config.network) == network  # what a run records is what was given
+    with pytest.raises(ValueError, match="network.name is missing: .*unet"):
+        network_settings({"widths": (8,)})
+
+
+def test_a_recorded_configuration_makes_the_same_system():
+    recorded = json.loads(base_config().to_json_best_effort())
+    again = System.create(recorded)
+    assert again.teacher == System.create(base_config()).teacher and again.size == (32, 32)
+    del recorded["network"]["dtype"], recorded["distill"]["bridge_ema"]
+    assert System.create(recorded).teacher == again.teacher
+    del recorded["distill"], recorded["data"]  # an import's
+    with pytest.raises(ValueError, match="no data, distill: start from config.base_config"):
+        System.create(recorded)
 
 
 def test_size_may_be_one_number_or_two():

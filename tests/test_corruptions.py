@@ -1,5 +1,6 @@
 """Corruptions against official numbers and closed forms; test_corruptions_promises.py has the rest."""
 
+import io
 import pathlib
 
 import jax
@@ -7,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pictures import images, make_keys
+from PIL import Image
 from scipy import ndimage
 
 from jax_bridges.corruptions import (
@@ -123,6 +125,19 @@ def test_bicubic_keeps_constants_and_is_exact_on_ramps_inside():
         assert np.linalg.svd(matrix)[1].min() > 0.2  # so that its pseudo-inverse is tame
 
 
+@pytest.mark.parametrize("factor", [1, 2, 3, 5, 8])
+def test_bicubic_is_pillows_inside_and_shifts_nothing(factor):
+    """Pillow has the same kernel, and other rules beyond the borders."""
+    x = np.random.default_rng(0).uniform(-1, 1, (12 * factor, 12 * factor)).astype(np.float32)
+    small = SuperResolution(factor=factor).forward(x[None, :, :, None])[0, 2:-2, 2:-2, 0]
+    pillows = np.asarray(Image.fromarray(x).resize((12, 12), Image.Resampling.BICUBIC))
+    np.testing.assert_allclose(small, pillows[2:-2, 2:-2], atol=1e-6)
+    ramp = np.linspace(-1, 1, 12 * factor)[None, :, None, None] * np.ones((1, 1, 2 * factor, 1))
+    inner = slice(4 * factor, -4 * factor)
+    low = superresolutions.low_pass(jnp.asarray(ramp, jnp.float32), factor)
+    np.testing.assert_allclose(low[:, inner], ramp[:, inner], atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["uniform", "gauss", "aniso"])
 def test_true_blur_is_a_convolution(kind):
     x = images(1, 24, 40)
@@ -142,6 +157,15 @@ def test_blur_takes_other_kernels():
     at = np.arange(-16, 17)
     variance = [(out.sum(1 - axis) * at**2).sum() for axis in (0, 1)]
     np.testing.assert_allclose(variance, [4, 9], rtol=1e-3)
+
+
+def test_jpeg_tables_are_those_of_libjpeg():
+    for quality in range(1, 101):
+        file = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(file, "JPEG", quality=quality)
+        written = Image.open(file).quantization
+        for ours, table in zip(jpegs.quantisation_tables(quality), (0, 1), strict=True):
+            np.testing.assert_array_equal(ours.ravel(), written[table], err_msg=f"{quality}")
 
 
 def test_jpeg_keeps_flat_grey_and_pads_odd_sizes():

@@ -111,6 +111,16 @@ def test_walsh_hadamard_against_the_matrix():
         walsh_hadamard(jnp.zeros((1, 12, 1)))
 
 
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.29, 1 / 3, 0.4, 0.5, 0.6, 0.7, 0.9, 1.0])
+def test_sensing_keeps_the_share_that_it_was_given(ratio):
+    measured = WalshHadamard(ratio=ratio).measured(32, 32, 3)
+    assert 0 <= ratio * measured.size - measured.sum() < 1
+    if ratio in (0.1, 0.25, 1 / 3, 0.5, 1.0):  # as published
+        assert measured.sum() == measured.size // round(1 / ratio)
+    rows = len(BlockSensing(ratio=ratio, block=10).matrix)
+    assert rows == {0.29: 29, 1 / 3: 33}.get(ratio, round(100 * ratio))
+
+
 # -- properties -----------------------------------------------------------------------------------
 OPERATORS = {
     "pool": SuperResolution(kind="pool", factor=4),
@@ -205,6 +215,12 @@ def test_product_of_pseudo_inverses_is_the_published_one_and_not_exact():
 def test_bad_settings():
     with pytest.raises(ValueError, match="share in"):
         WalshHadamard(ratio=0)
+    for make in (
+        lambda: WalshHadamard(ratio=0.01).measured(4, 4, 3),
+        lambda: BlockSensing(ratio=0.01, block=8),
+    ):
+        with pytest.raises(ValueError, match="ratio 0.01 of .* leaves nothing to measure"):
+            make()
     with pytest.raises(ValueError, match="permutation"):
         WalshHadamard(order=(0, 0))
     with pytest.raises(ValueError, match="entries, the image"):

@@ -140,7 +140,7 @@ def test_velocity_scaling_predicts_the_velocity(float64):
         np.testing.assert_allclose(c_in, 1.0)
         np.testing.assert_allclose(c_noise, 1000 * t)
     np.testing.assert_allclose(scaling.scalings(FLOW, t).c_out, -t)
-    with pytest.raises(ValueError, match="which a table has not: take bridge 'brownian'"):
+    with pytest.raises(ValueError, match="which a table .*: take bridge 'brownian'"):
         scaling.scalings(make_bridge("i2sb"), t)
 
 

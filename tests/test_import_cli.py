@@ -49,6 +49,7 @@ def i2sb(tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.smoke
 def test_i2sb_file_becomes_a_teacher(i2sb):
     recorded = imported(i2sb)
     assert recorded["bridge"] == {

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax_bridges.acts.compare_prior import prior_sampler
 from ledger import PACKAGE, Ledger
 from ml_collections import ConfigDict
 from restorers import TILE, photograph, save_player, tiny
 from runs import quick_compiler  # noqa: F401
 from toy import image_batch, same, small_config
 
-from jax_bridges.acts.zero_shot import Job
+from jax_bridges.acts.compare_prior import prior_sampler
+from jax_bridges.acts.zero_shot import restorer
 from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import InpaintCenter, Mixture, SuperResolution, make_corruption
 from jax_bridges.keys import (
@@ -365,12 +365,11 @@ def test_the_programs_of_a_run(monkeypatch, tmp_path):
     method = make_method("ddrm", prior.bridge, {}, 3)
     operator = SuperResolution(kind="pool", factor=2)
     pooled = dataclasses.replace(system, corruption=operator)
-    zero_shot = Job("sr", operator, 0.1, method)
     rows = [
         (teacher_sampler(run, 5, "ancestral"), teacher),
         (teacher_sampler(run, 5, "heun"), teacher),
         (student_sampler(run, 3), student),
-        (zero_shot.restorer(dataclasses.replace(run, system=prior)), (teacher, None)),
+        (restorer(dataclasses.replace(run, system=prior), operator, 0.1, method), (teacher, None)),
         (prior_sampler(dataclasses.replace(run, system=pooled), prior, method), teacher),
     ]
     ledgers = {"evaluation": Ledger()}

@@ -8,7 +8,7 @@ import dm_pix
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import linalg
+from scipy import linalg, stats
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jax_bridges.io.safetensors import write_safetensors
@@ -175,17 +175,29 @@ def test_fid_formula_with_a_matrix_root():
 
 
 # -- intervals ---------------------------------------------------------------------------------------
-def test_mean_interval_is_the_normal_one_for_many_images():
-    random = np.random.default_rng(3)
-    values = random.normal(5, 2, 2000)
-    low, high = mean_interval(values, resamples=2000)
-    half = 1.96 * values.std() / np.sqrt(2000)
-    assert low == pytest.approx(values.mean() - half, abs=0.1 * half)
-    assert high == pytest.approx(values.mean() + half, abs=0.1 * half)
+def test_mean_interval_is_students():
+    values = np.random.default_rng(3).normal(5, 2, 12)
+    want = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
+    assert mean_interval([*values, np.nan]) == pytest.approx(want, rel=1e-12)
     assert mean_interval([3.0, 3.0, np.nan]) == (3.0, 3.0)
-    assert np.isnan(mean_interval([np.nan])).all()
+    assert np.isnan(mean_interval([4.0, np.nan])).all()  # one value says nothing of the spread
     with pytest.raises(ValueError, match="level"):
         mean_interval(values, level=1.0)
+
+
+def test_intervals_cover_their_share():
+    """Of a distance between means, whose expectation is (1 + 1 / N): 95 of 100 sets of 200 images."""
+    random, sets = np.random.default_rng(0), 2000
+    x = 1 + random.normal(size=(sets, 200))
+    around = [
+        set_interval(lambda i, row=row: row[i].sum() ** 2, 200, seed=seed)
+        for seed, row in enumerate(x / 200)
+    ]
+    alone = np.array([mean_interval(row) for row in x])
+    for low, high, truth in ((*np.transpose(around), 1 + 1 / 200), (*alone.T, 1.0)):
+        assert 0.94 <= np.mean((low <= truth) & (truth <= high)) <= 0.96
+    with pytest.raises(ValueError, match="2 resamples or more, not 1"):
+        set_interval(np.mean, 5, resamples=1)
 
 
 def test_set_interval_covers_the_spread_of_fresh_samples():

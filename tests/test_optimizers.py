@@ -16,17 +16,28 @@ from jax_bridges.training.steps import gradients
 # -- average, optimiser, schedules ----------------------------------------------------------------
 
 
-def test_average_warms_up_with_exact_values():
-    """decay_k = min(decay, (1 + k) / (10 + k)): 0.1, 2/11, 3/12, ... up to 0.9."""
-    ema, expected = {"a": jnp.zeros(2)}, 0.0
+class TorchEma:
+    """torch_ema 0.3's `update`, written from its formulas, for one number."""
+
+    def __init__(self, value, decay):
+        self.shadow, self.decay, self.num_updates = value, decay, 0
+
+    def update(self, value):
+        self.num_updates += 1
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.shadow -= (1.0 - decay) * (self.shadow - value)
+
+
+def test_average_warms_up_as_torch_ema():
+    """Decays 2/11, 3/12, ... up to 0.9."""
+    ema, theirs = {"a": jnp.zeros(2)}, TorchEma(0.0, 0.9)
     for k in range(100):
-        value = float(k % 7)
+        value = float(k % 7 + 1)
         ema = ema_update(ema, {"a": jnp.full(2, value)}, jnp.int32(k), 0.9)
-        decay = min(0.9, (1 + k) / (10 + k))
-        expected = decay * expected + (1 - decay) * value
-        np.testing.assert_allclose(ema["a"], expected, rtol=2e-6)
+        theirs.update(value)
+        np.testing.assert_allclose(ema["a"], theirs.shadow, rtol=2e-6)
     first = ema_update({"a": jnp.ones(1)}, {"a": jnp.zeros(1)}, jnp.int32(0), 0.99)
-    np.testing.assert_allclose(first["a"], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(first["a"], 2 / 11, rtol=1e-6)
 
 
 def test_clipping_bounds_the_global_norm():

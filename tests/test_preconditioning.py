@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 from test_bridges import SMOOTH, TABLES, close, float64, golden  # noqa: F401
 
-from jax_bridges.bridges import I2SB, VP
+from jax_bridges.bridges import DDPM, I2SB, VP
 from jax_bridges.losses import squared_error
 from jax_bridges.preconditioning import (
     BridgeKarras,
+    Epsilon,
     I2SBScaling,
     Plain,
     make_preconditioning,
     precondition,
 )
+from jax_bridges.times import training_times
 
 
 def toy_network(x, c_noise, xT, z):
@@ -96,12 +98,20 @@ def test_i2sb_prediction_and_network_time(float64, tag, beta_max):  # noqa: F811
     assert float(seen[0][0]) == pytest.approx(0.1) and float(seen[0][-1]) == pytest.approx(1000.0)
 
 
-def test_network_time_is_of_the_table_entry_used():
+@pytest.mark.parametrize("bridge", [I2SB.create(), DDPM.create()], ids=["i2sb", "ddpm"])
+@pytest.mark.parametrize("name", ["i2sb", "none", "unit_variance", "bridge_karras", "epsilon"])
+def test_network_time_is_of_the_table_entry_used(name, bridge):
     """A time between two entries has the coefficients and the network time of one entry."""
-    bridge = I2SB.create()
+    scaling = make_preconditioning(name)
     between = jnp.asarray([500.3, 499.7, 500.0]) / 999
-    times = I2SBScaling().scalings(bridge, between).c_noise
-    assert np.ptp(times) == 0.0
+    for numbers in scaling.scalings(bridge, between):
+        assert np.ptp(numbers) == 0.0
+
+
+def test_a_network_of_the_noise_is_told_whole_entries():
+    drawn = training_times("uniform", DDPM.create(), (jnp.arange(1000) + 0.5) / 1000)
+    told = jax.jit(lambda t: Epsilon().scalings(DDPM.create(), t).c_noise)(drawn)
+    np.testing.assert_array_equal(told, np.arange(1000))
 
 
 @pytest.mark.parametrize("tag", ["vp", "ve"])

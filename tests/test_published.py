@@ -77,7 +77,7 @@ def test_the_table_marks_every_row():
     assert sum(" † " in line for line in lines[:-1]) == len(theirs)
     (row,) = [line for line in lines if line.startswith("student")]
     assert "2.4 ±0.1*" in row  # the best of those measured here; the published 2.5 is no rival
-    assert "half of the 95% bootstrap interval" in lines[-1]
+    assert "half of the 95% interval" in lines[-1]
     other = published_rows("sr4x-bicubic", "own", "", 256)
     assert "other protocol and data" in format_table([ours, *other])
     assert "measured here" not in format_table([ours])  # where nothing is published, no column

@@ -43,6 +43,7 @@ def files(folder):
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.smoke
 def test_one_picture_with_samples_and_sheets(model, photo, capsys):
     out = photo / "new" / "done.png"
     argv = [model, str(photo / "photo.png"), str(out), f"--mask={photo / 'mask.png'}", "--nfe=1"]

@@ -42,6 +42,7 @@ def whole(images, tmp_path_factory) -> Path:
 # -- what a run leaves ----------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 def test_a_run_leaves_what_it_promises(whole, images):
     assert {p.name for p in whole.iterdir()} == {
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "samples", "results.json",

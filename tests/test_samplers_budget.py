@@ -46,6 +46,7 @@ def test_every_sampler_is_tested_here():
     assert all(name == entry.name for name, entry in SAMPLERS.items())
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("name", LEAST)
 @pytest.mark.parametrize("bridge", [VP(), I2SB.create()], ids=["vp", "i2sb"])
 def test_the_budget_is_kept_and_the_denoiser_counts_it(name, bridge):

@@ -73,6 +73,7 @@ def assert_relative(got, want, tolerance=1e-8):
 # -- I2SB ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("case", sorted(k[:-3] for k in I2SB_CASES if k.endswith("_xs")))
 def test_ancestral_is_i2sbs_sampler(case):
     tag, nfe, kind, *mask = case.split("_")
@@ -189,6 +190,7 @@ def dbim(name: str):
     return lambda *args, **knobs: samplers.sample_dbim_high_order(*args, order=order, **knobs)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("case", sorted(k[:-5] for k in DBIM if k.endswith("_path")))
 def test_dbim_is_the_official_sampler(case):
     tag, n, name, *masked = case.split("_")

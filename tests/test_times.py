@@ -9,7 +9,7 @@ import pytest
 from test_bridges import ALL, SMOOTH, golden
 
 from jax_bridges import times
-from jax_bridges.bridges import I2SB, VE, VP
+from jax_bridges.bridges import DDPM, I2SB, VE, VP
 
 
 def test_i2sb_steps_are_the_official_ones():
@@ -111,8 +111,8 @@ def test_uniform_times_cover_the_bridge():
     assert float(t.var()) == pytest.approx(79.998**2 / 12, rel=1e-3)
 
 
-def test_uniform_times_of_a_table_are_its_entries_alike():
-    bridge = I2SB.create()
+@pytest.mark.parametrize("bridge", [I2SB.create(), DDPM.create()], ids=["i2sb", "ddpm"])
+def test_uniform_times_of_a_table_are_its_entries_alike(bridge):
     t = times.training_times("uniform", bridge, (jnp.arange(5000) + 0.5) / 5000)
     np.testing.assert_array_equal(np.bincount(np.asarray(bridge.index(t))), np.full(1000, 5))
     # The largest float32 below one must still be an entry.
@@ -120,6 +120,10 @@ def test_uniform_times_of_a_table_are_its_entries_alike():
         "uniform", bridge, jnp.asarray([np.nextafter(np.float32(1), np.float32(0))])
     )
     assert int(bridge.index(last)[0]) == 999 and float(last[0]) <= 1.0
+    for name in times.TRAINING_TIMES:
+        t = times.training_times(name, bridge, jnp.linspace(0.01, 0.99, 99))
+        np.testing.assert_array_equal(t, bridge.snap(t))
+        assert float(t.min()) < float(t.max())
 
 
 def test_times_towards_the_source_are_the_larger_of_two():

@@ -262,7 +262,7 @@ def test_one_step_of_ibmd_is_optax_on_the_pure_losses(bridge_ema, first_time):
 
         loss_b, grads = jax.value_and_grad(bridge_loss)(teacher)
         phi = jax.tree.map(lambda p, g: p - 0.1 * g, teacher, grads)
-        decay = min(bridge_ema, 0.1)  # the average's warm-up begins at 0.1
+        decay = min(bridge_ema, 2 / 11)  # where the average's warm-up begins
         average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, teacher, phi)
 
         def loss(params):

@@ -136,7 +136,7 @@ def test_scalings_of_a_prior(bridge, name):
     target = (x0 - c_skip[:, None, None, None] * xt) / c_out[:, None, None, None]
     if name == "epsilon":
         np.testing.assert_allclose(target, noise, atol=2e-2)
-        np.testing.assert_allclose(c_noise, 999 * t)
+        np.testing.assert_array_equal(c_noise, [50, 500, 899])  # the nearest entries
     denoise = precondition(lambda x, c, xT, z: target, bridge, scaling)
     np.testing.assert_allclose(denoise(xt, t, x0), x0, atol=1e-4)
     np.testing.assert_allclose(scaling.weight(bridge, t), 1 / c_out**2, rtol=1e-5)
@@ -189,6 +189,18 @@ def test_configuration_is_valid_and_bad_ones_are_refused():
     config.zero_shot.settings.ddrm.steps = 3
     with pytest.raises(ValueError, match="no setting 'steps'"):
         validate(config)
+    for part, words in (
+        ({"preconditioning": {"name": "velocity"}}, "a diffusion prior have not.*'epsilon'"),
+        (
+            {"bridge": {"name": "ddpm", "beta_max": 2.0}},
+            "ddpm: .* steps at least 2, but they are 0.0001, 2.0 and 1000",
+        ),
+    ):
+        config = tiny()
+        for key, value in part.items():
+            config[key] = value
+        with pytest.raises(ValueError, match=words):
+            validate(config)
     with pytest.raises(ValueError, match="Did you mean 'ddnm'"):
         make_solver("ddnn")
     with pytest.raises(ValueError, match="choose one of"):

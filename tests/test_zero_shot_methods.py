@@ -26,6 +26,8 @@ def test_calls_and_levels():
     assert make_method("pinv", PRIOR, {}, 50).nfe == 0
     # RePaint travels by default, as its paper does.
     assert make_method("repaint", PRIOR, {}, 250).nfe == 2410
+    third = make_method("sdedit", PRIOR, {"start": 0.3, "nfe": 50}, 50)
+    assert third.levels.t[0] == pytest.approx(0.3, abs=0.01)
     half = make_method("sdedit", PRIOR, {"start": 0.5, "nfe": 25, "repeats": 3}, 50)
     assert half.nfe == 75 and len(half.levels.t) == 26
     np.testing.assert_allclose(half.levels.t[0] * 999, 480)

@@ -92,6 +92,7 @@ def test_schedules_are_exact():
         np.testing.assert_array_equal(respaced_steps(count), FILE[f"respace_{count}_t"])
     np.testing.assert_allclose(ALPHA_BAR[::37], FILE["abar"], rtol=1e-12)
     np.testing.assert_allclose(DDPM.create().levels(100).t[:2] * 999, [990, 980])
+    np.testing.assert_allclose(DDPM.create().levels(600).t[:2] * 999, [998, 996])  # no divisor
     np.testing.assert_allclose(DDPM.create().levels(100, "respaced").t[[0, -2]] * 999, [999, 0])
 
 

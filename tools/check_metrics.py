@@ -146,7 +146,7 @@ def corrupted(images: np.ndarray, name: str, settings: dict, batch: int = 256) -
 
 
 def row_of(images: np.ndarray, labels: np.ndarray, reference: Moments) -> dict:
-    """FD-Lite0 to the reference, and CA-Lite0 in percent with its 95% bootstrap interval."""
+    """FD-Lite0 to the reference, and CA-Lite0 in percent with its 95% interval."""
     out = lite0_outputs(images)
     right = 100.0 * (out.logits.argmax(-1) == labels)
     return {

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jax_bridges.typing import Array
 
@@ -70,6 +71,26 @@ class Bridge(abc.ABC):
     def needs_source(self) -> bool:
         """Whether x_T stays in `step`: only a network that sees x_T can then be sampled from."""
         return False
+
+    # -- bridges that are a table of levels, entry k at t = k / (table - 1) ---------------------
+    @property
+    def table(self) -> int | None:
+        """Entries of the table, of which a time between two means the nearest; None: time is continuous."""
+        return None
+
+    def index(self, t: Array) -> Array:
+        """int32 entry of the table at time t."""
+        last = self.table - 1
+        return jnp.clip(jnp.round(jnp.asarray(t) * last), 0, last).astype(jnp.int32)
+
+    def snap(self, t: Array) -> Array:
+        """The time that t means: that of its entry on a table, else t itself."""
+        t = jnp.asarray(t)
+        return t if self.table is None else self.index(t).astype(t.dtype) / (self.table - 1)
+
+    def look_up(self, values: np.ndarray, t: Array) -> Array:
+        """Of `values` `[table]` those at time t."""
+        return jnp.asarray(values, jnp.result_type(t, jnp.float32))[self.index(t)]
 
     def required(self, xT: Array | None) -> Array:
         """x_T for a `step` that depends on it; ValueError if it was not given."""

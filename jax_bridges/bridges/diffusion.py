@@ -90,7 +90,16 @@ class DDPM(Diffusion):
 
     @classmethod
     def create(cls, *, beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000) -> DDPM:
-        """The schedule of the released DDPM and ADM checkpoints."""
+        """The schedule of the released DDPM and ADM checkpoints.
+
+        Raises:
+          ValueError: step variances that are none, or a table without a second entry.
+        """
+        if not 0 < beta_min <= beta_max < 1 or steps < 2:
+            raise ValueError(
+                "ddpm: it must be 0 < beta_min <= beta_max < 1, and steps at least 2, but they are "
+                f"{beta_min}, {beta_max} and {steps}."
+            )
         return cls(alpha_bar_table=np.cumprod(1.0 - linear_betas(beta_min, beta_max, steps)))
 
     @property
@@ -98,36 +107,37 @@ class DDPM(Diffusion):
         """Entries of the table."""
         return self.alpha_bar_table.shape[0]
 
-    def _look_up(self, table: np.ndarray, t: Array) -> Array:
-        index = jnp.clip(jnp.round(jnp.asarray(t) * (self.steps - 1)), 0, self.steps - 1)
-        return jnp.asarray(table, jnp.result_type(t, jnp.float32))[index.astype(jnp.int32)]
+    @property
+    def table(self) -> int:
+        return self.steps
 
     def alpha(self, t: Array) -> Array:
-        return self._look_up(self.alpha_bar_table**0.5, t)
+        return self.look_up(self.alpha_bar_table**0.5, t)
 
     def sigma(self, t: Array) -> Array:
-        return self._look_up((1.0 - self.alpha_bar_table) ** 0.5, t)
+        return self.look_up((1.0 - self.alpha_bar_table) ** 0.5, t)
 
     def rho2(self, t: Array) -> Array:
-        return self._look_up(1.0 / self.alpha_bar_table - 1.0, t)
+        return self.look_up(1.0 / self.alpha_bar_table - 1.0, t)
 
     def rho_bar2(self, t: Array) -> Array:
         rho2 = 1.0 / self.alpha_bar_table - 1.0
-        return self._look_up(rho2[-1] - rho2, t)
+        return self.look_up(rho2[-1] - rho2, t)
 
     def levels(self, nfe: int, spacing: str = "strided") -> Levels:
         """Levels at `nfe` entries of the table.
 
         Args:
           nfe: 1 to `steps`.
-          spacing: "strided": 0, k, 2k, ... with k = steps // nfe, which never reaches the last entry
-            (DDNM, DDRM); "respaced": both ends (guided-diffusion, RePaint, ILVR).
+          spacing: "strided": 0, k, 2k, ... with k = steps / nfe, which never reaches the last entry
+            (DDNM, DDRM, which take whole k; others are rounded down); "respaced": both ends
+            (guided-diffusion, RePaint, ILVR).
         """
         if spacing not in ("strided", "respaced"):
             raise ValueError(f"spacing is '{spacing}': choose 'strided' or 'respaced'.")
         kept = respaced_steps(nfe, self.steps)
         if spacing == "strided":
-            kept = np.arange(nfe) * (self.steps // nfe)
+            kept = np.arange(nfe) * self.steps // nfe
         kept = kept[::-1]
         return table_levels(self.alpha_bar_table, kept, kept / (self.steps - 1))
 

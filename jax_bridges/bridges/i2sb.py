@@ -71,21 +71,18 @@ class I2SB(Bridge):
         """Entries of the table."""
         return self.betas.shape[0]
 
-    def index(self, t: Array) -> Array:
-        """int32 table entry of time t in [0, 1]."""
-        return jnp.clip(jnp.round(t * (self.steps - 1)), 0, self.steps - 1).astype(jnp.int32)
-
-    def _look_up(self, table: np.ndarray, t: Array) -> Array:
-        return jnp.asarray(table, jnp.result_type(t, jnp.float32))[self.index(t)]
+    @property
+    def table(self) -> int:
+        return self.steps
 
     def alpha(self, t: Array) -> Array:
         return jnp.ones_like(t)
 
     def rho2(self, t: Array) -> Array:
-        return self._look_up(self.rho2_table, t)
+        return self.look_up(self.rho2_table, t)
 
     def rho_bar2(self, t: Array) -> Array:
-        return self._look_up(self.rho_bar2_table, t)
+        return self.look_up(self.rho_bar2_table, t)
 
     def total2(self, t: Array) -> Array:
         return self.rho2(t) + self.rho_bar2(t)
@@ -95,7 +92,7 @@ class I2SB(Bridge):
 
     def g2(self, t: Array) -> Array:
         """Variance a unit of time: beta of the entry times the n - 1 entries that a unit holds."""
-        return self._look_up(self.betas, t) * (self.steps - 1)
+        return self.look_up(self.betas, t) * (self.steps - 1)
 
 
 @jax.tree_util.register_dataclass

@@ -13,6 +13,9 @@ which all have the right law given x_0 and x_T (DBIM, arXiv 2405.15885, eq. 9), 
 `m = min(a_s / a_t, c_s / c_t)`. With the first x_T drops out, as from the Markov posterior of a
 bridge with a prior; with the second nothing is drawn, where the first would ask for less than no
 noise. g^2 is the noise that this step adds in the limit.
+
+Noise that goes with x_T, `c_t^2 = gamma_t^2 + a_t^2 source_std^2`, cancels wherever `m = a_s / a_t`, so
+steps and g^2 are written with gamma: a difference of two c^2 would leave its rounding under a root.
 """
 
 from __future__ import annotations
@@ -42,9 +45,16 @@ def _positive_ratio(over: Array, under: Array) -> Array:
 class Interpolant(Bridge):
     """The algebra of this file for weights that a subclass gives."""
 
+    source_std = 0.0  # of the noise that goes with x_T
+
     @abc.abstractmethod
     def weights(self, t: Array) -> tuple[Array, Array, Array]:
-        """a, b and c^2 at times t, smooth enough to be differentiated."""
+        """a, b and gamma^2 at times t, smooth enough to be differentiated."""
+
+    def _marginal(self, t: Array) -> tuple[Array, Array, Array]:
+        """a, b and c^2."""
+        a, b, gamma2 = self.weights(t)
+        return a, b, gamma2 + (self.source_std * a) ** 2
 
     # In units of x_T: these only scale grids, networks and loss weights here.
     def alpha(self, t: Array) -> Array:
@@ -61,34 +71,38 @@ class Interpolant(Bridge):
 
     def sigma(self, t: Array) -> Array:
         """Root mean square of `x_t - b_t x_0` for a source of unit variance."""
-        a, _, c2 = self.weights(jnp.asarray(t))
+        a, _, c2 = self._marginal(jnp.asarray(t))
         return jnp.sqrt(a**2 + c2)
 
     def coefficients(self, t: Array) -> Coefficients:
-        a, b, c2 = self.weights(jnp.asarray(t))
+        a, b, c2 = self._marginal(jnp.asarray(t))
         return Coefficients(a, b, jnp.zeros_like(a) if self.deterministic else jnp.sqrt(c2))
 
     def _derivatives(self, t: Array):
         """(a, b, c^2) and their derivatives in t."""
         t = jnp.asarray(t)
-        values, slopes = jax.jvp(self.weights, (t,), (jnp.ones_like(t),))
+        values, slopes = jax.jvp(self._marginal, (t,), (jnp.ones_like(t),))
         if self.deterministic:
             values, slopes = ((*v[:2], jnp.zeros_like(v[2])) for v in (values, slopes))
         return values, slopes
 
     def g2(self, t: Array) -> Array:
-        """`-a^2 d(c^2 / a^2) / dt` where that is positive, else 0."""
-        (a, _, c2), (da, _, dc2) = self._derivatives(t)
-        drawn = 2.0 * c2 * da / jnp.where(a > 0, a, 1.0) - dc2
+        """`-a^2 d(c^2 / a^2) / dt` where that is positive, else 0; the same for gamma^2 as for c^2."""
+        t = jnp.asarray(t)
+        (a, _, gamma2), (da, _, dgamma2) = jax.jvp(self.weights, (t,), (jnp.ones_like(t),))
+        drawn = 2.0 * gamma2 * da / jnp.where(a > 0, a, 1.0) - dgamma2
         return jnp.maximum(drawn, 0.0)
 
     def _carried(self, t: Array, s: Array) -> tuple[Array, Array, Array]:
         """m, the standard deviation of the noise, and the weight of x_T in a step."""
-        (a_t, _, c_t), (a_s, _, c_s) = self.coefficients(t), self.coefficients(s)
-        markov, frozen = _positive_ratio(a_s, a_t), _positive_ratio(c_s, c_t)
-        m = jnp.minimum(markov, frozen)
-        rest = jnp.where(markov <= frozen, 0.0, a_s - m * a_t)
-        return m, jnp.sqrt(jnp.maximum(c_s**2 - (m * c_t) ** 2, 0.0)), rest
+        (a_t, _, gamma2_t), (a_s, _, gamma2_s) = self.weights(t), self.weights(s)
+        markov = _positive_ratio(a_s, a_t)
+        drawn = gamma2_s - jnp.where(a_t > 0, markov, 0.0) ** 2 * gamma2_t
+        is_markov = (a_t > 0) & (drawn >= 0)
+        frozen = _positive_ratio(self.coefficients(s).c, self.coefficients(t).c)
+        m = jnp.where(is_markov, markov, frozen)
+        rest = jnp.where(is_markov, 0.0, a_s - m * a_t)
+        return m, jnp.sqrt(jnp.where(is_markov, drawn, 0.0)), rest
 
     def posterior(self, t: Array, s: Array) -> Posterior:
         """Weights of x_0 and x_t in `step` (x_T has the rest of a_s) and the spread of its noise."""
@@ -246,4 +260,4 @@ class StochasticInterpolant(Interpolant):
     def weights(self, t: Array) -> tuple[Array, Array, Array]:
         u = t / self.T
         a, b = PATHS[self.path](u)
-        return a, b, self.gamma_scale**2 * GAMMAS[self.gamma](u) + (self.source_std * a) ** 2
+        return a, b, self.gamma_scale**2 * GAMMAS[self.gamma](u)

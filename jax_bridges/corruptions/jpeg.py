@@ -36,11 +36,13 @@ EXACT = jax.lax.Precision.HIGHEST
 
 
 def quantisation_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
-    """Luma and chroma steps [8, 8] at a quality of 1 to 100, by the IJG's scaling rule."""
-    scale = 5000 / quality if quality < 50 else 200 - 2 * quality
-    luma, chroma = (
-        np.clip(np.floor((table * scale + 50) / 100), 1, 255) for table in (LUMA, CHROMA)
-    )
+    """Luma and chroma steps [8, 8] at a quality of 1 to 100, as libjpeg's `jpeg_quality_scaling`.
+
+    It is arithmetic of whole numbers: projects that divide 5000 as floats have other tables below 50,
+    though not at the papers' 5 and 10.
+    """
+    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
+    luma, chroma = (np.clip((table * scale + 50) // 100, 1, 255) for table in (LUMA, CHROMA))
     return luma, chroma
 
 

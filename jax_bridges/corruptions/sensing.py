@@ -1,6 +1,7 @@
 """Compressed sensing: a few random projections of the image, by Walsh-Hadamard or block by block."""
 
 import functools
+import math
 from typing import ClassVar
 
 import jax
@@ -46,6 +47,14 @@ def check_ratio(owner: str, ratio: float) -> None:
         raise ValueError(f"{owner}: ratio must be a share in (0, 1], but is {ratio}.")
 
 
+def count_kept(owner: str, ratio: float, among: int) -> int:
+    """ratio times `among`, rounded down; ValueError if that is 0."""
+    count = math.floor(ratio * among + 1e-6)  # 0.29 times 100 is a little below 29
+    if not count:
+        raise ValueError(f"{owner}: ratio {ratio} of {among} numbers leaves nothing to measure.")
+    return count
+
+
 class _Sensing(Corruption):
     """x_T is A^+ y, the image that the measurements alone give."""
 
@@ -63,9 +72,10 @@ class WalshHadamard(_Sensing):
 
     The image is flattened row by row; H W must be a power of 2. The coefficients that are kept are
     the first of a random permutation, drawn from `seed` or given as `order`, the same for all
-    channels. As published, C H W // round(1 / ratio) numbers are measured, coefficient by
-    coefficient, so that the last one may be there for some channels only. y [B, H, W, C] holds
-    them at their places and 0 elsewhere; all singular values are 1.
+    channels. floor(ratio C H W) numbers are measured, coefficient by coefficient, so that the last one
+    may be there for some channels only (the official code takes C H W // round(1 / ratio), the same
+    for 1/2, 1/4, 1/10, but a half for 0.4 and 0.6, and all for 0.7). y [B, H, W, C] holds them at
+    their places and 0 elsewhere; all singular values are 1.
     """
 
     ratio: float = 0.25
@@ -93,7 +103,7 @@ class WalshHadamard(_Sensing):
         """[1, H, W, C] float32, 1 where a coefficient is measured."""
         pixels = height * width
         kept = np.zeros((pixels, channels), np.float32)
-        count = channels * pixels // round(1 / self.ratio)
+        count = count_kept("walsh_hadamard", self.ratio, channels * pixels)
         in_order = (np.arange(pixels * channels) < count).reshape(pixels, channels)
         kept[self.permutation(pixels)] = in_order
         return kept.reshape(1, height, width, channels)
@@ -118,14 +128,14 @@ class WalshHadamard(_Sensing):
 
 @functools.lru_cache(maxsize=8)
 def sensing_matrix(ratio: float, block: int, seed: int = 0) -> np.ndarray:
-    """Random orthonormal rows [int(ratio block^2), block^2], float64.
+    """Random orthonormal rows [floor(ratio block^2), block^2], float64.
 
     Rows of the right singular vectors of a Gaussian matrix, as in DDNM: a Haar-random basis. Here by
     QR with the signs of its diagonal, which draws from the same law.
     """
     n = block * block
     q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))
-    matrix = (q * np.sign(np.diag(r))).T[: int(n * ratio)].copy()
+    matrix = (q * np.sign(np.diag(r))).T[: count_kept("block_sensing", ratio, n)].copy()
     matrix.flags.writeable = False
     return matrix
 
@@ -156,7 +166,7 @@ def unsense_blocks(y, matrix, block: int):
 
 @corruption
 class BlockSensing(_Sensing):
-    """Measures int(ratio block^2) random projections of every block of every channel (DDNM, cs_blockbased).
+    """Measures floor(ratio block^2) random projections of every block of every channel (DDNM, cs_blockbased).
 
     y is [B, H / block, W / block, M, C]; the rows are orthonormal, so A^+ = A^T and s = 1.
     """
@@ -167,8 +177,9 @@ class BlockSensing(_Sensing):
 
     def __post_init__(self):
         check_ratio("block_sensing", self.ratio)
-        if self.block < 1 or int(self.block**2 * self.ratio) < 1:
-            raise ValueError(f"block_sensing: block {self.block} leaves nothing to measure.")
+        if self.block < 1:
+            raise ValueError(f"block_sensing: block must be at least 1, but is {self.block}.")
+        count_kept("block_sensing", self.ratio, self.block**2)
 
     @property
     def matrix(self) -> np.ndarray:

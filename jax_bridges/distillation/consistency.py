@@ -18,7 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from jax_bridges.bridges import I2SB, Bridge, expand
+from jax_bridges.bridges import Bridge, expand
 from jax_bridges.choices import look_up
 from jax_bridges.typing import Array, Denoiser
 
@@ -75,8 +75,8 @@ def bridge_residual(bridge: Bridge, xt: Array, t: Array, xT: Array) -> Array:
 # -- which neighbours ----------------------------------------------------------------------------
 def grain(bridge: Bridge) -> float:
     """The smallest distance between two times that differ."""
-    if isinstance(bridge, I2SB):  # a table, where a time means the nearest entry
-        return bridge.T / (bridge.steps - 1)
+    if bridge.table is not None:
+        return bridge.T / (bridge.table - 1)
     return 1e-6 * bridge.T
 
 

@@ -224,7 +224,7 @@ class MeasuredSet:
             elif name in self._each:
                 row[name] = float(np.mean(np.concatenate(self._each[name])))
                 if resamples and name in each:
-                    intervals[name] = mean_interval(each[name], resamples=resamples)
+                    intervals[name] = mean_interval(each[name])
         return {**row, "intervals": intervals} if intervals else row
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,4 +22,16 @@ def make_network(name: str, *, dtype: str = "float32", **settings) -> Any:
     return choose("network", MODELS, name, {**frozen, "dtype": look_up("dtype", DTYPES, dtype)})
 
 
-__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network"]
+def network_settings(network: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of `config.network`, with `make_network`'s defaults for those that it leaves out.
+
+    Raises ValueError for a network that has no name, or an unknown one.
+    """
+    if "name" not in network:
+        raise ValueError(f"network.name is missing: it is one of {', '.join(MODELS)}.")
+    known = inspect.signature(look_up("network", MODELS, network["name"])).parameters
+    defaults = {k: p.default for k, p in known.items() if k not in ("name", "parent")}
+    return {**defaults, "dtype": "float32", **network}
+
+
+__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network", "network_settings"]

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jax_bridges.choices import look_up
+from jax_bridges.models import network_settings
 from jax_bridges.planning.topology import Chip
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
@@ -276,7 +277,7 @@ def describe_plan(config, parallel: Parallel, plan: Plan, chip: Chip | None = No
     lines = [
         f"task       {config.task}: {config.data.name}, {height}x{width}",
         f"network    {config.network.name}, {plan.parameters / 1e6:.2f}M parameters, "
-        f"{plan.call_flops / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
+        f"{plan.call_flops / 1e9:.3g} GFLOP a call and image, {network_settings(config.network)['dtype']}",
         f"devices    {parallel.devices}, {parallel.mode}, large leaves in "
         f"{parallel.mesh.shape['fsdp']} shards",
     ]

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 from jax.sharding import AbstractMesh
 
+from jax_bridges.models import network_settings
 from jax_bridges.planning.abstract import abstract_state, bytes_per_device, bytes_refused
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
@@ -148,7 +149,7 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
     if held.work is not None:
         if config.network.name == "adm" and not config.network.get("remat", False):
             found.append("network.remat=True (activations are computed twice)")
-        if config.network.dtype == "float32":
+        if network_settings(config.network)["dtype"] == "float32":
             found.append("network.dtype=bfloat16 (half of the activations)")
         images = settings.batch // (devices * settings.microbatches)
         if images > 1:

@@ -7,6 +7,7 @@ import time
 import jax
 import numpy as np
 
+from jax_bridges.models import network_settings
 from jax_bridges.planning.abstract import abstract_params, call_flops
 from jax_bridges.planning.memory import (
     Held,
@@ -91,7 +92,7 @@ def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
         f"task       {config.task}: {run.train_data.name}, {len(run.train_data)} training and "
         f"{len(run.test_data)} test images of {system.size[0]}x{system.size[1]}",
         f"network    {config.network.name}, {sum(leaf.size for leaf in teacher) / 1e6:.2f}M parameters, "
-        f"{call_flops(system) / 1e9:.3g} GFLOP a call and image, {config.network.dtype}",
+        f"{call_flops(system) / 1e9:.3g} GFLOP a call and image, {network_settings(config.network)['dtype']}",
         f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode} "
         f"({run.parallel.reason})",
     ]

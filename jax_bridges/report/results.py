@@ -20,7 +20,7 @@ results.json is one object:
         seconds_per_image  float, optional
         METRIC             float, optional: a key of METRICS, whole image
         METRIC_hole        float, optional: the same inside the missing region
-        intervals          {METRIC: [low, high]}, optional: 95% bootstrap intervals
+        intervals          {METRIC: [low, high]}, optional: of 95%
         source             optional: "measured" (default) or "published"
         reference          str, optional: where a published number comes from
         same_protocol      bool, of published rows: measured as ours were, with as many images

@@ -111,7 +111,7 @@ def footnotes(rows: list[dict], columns: list[Column], best: str) -> str:
     if any(is_published(row) for row in rows):
         notes.append(f"{PUBLISHED} published by others, not measured here")
     if any(row.get("intervals") for row in rows):
-        notes.append("± half of the 95% bootstrap interval")
+        notes.append("± half of the 95% interval")
     if any(MISSING in column.texts for column in columns):
         notes.append(f"{MISSING} not measured")
     return "; ".join(notes) + "."

@@ -102,7 +102,7 @@ def guide(
     """`denoise(x_t, t)` guided towards classes `label` `[B]` by a classifier (zero_shot/guidance.py)."""
 
     def log_prob(x: Array, t: Array) -> Array:
-        odds = network.apply({"params": params}, x, (bridge.steps - 1) * jnp.asarray(t))
+        odds = network.apply({"params": params}, x, bridge.index(t).astype(x.dtype))
         return jnp.take_along_axis(jax.nn.log_softmax(odds), label[:, None], -1)[:, 0]
 
     return guided_denoiser(denoise, log_prob, bridge, scale)

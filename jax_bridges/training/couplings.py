@@ -45,7 +45,7 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
     Raises:
       ValueError: names the key, what the mode needs and what to do.
     """
-    train, mode, sees = config.train, config.train.mode, config.network.conditional
+    train, mode, sees = config.train, config.train.mode, config.network.get("conditional", False)
     look_up("train.mode", dict.fromkeys(MODES), mode)
     if config.data.unpaired and (sees or not paired):
         raise ValueError(

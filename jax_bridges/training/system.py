@@ -7,11 +7,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
 from jax_bridges.keys import AugmentDraw, Keys, Stream, example_keys, fold, randint
-from jax_bridges.models import make_network
+from jax_bridges.models import make_network, network_settings
 from jax_bridges.preconditioning import make_preconditioning, precondition
 from jax_bridges.training.settings import distill_settings
 from jax_bridges.typing import Array, Denoiser, Generator, PyTree
@@ -61,7 +62,21 @@ class System:
 
     @classmethod
     def create(cls, config) -> System:
-        """Builds all parts from a configuration; errors name the part and what it takes."""
+        """Builds all parts from a configuration; errors name the part and what it takes.
+
+        Args:
+          config: complete (jax_bridges/config.py); a run's config.json, read as it is, will do.
+        """
+        if not isinstance(config, ConfigDict):
+            config = ConfigDict(config)
+        parts = ("data", "network", "bridge", "preconditioning", "corruption", "distill")
+        lacking = [part for part in (*parts, "keep_known") if part not in config]
+        if lacking:
+            raise ValueError(
+                f"This configuration has no {', '.join(lacking)}: start from config.base_config(), or from "
+                "a run's config.json (an import's says what its network is, and no more)."
+            )
+        network_settings(config.network)
         network = dict(config.network)
         name = network.pop("name")
         distill = distill_settings(config.distill)
