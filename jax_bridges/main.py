@@ -15,7 +15,7 @@ from ml_collections import config_flags
 
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
-from jax_bridges.config import differences
+from jax_bridges.config import differences, migrate, record
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.report.files import check_writable, write_atomic
 from jax_bridges.report.html import build_report
@@ -93,7 +93,7 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     if config.zero_shot.tasks:  # one prior and no student
         if parallel.hosts > 1:
             raise ValueError("zero_shot.tasks run on one host: start them without the others.")
-        report = zero_shot(this, lambda: begin_workdir(workdir, resolved))
+        report = zero_shot(this, lambda: begin_workdir(workdir, config))
         print(f"report: {report}", flush=True)
         return report
 
@@ -117,7 +117,7 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
         if this.done(name) < stage.steps:
             planned.append((stage, *try_stage(its, stage)))
     print(describe(this, planned), flush=True)
-    begin_workdir(workdir, resolved)
+    begin_workdir(workdir, config)
 
     # -- teacher ---------------------------------------------------------------------------------------
     picture = Picture(this)
@@ -153,11 +153,13 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     return workdir / "report.html"
 
 
-def begin_workdir(workdir: Path, resolved: dict) -> None:
+def begin_workdir(workdir: Path, config) -> None:
     """Writes config.json, once all hosts have found nothing to refuse."""
     hosts.barrier("checked")
     if hosts.is_chief():
-        write_atomic(workdir / "config.json", (json.dumps(resolved, indent=1) + "\n").encode())
+        write_atomic(
+            workdir / "config.json", (json.dumps(record(config), indent=1) + "\n").encode()
+        )
 
 
 def check_workdir(workdir: Path, resolved: dict) -> None:
@@ -177,11 +179,13 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
         return
     try:
         recorded = json.loads(path.read_text())
+        if not isinstance(recorded, dict):
+            raise ValueError("it is no configuration")
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({error}): put it back, or give a new folder with --workdir."
         ) from None
-    changed = differences(recorded, resolved)
+    changed = differences(migrate(recorded), resolved)
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another configuration; go on with that one, or give another "

@@ -90,7 +90,13 @@ class DDPM(Diffusion):
 
     @classmethod
     def create(cls, *, beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000) -> DDPM:
-        """The schedule of the released DDPM and ADM checkpoints."""
+        """The schedule of the released DDPM and ADM checkpoints.
+
+        Args:
+          beta_min: variance of the first step.
+          beta_max: variance of the last.
+          steps: entries of the table.
+        """
         return cls(alpha_bar_table=np.cumprod(1.0 - linear_betas(beta_min, beta_max, steps)))
 
     @property

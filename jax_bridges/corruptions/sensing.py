@@ -66,6 +66,11 @@ class WalshHadamard(_Sensing):
     channels. As published, C H W // round(1 / ratio) numbers are measured, coefficient by
     coefficient, so that the last one may be there for some channels only. y [B, H, W, C] holds
     them at their places and 0 elsewhere; all singular values are 1.
+
+    Attributes:
+      ratio: share of the coefficients that is kept.
+      seed: of the permutation.
+      order: the permutation itself; None: drawn from the seed.
     """
 
     ratio: float = 0.25
@@ -159,6 +164,11 @@ class BlockSensing(_Sensing):
     """Measures int(ratio block^2) random projections of every block of every channel (DDNM, cs_blockbased).
 
     y is [B, H / block, W / block, M, C]; the rows are orthonormal, so A^+ = A^T and s = 1.
+
+    Attributes:
+      ratio: share of numbers that is measured.
+      block: side of a block, in pixels.
+      seed: of the projections.
     """
 
     ratio: float = 0.25
