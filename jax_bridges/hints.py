@@ -8,51 +8,29 @@ from collections.abc import Iterable
 # What others call a setting -> the last part of its key here.
 SYNONYMS = {
     "lr": ("learning_rate",),
-    "rate": ("learning_rate",),
-    "peak_lr": ("learning_rate",),
-    "lr_schedule": ("schedule",),
     "optim": ("optimizer",),
-    "opt": ("optimizer",),
     "wd": ("weight_decay",),
-    "decay": ("weight_decay", "ema"),
     "ema_decay": ("ema",),
-    "ema_rate": ("ema",),
     "beta1": ("b1",),
     "beta2": ("b2",),
-    "betas": ("b1", "b2"),
-    "epsilon": ("eps",),
     "grad_clip": ("clip",),
-    "max_grad_norm": ("clip",),
-    "bs": ("batch",),
     "batch_size": ("batch",),
-    "accumulate": ("microbatches",),
     "grad_accum": ("microbatches",),
     "epochs": ("steps",),
     "iterations": ("steps",),
-    "iters": ("steps",),
-    "num_steps": ("steps",),
-    "max_steps": ("steps",),
     "updates": ("steps",),
     "warmup_steps": ("warmup",),
     "nfe": ("student_steps", "student_nfe", "teacher_nfe", "prior_nfe"),
     "calls": ("student_steps", "student_nfe", "teacher_nfe"),
-    "loss_weight": ("weight",),
-    "timesteps": ("times",),
     "save_every": ("checkpoint_every",),
-    "ckpt": ("checkpoint",),
     "pretrained": ("checkpoint", "init"),
     "resolution": ("size",),
     "image_size": ("size",),
     "folder": ("path",),
-    "data_dir": ("path",),
-    "root": ("path",),
     "dataset": ("name",),
     "labels": ("label_key", "classes"),
-    "hflip": ("flip",),
     "precision": ("dtype",),
-    "channels": ("widths",),
     "num_images": ("images",),
-    "gpu_memory": ("device_gib",),
 }
 
 
@@ -75,7 +53,7 @@ def suggest(key: str, known: Iterable[str], most: int = 3) -> list[str]:
         where, _, name = other.rpartition(".")
         same = max(difflib.SequenceMatcher(None, n, name).ratio() for n in names)
         if same >= 0.75:
-            near = difflib.SequenceMatcher(None, place, where).ratio() if place or where else 1.0
+            near = difflib.SequenceMatcher(None, place, where).ratio() if place else 1.0
             found[other] = 2 * same + near
     best = max(found.values(), default=0.0)
     return [other for other, score in found.items() if score > best - 1e-6][:most]

@@ -256,21 +256,14 @@ def test_keys_that_the_run_does_not_read_are_refused(images, changes, given, wor
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"distill.cbd.gamma": 0.0}, "distill.cbd.gamma is 0.0: it is a part of T, at least 0.001"),
-        ({"distill.cbd.gamma": 1.0}, "distill.cbd.gamma is 1.0"),
-        ({"distill.cbd.dt": 1e-5}, "distill.cbd.dt is 1e-05"),
-        ({"distill.cbt.halvings": 0}, "distill.cbt.halvings is 0"),
-        ({"distill.cbt.gap": "grow"}, "Unknown gap between times 'grow': choose one of"),
-        ({"distill.cbt.gap_weight": "two"}, "Unknown weight of a gap 'two'"),
-        ({"distill.cbd.target": "teacher"}, "Unknown target of the consistency loss 'teacher'"),
-        ({"distill.cbd.distance": "lpips"}, "Unknown distance 'lpips'"),
+        ({"distill.cbd.gamma": 0.0}, "distill.cbd.gamma is 0.0: it must be a number above 0"),
+        (
+            {"distill.cbd.dt": 1e-5},
+            "distill.cbd.dt is 1e-05: it must be at least 0.001, for times closer",
+        ),
         ({"distill.cbd.distance_scale": 0.0}, "distance_scale is 0.0: pseudo_huber's gradient"),
-        ({"distill.cbd.steps": 0}, "distill.cbd.steps is 0"),
-        ({"distill.cbt.optimizer.name": "lion"}, "Unknown optimiser 'lion'"),
-        ({"compare.students": ("cbd", "cbd")}, "name each method once"),
-        ({"compare.students": ("cbd", "cm")}, "Unknown method of distillation 'cm'"),
-        ({"compare.samplers": ("dbim4",)}, "Unknown sampler 'dbim4'"),
-        ({"evaluate.student_nfe": (0, 1)}, "evaluate.student_nfe is"),
+        ({"distill.cbd.optimizer.weight_decay": 0.1}, "distill.cbd.optimizer.weight_decay is 0.1"),
+        ({"compare.students": ("cbd", "cm")}, "compare.students is .*Did you mean 'cbt'"),
     ],
 )
 def test_what_cannot_run_is_refused(images, changes, words):
