@@ -49,8 +49,12 @@ def take_names(config: ConfigDict, given: Collection[str]) -> None:
         name, new = parse_choice(config[part].name)
         kept = {k: v for k, v in config[part].items() if k != "name"}
         if name in table:  # else `validate` says so
-            known = {row.key for row in settings.part_rows(part, name)}
-            kept = {k: v for k, v in kept.items() if k in known or f"{part}.{k}" in given}
+            takes = {row.key: row.values for row in settings.part_rows(part, name)}
+            kept = {
+                k: v
+                for k, v in kept.items()
+                if (k in takes and takes[k].fits(v)) or f"{part}.{k}" in given
+            }
         config[part] = ConfigDict({"name": name, **kept, **new}, allow_dotted_keys=True)
 
 

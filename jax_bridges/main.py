@@ -43,7 +43,7 @@ from jax_bridges.validation import check_evaluation, check_given, validate
 REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, e.g. configs/inpaint.py."
+    "config", None, "Configuration file, e.g. configs/inpaint.py; --helpfull lists its keys."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."

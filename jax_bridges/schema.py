@@ -14,7 +14,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Annotated, Any
 
@@ -62,7 +62,9 @@ class Number(Values):
 
     def fits(self, value: Any) -> bool:
         kind = Integral if self.whole else Real
-        if not isinstance(value, kind) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, kind) or isinstance(value, bool):
+            return False
+        if not isinstance(value, Integral) and not math.isfinite(value):
             return False
         return not (
             (self.least is not None and value < self.least)
@@ -76,7 +78,7 @@ class Number(Values):
 class Choice(Values):
     """A name from a table; with `named`, one that brings settings: "NAME:KEY=VALUE,KEY=VALUE"."""
 
-    table: Iterable[str]
+    table: Collection[str]
     named: bool = False
 
     @property
@@ -314,12 +316,12 @@ def derived(
     rows = []
     for name, parameter in inspect.signature(make).parameters.items():
         values = values_of(hints.get(name))
-        held = parameter.kind is parameter.KEYWORD_ONLY and not _vague(values)
-        if name not in ("parent", "name") and (
-            held or not function
-        ):  # those are every flax module's
-            default = UNSET if parameter.default is parameter.empty else parameter.default
-            rows.append(Setting(name, default, values, told.get(name, "")))
+        if name in ("parent", "name"):  # of every flax module
+            continue
+        if function and (parameter.kind is not parameter.KEYWORD_ONLY or _vague(values)):
+            continue
+        default = UNSET if parameter.default is parameter.empty else parameter.default
+        rows.append(Setting(name, default, values, told.get(name, "")))
     return tuple(rows)
 
 

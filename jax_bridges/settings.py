@@ -158,15 +158,13 @@ def rows() -> tuple[Setting, ...]:
 def part_rows(part: str, name: str) -> tuple[Setting, ...]:
     """What `name`, a key of PARTS[part], takes besides its name: by its constructor."""
     found = derived(PARTS[part][name])
-    if (
-        part == "network"
-    ):  # an input of the student's is the method's; types are names in a configuration
-        found = tuple(
-            Setting(row.key, "float32", Choice(DTYPES), row.meaning) if "dtype" in row.key else row
-            for row in found
-            if row.key != "z_channels"
-        )
-    return found
+    if part != "network":
+        return found
+    return tuple(  # the student's input is its method's; in a configuration types are names
+        Setting(row.key, "float32", Choice(DTYPES), row.meaning) if "dtype" in row.key else row
+        for row in found
+        if row.key != "z_channels"
+    )
 
 
 def _part(part: str, meaning: str, **defaults: Any) -> tuple[Setting, ...]:
@@ -233,7 +231,7 @@ def unknown_key(key: str) -> str:
             f"--config.{part}.name={owners[0]}:{setting}=VALUE."
         )
     keys = [row.key for row in rows()]
-    sections = {key.rpartition(".")[0] for key in keys} - {""}
+    sections = dict.fromkeys(key.rpartition(".")[0] for key in keys if "." in key)
     *others, last = suggest(key, [*keys, *sections]) or [""]
     close = f"{', '.join(others)} or {last}" if others else last
     hint = f"Did you mean {close}? " if close else ""
@@ -283,7 +281,7 @@ def main() -> int:
     def work() -> None:
         parser = Parser(prog="python -m jax_bridges.settings", description=__doc__.split("\n")[0])
         parser.add_argument(
-            "word", nargs="?", default="", help="only those with it in key or meaning"
+            "word", nargs="?", default="", help="in their key, or in what they mean"
         )
         parser.add_argument("--format", choices=("text", "md"), default="text")
         options = parser.parse_args()

@@ -148,6 +148,14 @@ def test_good_flags_are_taken(parse, capsys):
         ("corruption.name=superres:factor=2", "corruption", {"name": "superres", "factor": 2}),
         ("corruption.name=inpaint_freeform", "corruption", {"name": "inpaint_freeform", "fill": "zero"}),
         (
+            "network.name=adm:model_channels=32,channel_mult=(1,2)",
+            "network",
+            {
+                "name": "adm", "dropout": 0.0, "conditional": True, "dtype": "float32",
+                "model_channels": 32, "channel_mult": (1, 2),
+            },
+        ),
+        (
             "preconditioning.name=bridge_karras:sigma_data=0.3",
             "preconditioning",
             {"name": "bridge_karras", "sigma_data": 0.3},
