@@ -14,8 +14,7 @@ def _long(config):
     config.train.steps = 6000
     config.distill.steps = 1000
     # In a long run later calls leave grain if few examples are theirs and the bridge net's rate falls to 0
-    # with the generator's. FD-Lite0 of the hole at 1 / 2 / 4 calls, validation tiles, a teacher of 6000
-    # steps: 25.7 / 25.5 / 26.8 after 600; at the defaults 4 calls went from 25.8 after 250 to 35.5 at the end
+    # with the generator's (results/README.md).
     config.distill.first_call = 0.5
     config.distill.bridge_optimizer.schedule = "constant"
 

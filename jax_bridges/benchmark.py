@@ -32,7 +32,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_bridges import papers
-from jax_bridges.benchmark_options import complete_options
+from jax_bridges.benchmark_options import OPTIONS, complete_options
 from jax_bridges.benchmark_rows import format_rows, machine
 from jax_bridges.choices import look_up
 from jax_bridges.command import Parser, run_command
@@ -282,7 +282,14 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         epilog="--config=FILE[:VARIANT] [--config.KEY=VALUE ...]: a configuration, not --network.",
     )
     add = parser.add_argument
-    add("--network", help=f"one or several of {', '.join(NETWORKS)}, with commas (unet)")
+    more = {
+        "network": f": {', '.join(NETWORKS)}",
+        "topology": f", by its own compiler (extra [tpu]); kinds are {', '.join(CHIPS)}",
+    }
+    for row in OPTIONS:
+        default = f" ({row.default})" if row.default != "" else ""
+        told = f"{row.meaning}{more.get(row.key, '')}{default}"
+        add(f"--{row.key.replace('_', '-')}", type=type(row.default), help=told)
     known = f"of {', '.join(DTYPES)}, with commas; the network's own if empty"
     add("--dtype", default="", help=known)
     known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty. With "
@@ -290,17 +297,10 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--what", default="", help=known)
     add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
     add("--size", type=int, default=0, help="pixels; 0: the network's own")
-    add("--nfe", type=int, help="calls of the teacher's sampler (10)")
-    add("--repeats", type=int, help="the median of so many is reported (5)")
-    add("--peak-tflops", type=float, help="what one device can do, if it is known")
-    add("--json", help="file of the results (benchmark.json)")
     add("--plan", action="store_true", help="measure nothing: costs of --config from shapes alone")
     add(
         "--compile", action="store_true", help="with --plan: compile the steps for their memory too"
     )
-    add("--devices", type=int, help="with --plan: pretend so many; 0: those there")
-    known = "with --plan: compile for a TPU that is not there, as v5e:4x4, by its own compiler"
-    add("--topology", help=f"{known} (extra [tpu]); kinds are {', '.join(CHIPS)}")
     add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
     add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
     return parser.parse_known_args()

@@ -5,14 +5,20 @@ from __future__ import annotations
 import argparse
 
 from jax_bridges.command_flags import refuse_given
+from jax_bridges.schema import COUNT, TEXT, Setting, number, whole
 
 OF_PLANS = ("devices", "compile", "topology")
 OF_MEASUREMENTS = ("nfe", "repeats", "peak_tflops", "json")
-# Not the parser's, so that an option that is not read can be told from one that was not given.
-DEFAULTS = {
-    "network": "unet", "nfe": 10, "repeats": 5, "peak_tflops": 0.0, "json": "benchmark.json",
-    "devices": 0, "topology": "",
-}  # fmt: skip
+# Their defaults are not the parser's, so that one that is not read can be told from one not given.
+OPTIONS = (
+    Setting("network", "unet", TEXT, "one or several networks, with commas"),
+    Setting("nfe", 10, COUNT, "calls of the teacher's sampler"),
+    Setting("repeats", 5, COUNT, "the median of so many is reported"),
+    Setting("peak_tflops", 0.0, number(least=0), "what one device can do, if it is known"),
+    Setting("json", "benchmark.json", TEXT, "file of the results"),
+    Setting("devices", 0, whole(least=0), "with --plan: pretend so many; 0: those there"),
+    Setting("topology", "", TEXT, "with --plan: compile for a TPU that is not there, as v5e:4x4"),
+)
 
 
 def complete_options(options: argparse.Namespace, configured: bool) -> None:
@@ -24,7 +30,7 @@ def complete_options(options: argparse.Namespace, configured: bool) -> None:
 
     Raises:
       ValueError: an option of the other kind of work, two that say the same, --plan without
-        --config, or a number of calls or repeats below 1.
+        --config, or a number that cannot be.
     """
     if options.plan:
         if not configured:
@@ -36,9 +42,7 @@ def complete_options(options: argparse.Namespace, configured: bool) -> None:
         refuse_given(options, OF_PLANS, "goes with --plan: give both, or leave it out.")
     if configured:
         refuse_given(options, ("network",), "and --config both name a network: give one of them.")
-    for name, value in DEFAULTS.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    for name in ("nfe", "repeats"):
-        if getattr(options, name) < 1:
-            raise ValueError(f"--{name}={getattr(options, name)}: it must be at least 1.")
+    for row in OPTIONS:
+        if getattr(options, row.key) is None:
+            setattr(options, row.key, row.default)
+        row.check(getattr(options, row.key), f"--{row.key.replace('_', '-')}")

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jax_bridges.config import migrate
 from jax_bridges.training.state import Player, State
 from jax_bridges.typing import PyTree
 
@@ -146,7 +147,7 @@ class Checkpoints:
         return ema
 
     def meta(self, step: int | None = None) -> dict[str, Any]:
-        """What was saved as `meta`; "config" in it says what the weights are for.
+        """What was saved as `meta`; "config" in it says what the weights are for, in today's keys.
 
         Raises:
           FileNotFoundError: there is no checkpoint.
@@ -168,7 +169,7 @@ class Checkpoints:
                 f"{self.folder} was written in checkpoint format {written}, this version "
                 f"reads up to {FORMAT}: update jax_bridges."
             )
-        return meta
+        return {**meta, "config": migrate(meta["config"])} if "config" in meta else meta
 
     def _step(self, step: int | None) -> int:
         step = self.latest() if step is None else step

@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import ast
-import difflib
-import inspect
-import numbers
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from jax_bridges.hints import did_you_mean
+from jax_bridges.schema import check_known, derived
 
 
 def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
     """`table[name]`, or a ValueError that names the kind, the known names and the closest one."""
     if name in table:
         return table[name]
-    close = difflib.get_close_matches(str(name), list(table), 1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+    hint = did_you_mean(str(name), table)
     raise ValueError(f"Unknown {kind} '{name}': choose one of {', '.join(sorted(table))}.{hint}")
-
-
-def require_positive(part: str, settings: Mapping[str, Any], *keys: str) -> None:
-    """ValueError, with its name `part.key`, for the first of `keys` whose setting is below 1."""
-    for key in keys:
-        if settings[key] < 1:
-            raise ValueError(f"{part}.{key} is {settings[key]}: it must be at least 1.")
 
 
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
@@ -50,31 +40,7 @@ def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
 def choose(
     kind: str, table: Mapping[str, Callable[..., Any]], name: str, settings: Mapping[str, Any]
 ) -> Any:
-    """`table[name](**settings)`; ValueError for a setting that it does not take, or of another type."""
+    """`table[name](**settings)`; ValueError for a setting that it does not take, or cannot be that."""
     make = look_up(kind, table, name)
-    known = inspect.signature(make, eval_str=True).parameters
-    free = any(p.kind is p.VAR_KEYWORD for p in known.values())
-    for key, value in settings.items():
-        if key in known:
-            wanted = known[key].annotation
-            if not _fits(value, wanted):
-                words = getattr(wanted, "__name__", wanted)
-                words = "bool: True or False" if wanted is bool else words
-                raise ValueError(f"{name}: {key} is {value!r}, and must be of type {words}.")
-        elif not free:
-            raise ValueError(
-                f"The {kind} '{name}' has no setting '{key}': it takes {', '.join(known) or 'none'}."
-            )
+    check_known(kind, name, derived(make), settings)
     return make(**settings)
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type; whole numbers pass for floats, and what is no class passes."""
-    if isinstance(kind, types.UnionType):
-        return any(_fits(value, each) for each in typing.get_args(kind))
-    if kind in (int, float):
-        number = numbers.Integral if kind is int else numbers.Real
-        return isinstance(value, number) and not isinstance(value, bool)
-    kind = typing.get_origin(kind) or kind
-    kind = (tuple, list) if kind is tuple else kind  # configurations hold lists
-    return isinstance(value, kind) if isinstance(kind, type | tuple) else True

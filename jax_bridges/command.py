@@ -45,6 +45,9 @@ def run_command(
     logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
     try:
         work()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except errors as error:
         if os.environ.get("JAX_BRIDGES_DEBUG"):
             raise

@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
+from jax_bridges import settings
 from jax_bridges.config import take_names
 
 # What can be wrong with flags or with a configuration file; `sentence` says it.
-ERRORS = (flags.Error, ValueError, OSError, LookupError, AttributeError)
+ERRORS = (flags.Error, ValueError, OSError)
+
+_OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
 def read_command_line(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -24,7 +27,18 @@ def read_command_line(values: flags.FlagValues, argv: Sequence[str]) -> None:
     Raises:
       ERRORS: a flag, file, variant, key or value that is not there; see `sentence`.
     """
-    rest = values(list(argv))[1:]
+    if "--helpfull" in argv:
+        values["config"].help += f" Its keys:\n{settings.table_text()}"
+    try:
+        rest = values(list(argv))[1:]
+    except (
+        LookupError,
+        AttributeError,
+    ) as error:  # of ConfigDict, for a key of the line or of the file
+        name = re.split(r"\W+", str(error.args[0]))[-1 if "lookup: " in str(error) else 1]
+        given = [m[1] for m in map(_OVERRIDE.match, argv) if m]
+        key = next((key for key in given if name in key.split(".")), name)
+        raise ValueError(settings.unknown_key(key)) from error
     if rest:
         raise ValueError(
             f"Unexpected argument {rest[0]}: settings are given as --config.KEY=VALUE."
@@ -59,9 +73,14 @@ def given_keys(values: flags.FlagValues) -> list[str]:
 
 def sentence(error: Exception) -> str:
     """One of ERRORS in one sentence."""
-    if isinstance(error, (LookupError, AttributeError)):  # of ConfigDict, over several lines
-        key, *hint = re.sub(r"\\n|[\\'\"?]", " ", str(error.args[0])).split()
-        return " ".join([f"The configuration has no key {key}.", *hint])
     # The flags' library puts whole tracebacks into its errors; the last line says it.
     last = [line for line in str(error).splitlines() if line.strip()][-1].strip()
+    flag = re.match(
+        r"flag --config\.([\w.]+)=(.*?): ", last
+    )  # a value that is not of the key's type
+    if flag:
+        return settings.refused_text(*flag.groups())
+    kind = re.search(r"field '(\w+)' \(reference\)\. (.*) is of .* to type <class '(\w+)'>", last)
+    if kind:
+        return "The configuration file sets {} to {}: it must be of type {}.".format(*kind.groups())
     return re.sub(r"^\w+Error: ", "", last)

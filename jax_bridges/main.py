@@ -15,7 +15,7 @@ from jax_bridges import hosts
 from jax_bridges.acts import choose_act
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
-from jax_bridges.config import differences
+from jax_bridges.config import differences, migrate, record
 from jax_bridges.data import check_classes, make_source
 from jax_bridges.io.atomic import check_writable, write_atomic
 from jax_bridges.report.html import build_report
@@ -35,7 +35,7 @@ from jax_bridges.validation import check_evaluation, check_given, validate
 REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
 _CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, e.g. configs/inpaint.py."
+    "config", None, "Configuration file, e.g. configs/inpaint.py; --helpfull lists its keys."
 )
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
@@ -83,7 +83,7 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
 
     # -- plan, act, report ---------------------------------------------------------------------------
-    choose_act(config).do(this, lambda: begin_workdir(workdir, resolved))
+    choose_act(config).do(this, lambda: begin_workdir(workdir, config))
     if hosts.is_chief():
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
@@ -91,11 +91,13 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     return workdir / "report.html"
 
 
-def begin_workdir(workdir: Path, resolved: dict) -> None:
+def begin_workdir(workdir: Path, config) -> None:
     """Writes config.json, once all hosts have found nothing to refuse."""
     hosts.barrier("checked")
     if hosts.is_chief():
-        write_atomic(workdir / "config.json", (json.dumps(resolved, indent=1) + "\n").encode())
+        write_atomic(
+            workdir / "config.json", (json.dumps(record(config), indent=1) + "\n").encode()
+        )
 
 
 def check_workdir(workdir: Path, resolved: dict) -> None:
@@ -115,11 +117,13 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
         return
     try:
         recorded = json.loads(path.read_text())
+        if not isinstance(recorded, dict):
+            raise ValueError("it is no configuration")
     except ValueError as error:
         raise ValueError(
             f"{path} cannot be read ({error}): put it back, or give a new folder with --workdir."
         ) from None
-    changed = differences(recorded, resolved)
+    changed = differences(migrate(recorded), resolved)
     if changed:
         raise ValueError(
             f"{workdir} holds a run with another configuration; go on with that one, or give another "

@@ -52,6 +52,9 @@ class I2SBScaling(Preconditioning):
     """I2SB: the network predicts `(x_t - x_0) / sigma_t` (arXiv 2302.05872, eq. 12).
 
     c_in = c_skip = 1, c_out = -sigma_t, weight 1 / sigma_t^2; network time 0.1 .. 1000.
+
+    Attributes:
+      t0: network time at t = 0, in units of 1000.
     """
 
     t0: float = 1e-4
@@ -139,6 +142,9 @@ class Epsilon(Preconditioning):
 
     c_in = 1, c_skip = 1 / alpha, c_out = -sigma / alpha, weight alpha^2 / sigma^2; network time
     0 .. steps - 1 on a table of `steps` entries.
+
+    Attributes:
+      steps: entries of the table that the network time counts.
     """
 
     steps: float = 1000.0
@@ -215,10 +221,13 @@ class Wiener(Preconditioning):
     thousands of steps to get there. c_out is about the root mean square of what is left.
 
     Attributes:
-      mean: of each channel.
-      strength, exponent, corner: of brightness, red to blue, and green to purple; f in cycles a pixel.
-      scales, shares: s and its law. All defaults were fitted to the tiles of the data `earth`;
-        brightness is much alike elsewhere.
+      mean: of each channel, as are all of these by default of the tiles of the data `earth`; the spectrum
+        of brightness is much alike elsewhere.
+      strength: of the spectra of brightness, red to blue, and green to purple.
+      exponent: of the same spectra.
+      corner: of the same spectra, in cycles a pixel.
+      scales: the values of s.
+      shares: their probabilities.
     """
 
     mean: tuple[float, ...] = (-0.3, -0.3, -0.45)

@@ -1,4 +1,7 @@
-"""Refuses configurations that cannot run, before anything is built or compiled."""
+"""Refuses configurations that cannot run, before anything is built or compiled.
+
+What each key may be is the table's (`settings.check`); here is what goes together.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.bridges import BRIDGES, Bridge, Diffusion, make_bridge
-from jax_bridges.choices import look_up, require_positive
-from jax_bridges.config import base_config, check_keys
-from jax_bridges.corruptions import CORRUPTIONS, make_corruption
+from jax_bridges import settings
+from jax_bridges.bridges import Bridge, Diffusion, make_bridge
+from jax_bridges.corruptions import make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
-from jax_bridges.data.source import resolve
 from jax_bridges.metrics import METRICS, hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
@@ -23,15 +24,12 @@ from jax_bridges.models import network_settings
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
-from jax_bridges.times import TRAINING_TIMES
 from jax_bridges.training.couplings import check_mode
 from jax_bridges.training.distillers import DISTILLERS, check_method
 from jax_bridges.training.optimizers import check_optimizer
-from jax_bridges.training.parallel import MODES
-from jax_bridges.training.settings import distill_keys
-from jax_bridges.training.steps import WEIGHTS
-from jax_bridges.training.system import System, image_size
-from jax_bridges.zero_shot import make_method, make_solver
+from jax_bridges.training.settings import placed
+from jax_bridges.training.system import image_size
+from jax_bridges.zero_shot import make_method
 
 
 def validate(config: ConfigDict, devices: int = 1) -> None:
@@ -44,56 +42,15 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     Raises:
       ValueError: one sentence that names the key, what was expected and what to do.
     """
-
-    def positive(*keys: str) -> None:
-        for key in keys:
-            value = _get(config, key)
-            if value < 1:
-                raise ValueError(f"{key} is {value}: it must be at least 1.")
-
-    check_keys(config, base_config())
-    network = ConfigDict(network_settings(config.network))
-    for key in (
-        "evaluate.teacher_nfe",
-        "evaluate.student_nfe",
-        "compare.teacher_nfe",
-        "network.widths",
-    ):
-        numbers = network.get("widths", ()) if key == "network.widths" else _get(config, key)
-        if any(not isinstance(n, int) or isinstance(n, bool) or n < 1 for n in numbers):
-            raise ValueError(f"{key} is {numbers}: it must hold whole numbers, each at least 1.")
-    if config.seed >= 2**32:
-        raise ValueError(f"seed is {config.seed}: it must be below 2^32.")
-    resolve(config.data, "train")  # refuses what no data can be
+    settings.check(config)
     trained = (config.train,) if not config.teacher.checkpoint else ()  # else its keys are not read
     if config.teacher.checkpoint and config.teacher.init:
         raise ValueError(
             "teacher.checkpoint is used as it is and teacher.init is trained further: give one."
         )
-    if trained:
-        positive("train.steps", "train.batch", "train.microbatches")
-    positive(
-        "distill.batch", "distill.microbatches",
-        "evaluate.images", "evaluate.batch", "evaluate.pictures", "log_every", "checkpoint_every",
-        "checkpoints_kept",
-    )  # fmt: skip
-    look_up("corruption", CORRUPTIONS, config.corruption.name)
-    look_up("bridge", BRIDGES, config.bridge.name)
     sampler = make_sampler(config.evaluate.sampler)
-    look_up("parallel mode", dict.fromkeys(MODES), config.parallel.mode)
     for stage in trained:
-        look_up("distribution of training times", TRAINING_TIMES, stage.times)
-        look_up("loss weight", WEIGHTS, stage.weight)
         check_optimizer(stage.optimizer, "train.optimizer")
-
-    least = (
-        "seed", "pictures_every", "profile.first", "profile.steps", "parallel.device_gib",
-        "data.cache_mb", "evaluate.margin", "distill.weight_max", "distill.bridge_weight_max",
-        "distill.max_skipped", *("train.weight_max", "train.max_skipped") * bool(trained),
-    )  # fmt: skip
-    for key in least:
-        if _get(config, key) < 0:
-            raise ValueError(f"{key} is {_get(config, key)}: it must be at least 0.")
     for name, batch, parts in (
         *(("train", stage.batch, stage.microbatches) for stage in trained),
         ("distill", config.distill.batch, config.distill.microbatches),
@@ -104,46 +61,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
                 f"{name}.batch is {batch}: it must be a multiple of {devices * parts} "
                 f"({devices} devices x {parts} microbatches)."
             )
-    averages = ("distill.ema", "distill.bridge_ema") + ("train.ema",) * bool(trained)
-    for key in averages:
-        if not 0 <= _get(config, key) < 1:
-            raise ValueError(
-                f"{key} is {_get(config, key)}: the decay of an average is at least 0 and below 1."
-            )
-    if network.name == "unet":
-        require_positive("network", network, "patch", "blocks", "groups", "heads")
-        if not network.widths:
-            raise ValueError("network.widths is empty: it must have the width of each level.")
-        multiple = network.patch * 2 ** (len(network.widths) - 1)
-        shape = f"network.patch {network.patch} and {len(network.widths)} levels"
-        _divides(config.data.size, multiple, shape)
-        for each in network.widths:
-            if each < 1 or each % network.groups:
-                raise ValueError(
-                    f"network.widths has {each}: it must be a multiple of network.groups, {network.groups}."
-                )
-            if network.attention and each % network.heads:
-                raise ValueError(
-                    f"network.widths has {each}: it must be a multiple of network.heads, {network.heads}."
-                )
-        for level in network.attention:
-            if not 0 <= level < len(network.widths):
-                raise ValueError(
-                    f"network.attention has {level}: the levels are 0 to {len(network.widths) - 1}."
-                )
-    if not 0 <= network.dropout < 1:
-        raise ValueError(
-            f"network.dropout is {network.dropout}: it must be at least 0 and below 1."
-        )
-    if network.name == "adm":
-        levels = len(network.channel_mult)
-        _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
-    if network.get("num_classes", 0) and not has_labels(config.data):
-        raise ValueError(
-            f"network.num_classes is {network.num_classes}, but the data have no labels: set "
-            "data.classes to 'subfolders' or a file with their names (folder, pairs, edges), or "
-            "data.label_key (tfds, arrays)."
-        )
+    _check_network(config)
     if config.data.rotate and len(set(image_size(config.data.size))) > 1:
         raise ValueError(
             "data.rotate turns squares only: set it to False, or data.size to one number."
@@ -153,40 +71,60 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     check_metrics(config.evaluate, has_labels(config.data))
     if config.evaluate.published:
         published_rows(config.evaluate.published, data=config.evaluate.published_data)
-    if not config.evaluate.teacher_nfe or not config.evaluate.student_nfe:
-        raise ValueError("evaluate.teacher_nfe and evaluate.student_nfe must have a number each.")
     bridge = make_bridge(**config.bridge)
     _check_zero_shot(config, bridge)
     _check_bridge(config, bridge)
     if trained:
         check_mode(config, bridge, is_paired(config.data))
-        if network.dropout and config.train.mode != "bridge":
+        if network_settings(config.network)["dropout"] and config.train.mode != "bridge":
             raise ValueError(
-                f"network.dropout is {network.dropout}, which train.mode {config.train.mode} does not use: "
-                "set it to 0."
+                f"network.dropout is {config.network.dropout}, which train.mode {config.train.mode} does not "
+                "use: set it to 0."
             )
     for nfe in config.evaluate.teacher_nfe:
         reason = "" if isinstance(bridge, Diffusion) else sampler.why_not(bridge, nfe)
         if reason:
             raise ValueError(f"evaluate.teacher_nfe is {config.evaluate.teacher_nfe}. {reason}")
-    if config.distill.z_channels not in (0, System.channels):
-        raise ValueError(
-            f"distill.z_channels is {config.distill.z_channels}: it must be 0 (no noise input) or "
-            f"{System.channels}, one for each channel of an image."
-        )
     for name in config.compare.samplers:
         make_sampler(name)
-    if len(set(config.compare.samplers)) < len(config.compare.samplers):
-        raise ValueError(f"compare.samplers is {config.compare.samplers}: name each sampler once.")
     if config.compare.prior:
         _check_compared_prior(config, corruption)
     methods = tuple(config.compare.students) or (config.distill.method,)
-    if len(set(methods)) < len(methods):
-        raise ValueError(f"compare.students is {methods}: name each method once.")
     for method in methods:
-        look_up("method of distillation", DISTILLERS, method)
         asked = tuple(config.evaluate.student_nfe)
         check_method(config.distill, method, bridge, corruption, asked)
+
+
+def _check_network(config: ConfigDict) -> None:
+    """Sizes that the network's levels, groups and heads do not divide; classes without labels."""
+    network = ConfigDict(network_settings(config.network))
+    if network.name == "unet":
+        multiple = network.patch * 2 ** (len(network.widths) - 1)
+        shape = f"network.patch {network.patch} and {len(network.widths)} levels"
+        _divides(config.data.size, multiple, shape)
+        for each in network.widths:
+            if each % network.groups:
+                raise ValueError(
+                    f"network.widths has {each}: it must be a multiple of network.groups, {network.groups}."
+                )
+            if network.attention and each % network.heads:
+                raise ValueError(
+                    f"network.widths has {each}: it must be a multiple of network.heads, {network.heads}."
+                )
+        for level in network.attention:
+            if level >= len(network.widths):
+                raise ValueError(
+                    f"network.attention has {level}: the levels are 0 to {len(network.widths) - 1}."
+                )
+    if network.name == "adm":
+        levels = len(network.channel_mult)
+        _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
+    if network.get("num_classes", 0) and not has_labels(config.data):
+        raise ValueError(
+            f"network.num_classes is {network.num_classes}, but the data have no labels: set "
+            "data.classes to 'subfolders' or a file with their names (folder, pairs, edges), or "
+            "data.label_key (tfds, arrays)."
+        )
 
 
 def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
@@ -286,10 +224,6 @@ def _check_compared_prior(config: ConfigDict, corruption) -> None:
             f"compare.prior: '{config.corruption.name}' is no linear operator, which zero-shot solvers need: "
             "leave it out."
         )
-    for method in config.compare.prior_methods:
-        make_solver(method)
-    if config.compare.prior_nfe < 2:
-        raise ValueError(f"compare.prior_nfe is {config.compare.prior_nfe}: it must be at least 2.")
 
 
 def check_evaluation(config: ConfigDict, test_data: Source) -> None:
@@ -346,15 +280,16 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
             if why and key.startswith(prefix) and config.get(prefix[:-1]) is not None:
                 raise ValueError(f"{key} was given, but {why}: leave one of them out.")
     methods = tuple(config.compare.students) or (config.distill.method,)
-    read = set().union(*(distill_keys(config.distill, method) for method in methods))
+    read = {row.key for method in methods for row in placed(method, DISTILLERS[method].settings)}
     for key in given:
-        key = key.removeprefix("distill.") if key.startswith("distill.") else None
-        if key is None or any(key == k or key.startswith(f"{k}.") for k in read):
+        if not key.startswith("distill.") or key == "distill.method":
+            continue
+        if any(k == key or k.startswith(f"{key}.") for k in read):
             continue
         instead = [k for k in sorted(read) if k.split(".")[-1] == key.split(".")[-1]]
-        hint = f"give {' or '.join(f'distill.{k}' for k in instead)}" if instead else "leave it out"
+        hint = f"give {' or '.join(instead)}" if instead else "leave it out"
         raise ValueError(
-            f"distill.{key} was given, but the method {' or '.join(methods)} does not read it: {hint}, "
+            f"{key} was given, but the method {' or '.join(methods)} does not read it: {hint}, "
             "or choose another distill.method."
         )
 
@@ -365,9 +300,3 @@ def _divides(size, multiple: int, shape: str) -> None:
         raise ValueError(
             f"data.size is {height}x{width}: with {shape} it must be a multiple of {multiple}."
         )
-
-
-def _get(config: ConfigDict, path: str):
-    for part in path.split("."):
-        config = config[part]
-    return config

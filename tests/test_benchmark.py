@@ -171,8 +171,8 @@ def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
         (["--plan", JPEG, "--repeats=3"], "--repeats is for measuring"),
         (["--plan", JPEG, "--json=x.json"], "--json is for measuring"),
         (["--plan", JPEG, "--peak-tflops=0"], "--peak-tflops is for measuring"),
-        (["--repeats=0"], "--repeats=0: it must be at least 1"),
-        (["--nfe=0"], "--nfe=0: it must be at least 1"),
+        (["--repeats=0"], "--repeats is 0: it must be a whole number of at least 1"),
+        (["--nfe=0"], "--nfe is 0: it must be a whole number"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

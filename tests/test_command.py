@@ -97,10 +97,25 @@ def parse(monkeypatch):
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config=configs/nope.py", "--config.train.steps=3"], "configs/nope.py"),
         (["--config=INPAINT:tiny"], "Unknown variant of configs/inpaint.py 'tiny': choose one of"),
-        (["--config=INPAINT", "--config.trian.steps=3"], "no key trian. Did you mean train"),
-        (["--config=INPAINT", "--config.train.stepz=3"], "no key stepz. Did you mean steps"),
+        (
+            ["--config=INPAINT", "--config.trian.steps=3"],
+            "no key trian.steps. Did you mean train.steps?",
+        ),
+        (
+            ["--config=INPAINT", "--config.train.stepz=3"],
+            "no key train.stepz. Did you mean train.steps?",
+        ),
         (["--config=INPAINT", "--config.evaluate.teacher_nfe=(1,2"], "(1,2"),
-        (["--config=INPAINT", "--config.train.steps=many"], "many"),
+        (
+            ["--config=INPAINT", "--config.train.lr=1e-3"],
+            "Did you mean train.optimizer.learning_rate?",
+        ),
+        (["--config=INPAINT", "--config.bridge.steps=3"], "--config.bridge.name=i2sb:steps=VALUE"),
+        (["--config=INPAINT", "--config.bridge=vp"], "not 'vp': give --config.bridge.name=NAME."),
+        (
+            ["--config=INPAINT", "--config.train.steps=many"],
+            "train.steps is 'many': it must be a whole",
+        ),
         (["--config=INPAINT", "train.steps=3"], "Unexpected argument train.steps=3: settings"),
     ],
     ids=lambda value: value.split()[0] if isinstance(value, str) else "",
@@ -132,6 +147,14 @@ def test_good_flags_are_taken(parse, capsys):
         ("bridge.name=i2sb", "bridge", {"name": "i2sb", "beta_max": 0.3}),
         ("corruption.name=superres:factor=2", "corruption", {"name": "superres", "factor": 2}),
         ("corruption.name=inpaint_freeform", "corruption", {"name": "inpaint_freeform", "fill": "zero"}),
+        (
+            "network.name=adm:model_channels=32,channel_mult=(1,2)",
+            "network",
+            {
+                "name": "adm", "dropout": 0.0, "conditional": True, "dtype": "float32",
+                "model_channels": 32, "channel_mult": (1, 2),
+            },
+        ),
         (
             "preconditioning.name=bridge_karras:sigma_data=0.3",
             "preconditioning",

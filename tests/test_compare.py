@@ -20,14 +20,14 @@ from jax_bridges.restore import Restorer
 from jax_bridges.samplers import count_calls
 from jax_bridges.training.consistency_step import student_function
 from jax_bridges.training.distillers import DISTILLERS, make_distiller, sample_student
-from jax_bridges.training.settings import PARTS, distill_settings
+from jax_bridges.training.settings import distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import check_given, validate
 
 
 def small(images, **changes):
     """A comparison of all methods."""
-    parts = {f"distill.{part}.steps": DISTILL for part in PARTS}
+    parts = {f"distill.{part}.steps": DISTILL for part in ("cbd", "cbt")}
     compare = {
         "compare.students": tuple(DISTILLERS),
         "compare.samplers": ("ancestral", "dbim", "heun"),
@@ -171,7 +171,7 @@ def test_every_student_spends_exactly_the_calls_it_was_given(images, method, nfe
 
 
 @pytest.mark.parametrize("conditional", [True, False])
-@pytest.mark.parametrize("method", PARTS)
+@pytest.mark.parametrize("method", ("cbd", "cbt"))
 def test_a_consistency_student_keeps_known_pixels_and_starts_as_the_teacher(
     images, method, conditional
 ):
@@ -256,21 +256,14 @@ def test_keys_that_the_run_does_not_read_are_refused(images, changes, given, wor
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"distill.cbd.gamma": 0.0}, "distill.cbd.gamma is 0.0: it is a part of T, at least 0.001"),
-        ({"distill.cbd.gamma": 1.0}, "distill.cbd.gamma is 1.0"),
-        ({"distill.cbd.dt": 1e-5}, "distill.cbd.dt is 1e-05"),
-        ({"distill.cbt.halvings": 0}, "distill.cbt.halvings is 0"),
-        ({"distill.cbt.gap": "grow"}, "Unknown gap between times 'grow': choose one of"),
-        ({"distill.cbt.gap_weight": "two"}, "Unknown weight of a gap 'two'"),
-        ({"distill.cbd.target": "teacher"}, "Unknown target of the consistency loss 'teacher'"),
-        ({"distill.cbd.distance": "lpips"}, "Unknown distance 'lpips'"),
+        ({"distill.cbd.gamma": 0.0}, "distill.cbd.gamma is 0.0: it must be a number above 0"),
+        (
+            {"distill.cbd.dt": 1e-5},
+            "distill.cbd.dt is 1e-05: it must be at least 0.001, for times closer",
+        ),
         ({"distill.cbd.distance_scale": 0.0}, "distance_scale is 0.0: pseudo_huber's gradient"),
-        ({"distill.cbd.steps": 0}, "distill.cbd.steps is 0"),
-        ({"distill.cbt.optimizer.name": "lion"}, "Unknown optimiser 'lion'"),
-        ({"compare.students": ("cbd", "cbd")}, "name each method once"),
-        ({"compare.students": ("cbd", "cm")}, "Unknown method of distillation 'cm'"),
-        ({"compare.samplers": ("dbim4",)}, "Unknown sampler 'dbim4'"),
-        ({"evaluate.student_nfe": (0, 1)}, "evaluate.student_nfe is"),
+        ({"distill.cbd.optimizer.weight_decay": 0.1}, "distill.cbd.optimizer.weight_decay is 0.1"),
+        ({"compare.students": ("cbd", "cm")}, "compare.students is .*Did you mean 'cbt'"),
     ],
 )
 def test_what_cannot_run_is_refused(images, changes, words):

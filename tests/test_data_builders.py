@@ -105,7 +105,9 @@ def test_edge_source(photographs):
     smooth = source("edges", photographs, edge_sigma=3.0, **settings)
     lines = [np.mean([s[i]["xT"] == 0 for i in range(6)]) for s in (drawn, smooth)]
     assert lines[0] > lines[1] > 0
-    with pytest.raises(ValueError, match="data.edge_sigma = -1 must be at least 0"):
+    with pytest.raises(
+        ValueError, match="data.edge_sigma is -1: it must be a number of at least 0"
+    ):
         source("edges", photographs, edge_sigma=-1)
 
 

@@ -132,9 +132,8 @@ def test_the_configuration_is_checked_before_anything_is_trained(tmp_path):
     task = {"evaluate.published": "inpaint-center-128"}
     validate(tiny(tmp_path, **task, **{"evaluate.published_data": "ImageNet 256"}))
     for changes, words in (
-        ({"evaluate.metrics": ("psnr", "fdi")}, "Unknown metric 'fdi'.*Did you mean"),
+        ({"evaluate.metrics": ("psnr", "fdi")}, "evaluate.metrics is .*'fdi'.*Did you mean 'fid'"),
         ({"evaluate.metrics": ("ca_lite0",)}, "needs class labels"),
-        ({"evaluate.protocol": "sr3"}, "Unknown protocol 'sr3'"),
         ({"evaluate.published": "inpaint"[:4]}, "Unknown published task"),
         ({**task, "evaluate.published_data": "ImageNet 64"}, "choose one of ImageNet 256"),
     ):

@@ -78,8 +78,8 @@ def test_choices_are_read():
         ("jpeg", "Unknown operator 'jpeg'"),
         ("superres:factr=2", "no setting 'factr'"),
         ("superres:factor", "NAME:KEY=VALUE"),
-        ("superres:factor=two", "factor is 'two', and must be of type int"),
-        ("superres:factor=1.5", "must be of type int"),
+        ("superres:factor=two", "factor is 'two': it must be a whole number"),
+        ("superres:factor=1.5", "factor is 1.5: it must be a whole number"),
         ("denoise:std=0.1+colorize", "'denoise' comes after all but 'inpaint'"),
         ("colorize:noise_std=0.2", "give --sigma-y"),
         ("superres+colorize", "no pseudo-inverse in closed form: of superres take kind=pool"),
@@ -92,7 +92,7 @@ def test_choices_are_read():
     for text, words in (
         ("ddnn", "Did you mean 'ddnm'"),
         ("ddnm:et=1", "no setting 'et'"),
-        ("ddnm:eta=2", "must be a share from 0 to 1"),
+        ("ddnm:eta=2", "must be a number from 0 to 1"),
         ("ddnm:travel=5", "two whole numbers"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -14,7 +14,11 @@ from jax_bridges.typing import Array
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Brownian(Bridge):
-    """The Brownian bridge, `dx = epsilon dw`: alpha = 1, rho^2 = epsilon^2 t."""
+    """The Brownian bridge, `dx = epsilon dw`: alpha = 1, rho^2 = epsilon^2 t.
+
+    Attributes:
+      epsilon: standard deviation of the noise after a unit of time.
+    """
 
     epsilon: float = 1.0
 
@@ -68,6 +72,10 @@ class VP(Bridge):
 
     With `B(t) = beta_min t + beta_d t^2 / 2`: `log alpha = -B / 2`, `rho^2 = e^B - 1`, `f = -beta / 2`,
     `g^2 = beta`.
+
+    Attributes:
+      beta_d: slope of beta.
+      beta_min: beta at t = 0.
     """
 
     beta_d: float = 2.0

@@ -92,6 +92,11 @@ class DDPM(Diffusion):
     def create(cls, *, beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000) -> DDPM:
         """The schedule of the released DDPM and ADM checkpoints.
 
+        Args:
+          beta_min: variance of the first step.
+          beta_max: variance of the last.
+          steps: entries of the table.
+
         Raises:
           ValueError: step variances that are none, or a table without a second entry.
         """

@@ -59,7 +59,7 @@ class GOUB(Bridge):
         Args:
           lam: standard deviation of the prior at stationarity, in units of the images: by default 30
             of 255 grey levels on [-1, 1], the official `lambda_square` of inpainting.
-          schedule: of theta, a key of `THETAS`.
+          schedule: of theta, a key of `THETAS`: cosine, linear or constant.
           steps: entries of the table.
           eps: alpha_T, the share of x_0 that the unpinned prior still has at T.
         """

@@ -46,9 +46,9 @@ class I2SB(Bridge):
         """The bridge of the released checkpoints.
 
         Args:
-          beta_max: 0.3 for JPEG and super-resolution, 1.0 for blur and inpainting.
+          beta_max: of the noise schedule: 0.3 for JPEG and super-resolution, 1.0 for blur and inpainting.
           steps: entries of the table, an even number: its second half mirrors the first.
-          deterministic: I2SB's `--ot-ode`, as in blur and inpainting.
+          deterministic: all bridge noise is left out: I2SB's `--ot-ode`, as in blur and inpainting.
 
         Raises:
           ValueError: beta_max not above 0, or steps not even and above 0.

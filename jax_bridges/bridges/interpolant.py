@@ -217,9 +217,9 @@ class StochasticInterpolant(Interpolant):
         """An interpolant.
 
         Args:
-          path: weights of x_T and x_0, a key of `PATHS`.
-          gamma: latent noise, a key of `GAMMAS`.
-          gamma_scale: its factor.
+          path: weights of x_T and x_0, a key of `PATHS`: linear, trigonometric or encoder_decoder.
+          gamma: latent noise, a key of `GAMMAS`: zero, sqrt or sin2.
+          gamma_scale: factor of the latent noise.
           source_std: standard deviation of the noise that is added to x_T.
           t_min: smallest time that is trained and sampled.
         """

@@ -115,6 +115,14 @@ class Blur(Corruption):
     below `threshold` and assigns the others to the wrong coefficients (`legacy_spectrum`). Square
     images only. The official sort breaks its many ties arbitrarily, this one keeps their order:
     at 64 x 64 pixels x_T differs by up to 0.017 for that alone (1e-6 with the official order).
+
+    Attributes:
+      kind: uniform, gauss or aniso.
+      taps: length of the kernel, in pixels; None: the kind's own.
+      std: standard deviation of the kernel, in pixels, or one down and one across; None: the kind's own.
+      legacy: I2SB's and DDRM's operator instead, see above.
+      threshold: singular values below it are not inverted.
+      truncated: `forward` leaves them out as well.
     """
 
     orthogonal: ClassVar[bool] = False

@@ -18,6 +18,10 @@ class Composition(Corruption):
     holes, grey and block means keep, A^+ = A^T / diag(A A^T) exactly; other compositions have
     `forward` and `transpose` alone and raise ValueError for the rest. With product=True `pinv` is
     A_1^+ A_2^+ ... A_n^+ as published: then A A^+ A = A only up to blocks cut by a hole.
+
+    Attributes:
+      parts: names, or pairs of a name and its settings, of linear corruptions.
+      product: `pinv` is the product of the parts' ones.
     """
 
     parts: tuple[Corruption, ...]

@@ -39,6 +39,10 @@ class InpaintCenter(Corruption):
 
     With the papers' size 1/2 the hole is rows and columns h/4 to 3h/4 (I2SB, DBIM). As a linear
     operator it blackens (zeroes) the hole, so A = A^T = A^+.
+
+    Attributes:
+      size: side of the hole, as a share of the image's.
+      fill: what x_T holds in the hole, one of FILLS: noise, zero or white.
     """
 
     size: float = 0.5
@@ -93,6 +97,13 @@ class InpaintFreeform(Corruption):
       the image must then be of the masks' size, 256 x 256. The band's 10000 masks are 82 MB of
       constants in every graph that uses them.
     I2SB's evaluation gives mask i to image i of its list: pass the images' numbers as `index`.
+
+    Attributes:
+      area: least and most percent of the image that a mask covers.
+      fill: what x_T holds in the hole, one of FILLS: noise, zero or white.
+      count: generated masks in the bank.
+      seed: of the generated masks.
+      path: .npz file of masks; None: they are generated.
     """
 
     area: Area = (10, 20)

@@ -56,6 +56,10 @@ class Jpeg(Corruption):
 
     Rounding has no gradient, so d x_T / d x_0 is zero almost everywhere (finite, never NaN);
     `straight_through=True` passes gradients through the rounding as if it were the identity.
+
+    Attributes:
+      quality: of the file, 1 to 100.
+      straight_through: gradients pass the rounding.
     """
 
     raster: ClassVar[int] = 16  # blocks are 8 pixels wide, 16 where colours are halved

@@ -17,6 +17,10 @@ class Mixture(Corruption):
     The restorer is blind by default, so mask is None. With `with_mask=True` an example has the
     mask of its part, all ones where that part has none: nothing of x_T is then known to be right,
     and `keep_known` and masked losses treat the whole image as the hole.
+
+    Attributes:
+      parts: names, or pairs of a name and its settings; none: I2SB's nine tasks.
+      with_mask: a network is told the hole, where there is one.
     """
 
     parts: tuple[Corruption, ...]

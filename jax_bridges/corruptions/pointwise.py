@@ -16,6 +16,10 @@ class Colorize(Corruption):
     noise_std > 0 adds Gaussian noise to x_T, of one value per pixel and channel: without any, the
     three channels of x_T are equal and an unconditional bridge has nothing to make colours from
     (I2SB's option add_x1_noise uses 1). No hole.
+
+    Attributes:
+      weights: of the channels in the grey image.
+      noise_std: standard deviation of the noise in x_T, in units of [-1, 1].
     """
 
     weights: tuple[float, ...] = (0.3333, 0.3334, 0.3333)
@@ -60,7 +64,11 @@ class Colorize(Corruption):
 
 @corruption
 class Denoise(Corruption):
-    """x_T = x_0 + std N(0, I), std in the units of images in [-1, 1]; A = 1. No hole."""
+    """x_T = x_0 + std N(0, I); A = 1. No hole.
+
+    Attributes:
+      std: standard deviation of the noise, in units of [-1, 1].
+    """
 
     std: float = 0.2
     linear: ClassVar[bool] = True

@@ -76,6 +76,11 @@ class WalshHadamard(_Sensing):
     may be there for some channels only (the official code takes C H W // round(1 / ratio), the same
     for 1/2, 1/4, 1/10, but a half for 0.4 and 0.6, and all for 0.7). y [B, H, W, C] holds them at
     their places and 0 elsewhere; all singular values are 1.
+
+    Attributes:
+      ratio: share of the coefficients that is kept.
+      seed: of the permutation.
+      order: the permutation itself; None: drawn from the seed.
     """
 
     ratio: float = 0.25
@@ -169,6 +174,11 @@ class BlockSensing(_Sensing):
     """Measures floor(ratio block^2) random projections of every block of every channel (DDNM, cs_blockbased).
 
     y is [B, H / block, W / block, M, C]; the rows are orthonormal, so A^+ = A^T and s = 1.
+
+    Attributes:
+      ratio: share of numbers that is measured.
+      block: side of a block, in pixels.
+      seed: of the projections.
     """
 
     ratio: float = 0.25

@@ -93,6 +93,10 @@ class SuperResolution(Corruption):
 
     kind "bicubic" or "pool" (block means); the papers use factor 4. No noise, no clipping and no
     rounding, as in I2SB: bicubic x_T can leave [-1, 1]. There is no hole.
+
+    Attributes:
+      kind: bicubic, or pool (block means).
+      factor: how much smaller each side becomes.
     """
 
     kind: str = "bicubic"

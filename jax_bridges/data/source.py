@@ -6,36 +6,60 @@ batches, corruptions or devices: `loader.py` makes batches, the jitted step make
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Protocol
 
 import numpy as np
 
 from jax_bridges.choices import look_up
+from jax_bridges.schema import (
+    COUNT,
+    FLAG,
+    TEXT,
+    Choice,
+    Each,
+    Either,
+    Setting,
+    check,
+    number,
+    whole,
+)
 
 SPLITS = {"train": None, "test": None}
-ON_BAD_FILE = {"refuse": None, "skip": None}
-CROPS = {"center": None}
 
-# Every key of `config.data` that a source reads, with its default.
-DEFAULTS = {
-    "name": "earth",  # a key of DATASETS; sets of TFDS are named "tfds:NAME"
-    "size": 32,  # side of a square image, or (height, width); pixels
-    "path": "",  # folder: the images; pairs: the clean x0; tfds: its data_dir (or ""); arrays: .npz
-    "path_xT": "",  # pairs: the folder of the corrupted sources xT
-    "unpaired": False,  # training x0 and xT come from different examples
-    "test_fraction": 0.1,  # share of examples kept for test where the data has no test split
-    "on_bad_file": "refuse",  # "refuse": an error that names the file; "skip": a warning instead
-    "crop": "center",  # the largest centred part of the right shape, resized with antialiasing
-    "max_images": 0,  # use at most so many examples of the split; 0 = all
-    "max_upscale": 4.0,  # an image that would have to grow by more than this is a bad file
-    "downscale": 1,  # earth: average the map over d x d pixels first (a pixel is then d/15 degrees)
-    "edge_sigma": 1.0,  # edges: pixels of smoothing first; 1 suits 64 pixels, 2 suits 256
-    "image_key": "image",  # tfds, arrays: the feature that holds x0
-    "xT_key": "",  # tfds, arrays: the feature that holds xT; "" = not paired
-    "label_key": "",  # tfds, arrays: the feature that holds the class; "" = no labels
-    "classes": "",  # folder, pairs, edges: "subfolders", or a file that lists them; "" = no labels
-}
+# Name -> `open(c) -> Source` of a resolved configuration; filled in by `jax_bridges.data`.
+DATASETS: dict[str, Callable[[SimpleNamespace], Source]] = {}
+
+# fmt: off
+# What a source reads, the keys of `config.data`.
+SETTINGS = (
+    Setting("name", "earth", Choice(DATASETS, named=True), "Where images come from; of TFDS tfds:NAME."),
+    Setting("size", 32, Either((COUNT, Each(COUNT, count=2))), "Pixels: one number, or (height, width)."),
+    Setting("downscale", 1, COUNT, "earth: the map is averaged over so many pixels each way first; 2 shows "
+            "twice the area a tile."),
+    Setting("path", "", TEXT, "folder: of images; pairs: of clean images x_0; arrays: .npz file; tfds: its "
+            "data_dir."),
+    Setting("path_xT", "", TEXT, "pairs: folder of corrupted images x_T, matched by name."),
+    Setting("image_key", "image", TEXT, "tfds, arrays: feature that holds x_0."),
+    Setting("xT_key", "", TEXT, "tfds, arrays: feature that holds x_T, for paired sets."),
+    Setting("edge_sigma", 1.0, number(least=0), "edges: pixels of smoothing before the detector; 1 suits "
+            "images of 64 pixels, 2 of 256."),
+    Setting("label_key", "", TEXT, "tfds, arrays: feature that holds the class, for network.num_classes."),
+    Setting("classes", "", TEXT, "folder, pairs, edges: \"subfolders\" (the sub-folder is the class, "
+            "numbered in sorted order), or a text file that lists the sub-folders in the order of their "
+            "numbers; \"\": no labels."),
+    Setting("unpaired", False, FLAG, "Training x_0 and x_T are of different examples (train.mode dsbm)."),
+    Setting("test_fraction", 0.1, number(above=0, below=1),
+            "Share of examples held out where there are no train/ and test/ folders."),
+    Setting("on_bad_file", "refuse", Choice(("refuse", "skip")), "A file that is no image: stop and name it, "
+            "or leave it out and name it."),
+    Setting("crop", "center", Choice(("center",)), "The shorter side is resized to size, and the centre cut "
+            "out."),
+    Setting("max_upscale", 4.0, number(least=1), "An image that would have to grow by more is a bad file."),
+    Setting("max_images", 0, whole(least=0), "Use only the first so many of a split; 0: all."),
+)
+# fmt: on
 
 
 class Source(Protocol):
@@ -56,33 +80,23 @@ class Source(Protocol):
 
 
 def resolve(config: Any, split: str) -> SimpleNamespace:
-    """The configuration of one source: `DEFAULTS` filled in, values checked.
+    """The configuration of one source: the defaults of SETTINGS filled in, values checked.
 
     Args:
-      config: has attributes named as in `DEFAULTS` (ConfigDict, namespace); any may be absent.
+      config: has attributes named as the keys of SETTINGS (ConfigDict, namespace); any may be absent.
       split: "train" or "test".
 
     Returns:
-      A namespace with every key of `DEFAULTS` (`size` as (H, W)) and `split`.
+      A namespace with every key of SETTINGS (`size` as (H, W)) and `split`.
 
     Raises:
       ValueError: a value outside its range or its known names.
     """
-    c = SimpleNamespace(**{key: getattr(config, key, value) for key, value in DEFAULTS.items()})
-    c.split = split
+    c = SimpleNamespace(**{r.key: getattr(config, r.key, r.default) for r in SETTINGS}, split=split)
     look_up("split", SPLITS, split)
-    look_up("data.on_bad_file", ON_BAD_FILE, c.on_bad_file)
-    look_up("data.crop", CROPS, c.crop)
-    size = (c.size, c.size) if np.ndim(c.size) == 0 else tuple(c.size)
-    if len(size) != 2 or not all(isinstance(s, (int, np.integer)) and s > 0 for s in size):
-        raise ValueError(f"data.size = {c.size} must be a positive int or (height, width).")
-    c.size = (int(size[0]), int(size[1]))
-    if not 0 < c.test_fraction < 1:
-        raise ValueError(f"data.test_fraction = {c.test_fraction} must lie between 0 and 1.")
-    least_values = {"max_images": 0, "max_upscale": 1, "downscale": 1, "edge_sigma": 0}
-    for key, least in least_values.items():
-        if getattr(c, key) < least:
-            raise ValueError(f"data.{key} = {getattr(c, key)} must be at least {least}.")
+    check(SETTINGS, "data", c)
+    height, width = (c.size, c.size) if np.ndim(c.size) == 0 else c.size
+    c.size = (int(height), int(width))
     return c
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from jax_bridges.bridges import make_bridge
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
+from jax_bridges.config import FORMAT
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
 from jax_bridges.io.torch_file import read_torch
@@ -163,6 +164,7 @@ def import_workdir(
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     pointwise = [np.ndim(a) for n, a in _tensors(contents) if n.endswith("qkv.weight")]
     recorded = {
+        "format": FORMAT,
         "network": {"name": "adm", **_SETTINGS, **network, "dtype": "float32"},
         **settings,
         "keep_known": True,

@@ -29,8 +29,23 @@ from jax_bridges.metrics.reference import load_statistics, statistics_resize
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.store import Store
 from jax_bridges.metrics.weights import file_sha256, weights_path
+from jax_bridges.schema import FLAG, TEXT, Choice, Each, Either, Only, Setting, check, whole
 
 _TARGETS = "the targets of the same images"
+
+# fmt: off
+# The keys of `config.evaluate` that say what is measured.
+SETTINGS = (
+    Setting("metrics", ("psnr", "ssim", "fd_lite0"), Each(Choice(METRICS), least=1),
+            "What is measured; fid to lpips_alex need weights, ca and ca_lite0 labels too."),
+    Setting("protocol", "own", Choice(PROTOCOLS), "Whose pixels, resizing and units: ours, or a paper's."),
+    Setting("weights", "", TEXT, "Folder of the feature networks' files; \"\": the usual caches."),
+    Setting("reference", "", TEXT, "fid: .npz of statistics; \"\": the targets of the same images."),
+    Setting("allow_unequal", False, FLAG, "fid: against a reference of another number of images."),
+    Setting("bootstrap", 0, Either((Only(0), whole(least=2))),
+            "Resamples for 95% intervals (of distances slow: try 50); 0: no intervals."),
+)
+# fmt: on
 
 
 def check_metrics(config: Any, labels: bool = True) -> None:
@@ -45,15 +60,9 @@ def check_metrics(config: Any, labels: bool = True) -> None:
         reference that no metric reads or that is not of Inception's features.
       FileNotFoundError: weights or reference statistics that are not there.
     """
-    look_up("protocol", PROTOCOLS, config.protocol)
-    if not config.metrics:
-        raise ValueError("evaluate.metrics is empty: name one metric or more.")
-    if config.bootstrap == 1 or config.bootstrap < 0:
-        raise ValueError(
-            f"evaluate.bootstrap is {config.bootstrap}: it is 0 (none) or 2 resamples or more."
-        )
+    check(SETTINGS, "evaluate", config)
     for name in config.metrics:
-        metric = look_up("metric", METRICS, name)
+        metric = METRICS[name]
         for need in metric.needs:
             weights_path(need, config.weights or None)
         if metric.labels and not labels:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jax_bridges.models.attention import attend
+from jax_bridges.models.attention import IMPLEMENTATIONS, attend
 from jax_bridges.models.gather import promote_dtype
 from jax_bridges.models.layers import GroupNorm
+from jax_bridges.schema import COUNT, Choice, Count, Decay, Each, Natural, number
 from jax_bridges.typing import Array
 
 # Channel multipliers of each level, by image size.
@@ -173,6 +174,7 @@ class ADM(nn.Module):
       channel_mult: multiplier of each level, finest first.
       attention_ds: downsampling factors (1, 2, 4, ...) of the levels with attention.
       head_channels: channels of a head; None: `num_heads` heads at every level.
+      num_heads: heads of attention where `head_channels` is None.
       new_attention_order: qkv channels are [Q | K | V] (DDBM), else [q k v] of each head (others).
       scale_shift_norm: the embedding scales and shifts the second norm, or is added before it.
       resblock_updown: resample inside residual blocks, or by plain convolutions.
@@ -182,27 +184,27 @@ class ADM(nn.Module):
         a student's parameters = its teacher's + `z_in/kernel`. (IBMD, app. B)
       dropout: rate inside residual blocks, when `train`; needs the rng "dropout".
       remat: recompute each block in the backward pass: less memory, about a third more time.
-      attention: implementation, see `attention.attend`.
+      attention: implementation; "auto": cuDNN's where there is one, else XLA's.
       dtype, param_dtype: of the computation and of the parameters.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    model_channels: int = 256
-    num_res_blocks: int = 2
-    channel_mult: Sequence[float] = (1, 1, 2, 2, 4, 4)
-    attention_ds: Sequence[int] = (8, 16, 32)
-    head_channels: int | None = 64
-    num_heads: int = 4
+    in_channels: Count = 3
+    out_channels: Count = 3
+    model_channels: Count = 256
+    num_res_blocks: Count = 2
+    channel_mult: Annotated[Sequence[float], Each(number(above=0), least=1)] = (1, 1, 2, 2, 4, 4)
+    attention_ds: Annotated[Sequence[int], Each(COUNT)] = (8, 16, 32)
+    head_channels: Count | None = 64
+    num_heads: Count = 4
     new_attention_order: bool = False
     scale_shift_norm: bool = True
     resblock_updown: bool = True
-    num_classes: int = 0
+    num_classes: Natural = 0
     conditional: bool = False
-    z_channels: int = 0
-    dropout: float = 0.0
+    z_channels: Natural = 0
+    dropout: Decay = 0.0
     remat: bool = False
-    attention: str = "auto"
+    attention: Annotated[str, Choice(IMPLEMENTATIONS)] = "auto"
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 

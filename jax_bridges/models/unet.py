@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -16,6 +16,7 @@ from jax_bridges.models.layers import (
     space_to_depth,
     timestep_embedding,
 )
+from jax_bridges.schema import COUNT, Count, Decay, Each, Natural, whole
 from jax_bridges.typing import Array
 
 
@@ -68,23 +69,24 @@ class UNet(nn.Module):
       blocks: residual blocks a level on the way down; as many on the way up, each with a skip.
       patch: pixel-unshuffle of the stem: 2 makes the network 4 times cheaper.
       attention: levels (0 = finest) that end with self-attention.
-      conditional: concatenates x_T to the input.
+      conditional: the network also sees x_T, concatenated to the input.
       z_channels: channels of the generator's noise input; 0 for a teacher.
-      heads, groups: of attention and GroupNorm.
-      dropout: inside the residual blocks, in training only.
+      heads: of self-attention.
+      groups: of GroupNorm.
+      dropout: inside the residual blocks, of the teacher in training only.
       dtype: of the computation; parameters and norm statistics are float32.
     """
 
-    channels: int = 3
-    widths: tuple[int, ...] = (32, 64, 64)
-    blocks: int = 1
-    patch: int = 2
-    attention: tuple[int, ...] = ()
+    channels: Count = 3
+    widths: Annotated[tuple[int, ...], Each(COUNT, least=1)] = (32, 64, 64)
+    blocks: Count = 1
+    patch: Count = 2
+    attention: Annotated[tuple[int, ...], Each(whole(least=0))] = ()
     conditional: bool = False
-    z_channels: int = 0
-    heads: int = 4
-    groups: int = 8
-    dropout: float = 0.0
+    z_channels: Natural = 0
+    heads: Count = 4
+    groups: Count = 8
+    dropout: Decay = 0.0
     dtype: Any = jnp.float32
 
     @property

@@ -11,7 +11,7 @@ from jax_bridges.models import network_settings
 from jax_bridges.planning.abstract import abstract_state, bytes_per_device, bytes_refused
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
-from jax_bridges.training.settings import PARTS, distill_settings
+from jax_bridges.training.settings import distill_part, distill_settings
 from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree
 
@@ -123,7 +123,7 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
     part, owner, settings = "train", "train", config.train
     if stage.name != "train":
         method = config.distill.method
-        part, owner = "distill", f"distill.{method}" if method in PARTS else "distill"
+        part, owner = "distill", distill_part(method)
         settings = distill_settings(config.distill)
     found = []
     devices, shards = run.parallel.devices, run.parallel.mesh.shape["fsdp"]

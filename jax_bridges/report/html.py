@@ -340,6 +340,7 @@ def _read_config(path: Path) -> dict:
     config = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(config, dict):
         raise ValueError("it must hold a JSON object")
+    config.pop("format", None)  # of the file, not of the run
     return config
 
 

@@ -7,8 +7,6 @@ grid. `make_sampler("dbim:eta=1")` is one with its knobs set by name, as configu
 from __future__ import annotations
 
 import functools
-import inspect
-from numbers import Real
 
 from jax_bridges.choices import look_up, parse_choice
 from jax_bridges.samplers.ancestral import sample_ancestral
@@ -24,6 +22,7 @@ from jax_bridges.samplers.sde import (
     sample_sde_euler,
 )
 from jax_bridges.samplers.straightness import straightness
+from jax_bridges.schema import Setting, check_known, derived
 from jax_bridges.times import angle_grid, dbim_grid, karras_grid, uniform_grid
 
 
@@ -60,16 +59,10 @@ _ENTRIES = [
 SAMPLERS = {entry.name: entry for entry in _ENTRIES}
 
 
-# Knobs that a name may set: what each must be, in words and as a test.
-_KNOBS = {
-    "clip": ("True or False", lambda v: isinstance(v, bool)),
-    "eta": ("a number from 0 to 1", lambda v: isinstance(v, Real) and 0 <= v <= 1),
-    "churn": (
-        "None, or a number from 0 to below 1",
-        lambda v: v is None or (isinstance(v, Real) and 0 <= v < 1),
-    ),
-    "guidance": ("a number", lambda v: isinstance(v, Real)),
-}
+def knobs_of(entry: Sampler) -> tuple[Setting, ...]:
+    """What a name may set, `KEY=VALUE` after it: rows with default, values and meaning."""
+    rows = derived(entry.sample, like=sample_dbim)
+    return tuple(row for row in rows if row.key not in ("order", "return_path"))
 
 
 def make_sampler(text: str) -> Sampler:
@@ -80,15 +73,7 @@ def make_sampler(text: str) -> Sampler:
     """
     name, knobs = parse_choice(text)
     entry = look_up("sampler", SAMPLERS, name)
-    known = [knob for knob in inspect.signature(entry.sample).parameters if knob in _KNOBS]
-    for knob, value in knobs.items():
-        if knob not in known:
-            raise ValueError(
-                f"The sampler '{name}' has no knob '{knob}': it takes {', '.join(known)}."
-            )
-        words, fits = _KNOBS[knob]
-        if not fits(value):
-            raise ValueError(f"The sampler '{text}': {knob} must be {words}.")
+    check_known("sampler", name, knobs_of(entry), knobs)
     return entry.fixed(text, **knobs) if knobs else entry
 
 
@@ -97,6 +82,7 @@ __all__ = [
     "Sampler",
     "count_calls",
     "heun_calls",
+    "knobs_of",
     "make_sampler",
     "ode_heun_calls",
     "sample_ancestral",

@@ -12,7 +12,7 @@ not here.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import chex
 import jax
@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
+from jax_bridges.schema import SHARE
 from jax_bridges.typing import Array, Denoiser
 
 _DRAWS = StepDraws("noise")
@@ -133,7 +134,7 @@ def sample_dbim(
     times: Array,
     keys: Keys,
     *,
-    eta: float | Array = 0.0,
+    eta: Annotated[float | Array, SHARE] = 0.0,
     clip: bool = False,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
@@ -147,7 +148,7 @@ def sample_dbim(
       xT: `[B, H, W, C]` corrupted images.
       times: `[nfe]` descending, starting below T (`times.dbim_grid`); traced.
       keys: one key, `[B]` keys, or saved noise; draw 0 is the booting noise, draw k + 1 that of step k.
-      eta: in [0, 1]; traced.
+      eta: share of fresh noise, in [0, 1]; traced.
       clip: clamps x0_hat to [-1, 1].
       return_path: also returns the states after each call, `[nfe, B, H, W, C]`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,12 @@ import numpy as np
 from jax_bridges.bridges import VE, Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
+from jax_bridges.schema import DECAY, Either, Only, number
 from jax_bridges.typing import Array, Denoiser
 
 SDE, PREDICT, CORRECT = 0, 1, 2
 _DRAWS = StepDraws("noise")  # after them the start's
+CHURN = Either((DECAY, Only(None)))
 
 
 def heun_calls(times: Array, churn: float | Array | None = 0.33) -> int:
@@ -28,8 +32,8 @@ def sample_heun(
     times: Array,
     keys: Keys,
     *,
-    churn: float | Array | None = 0.33,
-    guidance: float | Array = 1.0,
+    churn: Annotated[float | Array | None, CHURN] = 0.33,
+    guidance: Annotated[float | Array, number()] = 1.0,
     clip: bool = False,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:

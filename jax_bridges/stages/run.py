@@ -19,6 +19,7 @@ from tqdm import tqdm
 from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.command import time_left
+from jax_bridges.config import record
 from jax_bridges.data import Loader, Source
 from jax_bridges.keys import Purpose
 from jax_bridges.training.parallel import Parallel
@@ -252,7 +253,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
     )  # fmt: skip
     key = run.key(stage.draws)
     profile = Profile(run.workdir / "profile" / stage.name, **config.profile)
-    meta = {"stage": stage.name, "config": json.loads(config.to_json_best_effort())}
+    meta = {"stage": stage.name, "config": record(config)}
     bar = tqdm(
         total=stage.steps, initial=done, desc=stage.name, unit="step", mininterval=1.0,
         dynamic_ncols=True, disable=None if sys.stderr.isatty() and hosts.is_chief() else True,

@@ -2,17 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 import optax
 
 from jax_bridges.choices import look_up
 from jax_bridges.distillation import consistency
 from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
+from jax_bridges.schema import COUNT, FLAG, Choice, Setting, number, under
 from jax_bridges.times import training_times
+from jax_bridges.training.optimizers import SETTINGS as OPTIMIZER
+from jax_bridges.training.settings import SHARED
 from jax_bridges.training.state import State
-from jax_bridges.training.steps import Mean, Step, gradients
+from jax_bridges.training.steps import TIMES, Mean, Step, gradients
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
+
+TARGETS = ("copy", "ema")
+
+# fmt: off
+# CDBM publishes none of these.
+_ROWS = (
+    Setting("steps", 200, COUNT, "Updates."),
+    Setting("z_scale", 1.0, number(least=0), "Factor of the noise input, here the bridge's noise in x_t."),
+    Setting("gamma", 0.01, number(above=0, below=1),
+            "Students are trained and start at T - gamma, in units of T: at T paths meet; the start lacks "
+            "x_0's share, by which a student learns to read the mean colour."),
+    Setting("boot", False, FLAG, "With 2 calls or more the first is spent on x_0's share of the start."),
+    TIMES,
+    Setting("gap", "constant", Choice(consistency.GAPS), "Between t and its neighbour r: constant (dt), or "
+            "shrinking in the course of the training."),
+    Setting("dt", 0.05, number(above=0, below=1), "Gap constant: t - r, in units of T."),
+    Setting("halvings", 6, COUNT, "Gap shrinking: t - r ends at 2^-halvings t."),
+    Setting("gap_k", 8.0, number(), "Gap shrinking: it is larger by 1 + k sigmoid(-b t / T)."),
+    Setting("gap_b", 10.0, number(), "Gap shrinking: b."),
+    Setting("gap_weight", "one", Choice(consistency.GAP_WEIGHTS), "lambda of the loss."),
+    Setting("distance", "pseudo_huber", Choice(consistency.DISTANCES), "Between two answers."),
+    Setting("distance_scale", 0.03, number(least=0),
+            "Distance pseudo_huber: root mean square above which errors count once."),
+    Setting("target", "copy", Choice(TARGETS), "theta-: a copy of theta, or its average, ema."),
+    *under("optimizer", OPTIMIZER, learning_rate=3e-5),
+)
+# fmt: on
+
+
+def consistency_settings(**defaults) -> tuple[Setting, ...]:
+    """What CBD or CBT reads; `defaults` are those in which it differs."""
+    own = (replace(row, default=defaults.get(row.key, row.default)) for row in _ROWS)
+    return (*own, *SHARED.values())
 
 
 def student_denoiser(system: System, params: PyTree, pair: Pair) -> Denoiser:

@@ -15,13 +15,15 @@ import jax
 import numpy as np
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.choices import look_up, require_positive
+from jax_bridges.choices import look_up
 from jax_bridges.corruptions import Corruption
 from jax_bridges.distillation import consistency
 from jax_bridges.keys import SECOND_PLAYER, Keys
 from jax_bridges.samplers import sample_consistency, sample_few_step
-from jax_bridges.times import TRAINING_TIMES, consistency_grid, student_grid
+from jax_bridges.schema import Setting
+from jax_bridges.times import consistency_grid, student_grid
 from jax_bridges.training.consistency_step import (
+    consistency_settings,
     make_consistency_step,
     student_denoiser,
     student_function,
@@ -29,7 +31,7 @@ from jax_bridges.training.consistency_step import (
 from jax_bridges.training.optimizers import check_optimizer, make_optimizer
 from jax_bridges.training.settings import distill_part, distill_settings
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import ROLL_OUTS, WEIGHTS, Step, make_ibmd_step
+from jax_bridges.training.steps import IBMD_SETTINGS, Step, make_ibmd_step
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
@@ -53,6 +55,7 @@ class Distiller:
       calls: `calls(settings)`, what a step costs an example, in network calls; a backward pass
         counts as one call for the inputs and one for the parameters.
       sampler: what the rows of results.json call the student's sampler.
+      settings: the rows it reads, those that all methods share (`training.settings.SHARED`) among them.
     """
 
     name: str
@@ -63,6 +66,7 @@ class Distiller:
     check: Callable[[Any, Bridge, Corruption], None]
     calls: Callable[[Any], int]
     sampler: str
+    settings: tuple[Setting, ...]
 
 
 # -- IBMD ----------------------------------------------------------------------------------------
@@ -104,22 +108,13 @@ def _ibmd_calls(settings) -> int:
 
 
 def _ibmd_check(settings, bridge: Bridge, corruption: Corruption) -> None:
-    require_positive("distill", settings, "bridge_updates", "student_steps")
     check_optimizer(settings.bridge_optimizer, "distill.bridge_optimizer")
-    look_up("roll-out", ROLL_OUTS, settings.roll_out)
-    look_up("distribution of training times", TRAINING_TIMES, settings.times)
-    for weight in (settings.weight, settings.bridge_weight):
-        look_up("loss weight", WEIGHTS, weight)
-    if not 0 < settings.first_call <= 1:
-        raise ValueError(
-            f"distill.first_call is {settings.first_call}: it is a share, above 0 and at most 1."
-        )
     grid = student_grid(bridge, settings.student_steps)
     later = float(grid[1] if len(grid) > 1 else bridge.t_min) / float(bridge.T)
-    if not later < settings.first_time <= 1:
+    if not later < settings.first_time:
         raise ValueError(
-            f"distill.first_time is {settings.first_time}: it is a share of T, at most 1 and above "
-            f"{later:.3g}, the time of the next call."
+            f"distill.first_time is {settings.first_time}: it must be above {later:.3g}, the time of the "
+            "next call, in units of T."
         )
     noisy = not bridge.deterministic and (settings.first_time < 1 or not bridge.pinned)
     if not (settings.z_channels or noisy or getattr(corruption, "fill", None) == "noise"):
@@ -168,23 +163,13 @@ def _sample_consistency(
 def _consistency_check(settings, bridge: Bridge, corruption: Corruption) -> None:
     del corruption
     part = distill_part(settings.method)
-    tables = {
-        "gap": ("gap between times", consistency.GAPS),
-        "gap_weight": ("weight of a gap", consistency.GAP_WEIGHTS),
-        "distance": ("distance", consistency.DISTANCES),
-        "target": ("target of the consistency loss", {"copy": None, "ema": None}),
-        "times": ("distribution of training times", TRAINING_TIMES),
-    }
-    for key, (kind, table) in tables.items():
-        look_up(kind, table, settings[key])
     grain = consistency.grain(bridge) / float(bridge.T)
-    for key, low in (("gamma", grain), ("dt", grain)):
-        if not low <= settings[key] < 1.0:
+    for key in ("gamma", "dt"):
+        if settings[key] < grain:
             raise ValueError(
-                f"{part}.{key} is {settings[key]}: it is a part of T, at least {low:.2g} (times closer "
-                "than that are one to this bridge) and below 1."
+                f"{part}.{key} is {settings[key]}: it must be at least {grain:.2g}, for times closer than "
+                "that are one to this bridge."
             )
-    require_positive(part, settings, "halvings")
     if settings.distance == "pseudo_huber" and settings.distance_scale <= 0:
         raise ValueError(
             f"{part}.distance_scale is {settings.distance_scale}: pseudo_huber's gradient needs one "
@@ -192,7 +177,7 @@ def _consistency_check(settings, bridge: Bridge, corruption: Corruption) -> None
         )
 
 
-def _consistency_entry(name: str, *, from_teacher: bool) -> Distiller:
+def _consistency_entry(name: str, *, from_teacher: bool, **defaults) -> Distiller:
     return Distiller(
         name,
         make=partial(_consistency, from_teacher=from_teacher),
@@ -203,6 +188,7 @@ def _consistency_entry(name: str, *, from_teacher: bool) -> Distiller:
         # The student there and back, its target, and CBD's teacher.
         calls=lambda settings: 3 + 1 + from_teacher,
         sampler=name,
+        settings=consistency_settings(**defaults),
     )
 
 
@@ -216,9 +202,10 @@ _ENTRIES = [
         check=_ibmd_check,
         calls=_ibmd_calls,
         sampler="few_step",
+        settings=IBMD_SETTINGS,
     ),
     _consistency_entry("cbd", from_teacher=True),
-    _consistency_entry("cbt", from_teacher=False),
+    _consistency_entry("cbt", from_teacher=False, gap="shrinking", gap_weight="inverse_gap"),
 ]
 DISTILLERS = {entry.name: entry for entry in _ENTRIES}
 
@@ -246,7 +233,6 @@ def check_method(
     distill = distill.copy_and_resolve_references()
     distill.method = method
     distiller, settings = make_distiller(distill)
-    require_positive(distill_part(method), settings, "steps")
     check_optimizer(settings.optimizer, f"{distill_part(method)}.optimizer")
     distiller.check(settings, bridge, corruption)
     for nfe in asked:

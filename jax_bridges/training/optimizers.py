@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import optax
 
 from jax_bridges.choices import look_up
+from jax_bridges.schema import DECAY, Choice, Setting, number, whole
 from jax_bridges.typing import Array, PyTree
 
 # In what the mean gradient is kept between steps; an update uses it before it is rounded, so that
@@ -36,6 +37,24 @@ SCHEDULES = {
     "i2sb": lambda peak, warmup, steps: optax.exponential_decay(peak, 1000, 0.99, staircase=True),
 }
 
+# fmt: off
+# Below `train.optimizer` and its like.
+SETTINGS = (
+    Setting("name", "adam", Choice(OPTIMIZERS), "Optimiser."),
+    Setting("learning_rate", 1e-3, number(above=0), "Peak of the learning rate."),
+    Setting("schedule", "cosine", Choice(SCHEDULES), "Learning rate after the warm-up: cosine falls to 0 at "
+            "the last step, i2sb by 1% every 1000 steps."),
+    Setting("delay", 0.0, DECAY, "Share of the stage's steps at a rate of 0, before the warm-up."),
+    Setting("warmup", 50, whole(least=0), "Steps of linear warm-up."),
+    Setting("b1", 0.9, DECAY, "Decay of the mean gradient; 0 for the two players of IBMD."),
+    Setting("b2", 0.99, DECAY, "Decay of the mean squared gradient."),
+    Setting("eps", 1e-8, number(least=0), "Added to the root mean squared gradient."),
+    Setting("weight_decay", 0.0, number(least=0), "Decay of the weights, by adamw only."),
+    Setting("clip", 1.0, number(least=0), "Largest norm of the whole gradient; 0: no clipping."),
+    Setting("moment_dtype", "float32", Choice(MOMENTS), "In what adam and adamw keep the mean gradient."),
+)
+# fmt: on
+
 
 def make_schedule(config, steps: int) -> optax.Schedule:
     """Learning rate by step: a share `config.delay` of 0, `.warmup` steps of a rise, then `.schedule`."""
@@ -57,8 +76,7 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     """Clipping, then the optimiser; a step with a non-finite gradient changes nothing and is counted.
 
     Args:
-      config: keys name, learning_rate, schedule, delay, warmup, b1, b2, eps, weight_decay, clip (global norm;
-        0: off).
+      config: the keys of SETTINGS.
       steps: length of the run, for the schedule.
     """
     make = look_up("optimiser", OPTIMIZERS, config.name)
@@ -69,32 +87,12 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
 
 
 def check_optimizer(config, part: str) -> None:
-    """ValueError for an optimiser's settings that name what there is not, or do not go together.
+    """ValueError for an optimiser's settings that do not go together.
 
     Args:
-      config: the keys of `make_optimizer`.
+      config: the keys of SETTINGS, each in its range.
       part: where they are, as in "train.optimizer".
     """
-    look_up("optimiser", OPTIMIZERS, config.name)
-    if not config.learning_rate > 0:
-        raise ValueError(
-            f"{part}.learning_rate is {config.learning_rate}: it must be above 0 (a stage of no "
-            "updates is one of few steps)."
-        )
-    if not 0 <= config.delay < 1:
-        raise ValueError(
-            f"{part}.delay is {config.delay}: it is a share of the steps, at least 0 and below 1."
-        )
-    for key in ("warmup", "clip", "weight_decay", "eps"):
-        if not config[key] >= 0:
-            raise ValueError(f"{part}.{key} is {config[key]}: it must be at least 0.")
-    for key in ("b1", "b2"):
-        if not 0 <= config[key] < 1:
-            raise ValueError(
-                f"{part}.{key} is {config[key]}: the decay of an average is at least 0 and below 1."
-            )
-    look_up("learning-rate schedule", SCHEDULES, config.schedule)
-    look_up("dtype of moments", MOMENTS, config.moment_dtype)
     if config.weight_decay and config.name != "adamw":
         raise ValueError(
             f"{part}.weight_decay is {config.weight_decay}, which {config.name} does not know: set "
@@ -102,7 +100,8 @@ def check_optimizer(config, part: str) -> None:
         )
     if config.name == "radam" and config.moment_dtype != "float32":
         raise ValueError(
-            "The radam optimiser keeps its moments in float32: set moment_dtype so, or name to adam."
+            f"{part}.moment_dtype is {config.moment_dtype}, but radam keeps its moments in float32: set it "
+            f"so, or {part}.name to adam."
         )
 
 

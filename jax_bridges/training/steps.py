@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +23,10 @@ from jax_bridges.distillation import (
 )
 from jax_bridges.keys import ONLY, CallDraw, Stream, fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
-from jax_bridges.times import student_grid, training_times
+from jax_bridges.schema import COUNT, DECAY, FLAG, Choice, Setting, number, under
+from jax_bridges.times import TRAINING_TIMES, student_grid, training_times
+from jax_bridges.training.optimizers import SETTINGS as OPTIMIZER
+from jax_bridges.training.settings import BATCH, EMA, MAX_SKIPPED, MICROBATCHES, Z_CHANNELS
 from jax_bridges.training.state import State
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
@@ -71,6 +75,49 @@ def _chain(*args, keys: Array, steps: int, first_call: float) -> tuple[Array, Ar
 # How x_0 is generated in training a student of N steps (IBMD app. B.1, B.2), and by which call: of the
 # examples' keys.
 ROLL_OUTS = {"random": _random, "chain": _last, "chain_through": _chain}
+
+# fmt: off
+TIMES = Setting("times", "uniform", Choice(TRAINING_TIMES), "Law of the times t of the loss.")
+WEIGHT = Setting(
+    "weight", "one", Choice(WEIGHTS), "lambda(t) of the loss: native to the preconditioning, one, or "
+    "inverse_sigma (1 / sigma_t: errors at small t count more).")
+WEIGHT_MAX = Setting("weight_max", 0.0, number(least=0), "Upper bound of lambda; 0: none.")
+
+# What IBMD reads, the keys of `config.distill`. The bridge net must know the generator's answers, for what it
+# misses of them the generator takes for a reward of diversity: so the generator waits, and moves less.
+IBMD_SETTINGS = (
+    Setting("steps", 125, COUNT, "Updates of the generator."),
+    BATCH,
+    MICROBATCHES,
+    Setting("bridge_updates", 3, COUNT, "L: updates of the bridge net before one of the generator."),
+    Setting("student_steps", 4, COUNT, "N: calls the student is trained for; any fewer work too."),
+    Setting("roll_out", "random", Choice(ROLL_OUTS), "How x_0 is made: random by one of the N calls, at what "
+            "those before it lead to; chain by all N, with the gradient of the last; chain_through with "
+            "that of all."),
+    Setting("first_call", 0.75, number(above=0, most=1),
+            "Roll-out random: share of examples at the first call, the hardest one."),
+    Setting("first_time", 0.97, number(above=0, most=1),
+            "Share of T where the first call is made: at 1 it sees x_T itself, as in the paper; below, x_T "
+            "under the bridge's noise, and starts with texture, not with its teacher's blur."),
+    Setting("bridge_net_sees_call", True, FLAG, "Roll-out random: that net is told which call made x_0."),
+    Z_CHANNELS,
+    Setting("z_scale", 4.0, number(least=0),
+            "Standard deviation of that input, whose weights start at 0 and must grow."),
+    replace(TIMES, meaning="Law of the times t of both losses."),
+    replace(WEIGHT, meaning="lambda(t) of the generator's loss, as of train."),
+    WEIGHT_MAX,
+    Setting("normalize", True, FLAG, "Divide the generator's loss by its detached |x0* - x0|."),
+    replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
+            meaning="lambda(t) of the bridge net's loss."),
+    replace(WEIGHT_MAX, key="bridge_weight_max"),
+    EMA,
+    Setting("bridge_ema", 0.95, DECAY, "Decay of the bridge net's average, which the generator's loss sees; "
+            "0: the net itself, as in Alg. 1."),
+    MAX_SKIPPED,
+    *under("optimizer", OPTIMIZER, learning_rate=5e-5, delay=0.2, warmup=20, b1=0.0, b2=0.95),
+    *under("bridge_optimizer", OPTIMIZER, learning_rate=3e-4, b1=0.0, warmup=60),
+)
+# fmt: on
 
 
 def time_weight(system: System, name: str, bound: float, t: Array) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.shipped import ShippedBasis
 from jax_bridges.zero_shot.steps import (
@@ -31,7 +32,7 @@ def solve_ddnm(
     times: Levels,
     keys: Keys,
     *,
-    eta: float = 0.85,
+    eta: Share = 0.85,
     clip: bool = False,
     travel: Travel = (1, 1),
     travel_as_shipped: bool = False,
@@ -51,7 +52,8 @@ def solve_ddnm(
       keys: `[B]` keys, or saved noise: draw 0 is x_T, 1 + 2k the noise of step k, 2 + 2k its jump's.
       eta: share of fresh noise.
       clip: clamps x0_hat to [-1, 1].
-      travel: time travel (length, repeat), `steps.jump_schedule`; static.
+      travel: time travel: how far a jump goes back, and how often each stretch is walked in all
+        (`steps.jump_schedule`); static.
       travel_as_shipped: a jump noises the unrectified x0_hat anew, as in the official code, instead
         of drawing from q(x_{t + l} | x_t) (alg. 2).
 
@@ -75,7 +77,7 @@ def solve_ddnm_plus(
     times: Levels,
     keys: Keys,
     *,
-    eta: float = 0.85,
+    eta: Share = 0.85,
     clip: bool = False,
     travel: Travel = (1, 1),
     travel_as_shipped: bool = False,

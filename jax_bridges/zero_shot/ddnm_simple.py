@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys
+from jax_bridges.schema import Choice, Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.ddnm import iterate
 from jax_bridges.zero_shot.steps import Steps, Travel, kernel, predicted_noise
@@ -53,8 +56,8 @@ def solve_ddnm_simple(
     times: Levels,
     keys: Keys,
     *,
-    form: str = "paper",
-    eta: float = 0.85,
+    form: Annotated[str, Choice(FORMS)] = "paper",
+    eta: Share = 0.85,
     clip: bool = False,
     travel: Travel = (1, 1),
     travel_as_shipped: bool = False,
@@ -66,7 +69,7 @@ def solve_ddnm_simple(
     `gamma = v - (c_0 lambda sigma_y)^2`.
 
     Args:
-      form: "paper"; "simplified" and "hq_demo" reproduce the two official programs, defects
+      form: "paper", eq. 17-19; "simplified" and "hq_demo" reproduce the two official programs, defects
         included: the former scales its noise twice and takes alpha_bar for its root, the latter's
         lambda lacks a pair of parentheses (and it clips: pass clip=True).
       eta: share of fresh noise, "simplified" only.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import START, Steps, draws, predict, predicted_noise, walk
 
@@ -21,8 +22,8 @@ def solve_ddrm(
     times: Levels,
     keys: Keys,
     *,
-    eta: float = 0.85,
-    eta_b: float = 1.0,
+    eta: Share = 0.85,
+    eta_b: Share = 1.0,
     clip: bool = False,
 ) -> Array:
     """Kawar et al. 2022, arXiv 2201.11793, eq. 7-8, without U or V: each case is a function of s.
@@ -39,7 +40,8 @@ def solve_ddrm(
 
     Args:
       sigma_y: standard deviation of the noise in y, in units of [-1, 1].
-      eta: of the first two cases (the paper's eta and eta_A); eta_b: of the third.
+      eta: share of fresh noise in the first two cases (the paper's eta and eta_A).
+      eta_b: share of the measurement in the third.
       keys: draw 0 is x_T's noise, 1 + k that of step k, as images (V z).
       others: see `ddnm.solve_ddnm`. The paper visits 20 levels.
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Choice, Positive, Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import (
     START,
@@ -61,9 +64,9 @@ def solve_dps(
     times: Levels,
     keys: Keys,
     *,
-    scale: float = 0.3,
-    misfit: str = "norm",
-    eta: float | None = None,
+    scale: Positive = 0.3,
+    misfit: Annotated[str, Choice(MISFITS)] = "norm",
+    eta: Share | None = None,
     clip: bool = True,
     start_at_pinv: bool = False,
 ) -> Array:
@@ -75,13 +78,14 @@ def solve_dps(
 
     Args:
       sigma_y: not used, as in the paper's code: the scale stands for it.
-      scale: zeta.
-      misfit: "norm", as the official code; "squared_by_norm", the gradient of the squared norm divided
-        by the norm, twice as much (the paper's, and RED-diff's `original`); "squared", its gradient
-        times alpha alpha' (RED-diff's other branch).
-      eta: DDIM's; None: DDPM's ancestral step, with the learned variance if the denoiser has one.
+      scale: zeta, how far a step moves against the gradient.
+      misfit: whose gradient it is: "norm", as the official code; "squared_by_norm", the gradient of the
+        squared norm divided by the norm, twice as much (the paper's, and RED-diff's `original`);
+        "squared", its gradient times alpha alpha' (RED-diff's other branch).
+      eta: share of fresh noise in DDIM's step; None: DDPM's ancestral step, with the learned variance if
+        the denoiser has one.
       clip: clamps x0_hat to [-1, 1]; no gradient flows where it does.
-      start_at_pinv: see `pigdm.solve_pigdm`.
+      start_at_pinv: starts at alpha A^+ y + sigma z instead of pure noise, as RED-diff does.
       keys: draw 0 is x_T's noise, 1 + k that of step k.
       others: see `ddnm.solve_ddnm`.
 

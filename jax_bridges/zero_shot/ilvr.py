@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Either, Natural, Only, whole
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import Steps, ancestral, draws, predict, start_noise, walk
 
 _DRAWS = draws("noise", "reference")
+
+# As a text holds it: the factor of `corruptions.superres.low_pass`.
+LOW_PASS = Either((whole(least=2), Only(None)))
 
 
 def solve_ilvr(
@@ -24,8 +29,8 @@ def solve_ilvr(
     keys: Keys,
     *,
     clip: bool = True,
-    low_pass: Callable[[Array], Array] | None = None,
-    free_steps: int = 0,
+    low_pass: Annotated[Callable[[Array], Array] | None, LOW_PASS] = None,
+    free_steps: Natural = 0,
     as_shipped: bool = False,
 ) -> Array:
     """Iterative latent variable refinement (Choi et al. 2021, arXiv 2108.02938, alg. 1).

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Choice, Positive, Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import (
     START,
@@ -31,10 +34,10 @@ def solve_pigdm(
     times: Levels,
     keys: Keys,
     *,
-    eta: float = 1.0,
-    guidance: str = "adaptive",
-    weight: float = 1.0,
-    prior_variance: float = 1.0,
+    eta: Share = 1.0,
+    guidance: Annotated[str, Choice(GUIDANCES)] = "adaptive",
+    weight: Positive = 1.0,
+    prior_variance: Positive = 1.0,
     clip: bool = False,
     start_at_pinv: bool = False,
 ) -> Array:
@@ -50,13 +53,13 @@ def solve_pigdm(
 
     Args:
       sigma_y: standard deviation of the noise in y, in units of [-1, 1].
-      eta: of DDIM; 1 is ancestral sampling.
-      guidance: "paper": `x = alpha' x0_hat + c1 z + c2 e + w alpha g`, alg. 1; "adaptive": w alpha alpha'
-        g instead, as in NVlabs/RED-diff; "plain": RED-diff's other branch, `w alpha (alpha' - c2 alpha
-        / sigma) g`; "exact": x0_hat and e are corrected as Tweedie's formula says, which samples the
-        posterior where the two Gaussian assumptions hold.
-      weight: w.
-      prior_variance: v of one pixel of x_0 (1 in the paper).
+      eta: share of fresh noise in DDIM's step; 1 is ancestral sampling.
+      guidance: how g enters the step: "paper": `x = alpha' x0_hat + c1 z + c2 e + w alpha g`, alg. 1;
+        "adaptive": w alpha alpha' g instead, as in NVlabs/RED-diff; "plain": RED-diff's other branch,
+        `w alpha (alpha' - c2 alpha / sigma) g`; "exact": x0_hat and e are corrected as Tweedie's formula
+        says, which samples the posterior where the two Gaussian assumptions hold.
+      weight: w, of the guidance.
+      prior_variance: v, the variance of one pixel of x_0 (1 in the paper).
       start_at_pinv: starts at alpha A^+ y + sigma z instead of pure noise, as RED-diff does.
       keys: draw 0 is x_T's noise, 1 + k that of step k.
       others: see `ddnm.solve_ddnm`.

@@ -50,7 +50,8 @@ def solve_repaint(
 
     Args:
       sigma_y: taken for 0 whatever it is.
-      travel: (10, 10) with 250 levels is the paper's, 2410 network calls.
+      travel: how far a jump goes back, and how often each stretch is walked in all; (10, 10) with 250
+        levels is the paper's, 2410 network calls.
       paste: the result takes the known part from y; the official code returns the raw sample.
       keys: draw 0 is x_T, 1 + 3k the noise of step k, 2 + 3k the known part's, 3 + 3k the jump's.
       others: see `ddnm.solve_ddnm`.

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import Keys, normal
+from jax_bridges.schema import Count
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import START, Steps, ancestral, draws, predict, walk
 
@@ -21,7 +22,7 @@ def solve_sdedit(
     times: Levels,
     keys: Keys,
     *,
-    repeats: int = 1,
+    repeats: Count = 1,
     known: bool = False,
     clip: bool = False,
 ) -> Array:

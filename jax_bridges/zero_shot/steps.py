@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import chex
 import jax.numpy as jnp
@@ -10,9 +10,11 @@ import numpy as np
 
 from jax_bridges.bridges import Levels
 from jax_bridges.keys import ONLY, Keys, StepDraws, normal
+from jax_bridges.schema import COUNT, Each
 from jax_bridges.typing import Array
 
-Travel = tuple[int, int]  # length of a jump back, and how often each stretch is walked in all
+# Length of a jump back, and how often each stretch is walked in all.
+Travel = Annotated[tuple[int, int], Each(COUNT, count=2)]
 
 
 def draws(*each: str) -> StepDraws:
