@@ -40,6 +40,7 @@ from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.models import ADM, DTYPES, MODELS
+from jax_bridges.platforms import target
 from jax_bridges.report.files import write_atomic
 from jax_bridges.stages.abstract_plan import (
     STAGES,
@@ -106,7 +107,7 @@ def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> d
     weights = flax_to_torch(jax.device_get(params), settings)
     x, t, xT, label = map(np.asarray, inputs)
     given = (x, t, xT if net.conditional else None, label if net.num_classes else None)
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
+    device = "cuda" if target() == "cuda" and torch.cuda.is_available() else "cpu"
     call = torch_forward(net, weights, given, device, network.dtype == "bfloat16")
     seconds = median_seconds(call, repeats)
     theirs = call().cpu().numpy()
@@ -249,7 +250,7 @@ def median_seconds(call: Callable, repeats: int) -> float:
 
 def matmul_tflops(dtype: str) -> float:
     """TFLOP/s of square matrix products on one device, as JAX does them by default: a reference."""
-    n, chain = (1024, 4) if jax.devices()[0].platform == "cpu" else (8192, 16)
+    n, chain = (1024, 4) if target() == "cpu" else (8192, 16)
     a = jax.random.normal(jax.random.key(0), (n, n), look_up("dtype", DTYPES, dtype)) / n**0.5
 
     @jax.jit

@@ -28,7 +28,8 @@ from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.import_torch.writer import write_safetensors
 from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
-from jax_bridges.models import make_network
+from jax_bridges.models import make_network, portable
+from jax_bridges.platforms import aim_at
 from jax_bridges.report.files import write_atomic
 from jax_bridges.stages.distill import NAME as DISTILL
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
@@ -133,7 +134,7 @@ def export_jax(
             f"The weights are {size / 2**30:.2f} GiB, and a jax.export file ends at 2 GiB: store "
             "them with --weights=bfloat16, or give --format=torch."
         )
-    system = System.create(ConfigDict({**config, "network": _portable(config["network"])}))
+    system = System.create(ConfigDict({**config, "network": portable(config["network"])}))
     distill = ConfigDict(config["distill"])
     check_calls(distill, system.bridge, nfe)
     fill = getattr(system.corruption, "fill", None)
@@ -160,7 +161,8 @@ def export_jax(
     if getattr(system.student, "num_classes", 0):
         arguments["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     arguments["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
-    exported = jax.export.export(jax.jit(restore), platforms=platforms)(*arguments.values())
+    with aim_at("any"):
+        exported = jax.export.export(jax.jit(restore), platforms=platforms)(*arguments.values())
     return bytes(exported.serialize()), list(arguments.items())
 
 
@@ -237,11 +239,6 @@ def _shapes(config: dict[str, Any], player: str) -> PyTree:
     z, label = jnp.zeros((1, *size, network.z_channels)), jnp.zeros((1,), jnp.int32)
     time = jnp.zeros((1,))
     return jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label)["params"]
-
-
-def _portable(network: dict[str, Any]) -> dict[str, Any]:
-    """Without what one platform alone has: cuDNN's attention."""
-    return {**network, "attention": "xla"} if network["name"] == "adm" else network
 
 
 def _has_mask(system: System) -> bool:

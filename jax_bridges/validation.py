@@ -18,7 +18,8 @@ from jax_bridges.data.source import resolve
 from jax_bridges.metrics import hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
-from jax_bridges.models import ADM, MODELS
+from jax_bridges.models import ADM, DTYPES, MODELS
+from jax_bridges.models.attention import check_attention
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
@@ -137,6 +138,8 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     if network.name == "adm":
         levels = len(network.get("channel_mult", ADM.channel_mult))
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
+        dtype = look_up("dtype", DTYPES, network.get("dtype", "float32"))
+        check_attention(network.get("attention", ADM.attention), dtype)
     if network.get("num_classes", 0) and not has_labels(config.data):
         raise ValueError(
             f"network.num_classes is {network.num_classes}, but the data have no labels: set "

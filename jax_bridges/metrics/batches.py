@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_bridges.platforms import target
 from jax_bridges.training import hosts
 from jax_bridges.typing import PyTree
 
@@ -26,7 +27,7 @@ def check_images(images, who: str) -> np.ndarray:
 
 def device_batch(batch_size: int | None, on_cpu: int, elsewhere: int = 64) -> int:
     """Images a device takes at once: as asked for, else by its kind."""
-    return batch_size or (on_cpu if jax.default_backend() == "cpu" else elsewhere)
+    return batch_size or (on_cpu if target() == "cpu" else elsewhere)
 
 
 def in_batches(

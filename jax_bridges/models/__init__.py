@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,4 +21,10 @@ def make_network(name: str, *, dtype: str = "float32", **settings) -> Any:
     return choose("network", MODELS, name, {**frozen, "dtype": look_up("dtype", DTYPES, dtype)})
 
 
-__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network"]
+def portable(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a network that was trained elsewhere, without what one kind of device alone has."""
+    own = {"attention": "auto"} if network["name"] == "adm" else {}
+    return {**network, **own}
+
+
+__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network", "portable"]

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import Colorize, Jpeg, Mixture, SuperResolution, keep_known
 from jax_bridges.export import read_player, recorded_config, split_export
+from jax_bridges.models import portable
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior
@@ -307,6 +308,7 @@ def _complete(recorded: dict[str, Any], tile: tuple[int, int] | None) -> ConfigD
     full = base_config().to_dict()
     for key, value in config.items():
         full[key] = {**full[key], **value} if key in _SECTIONS else value
+    full["network"] = portable(full["network"])
     if tile:
         full["data"]["size"] = list(tile)
         full["task"] = recorded["source"]["family"]

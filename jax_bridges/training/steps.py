@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +21,20 @@ from jax_bridges.distillation import (
 )
 from jax_bridges.keys import fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
+from jax_bridges.platforms import target
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
 from jax_bridges.typing import Array, PyTree
 
-# XLA's CPU backend runs the convolution gradients of a loop's body on a slow path: the IBMD step of the
-# small UNet takes 12.2 s with loops and 0.92 s without (2 cores, jax 0.10.2, 2026-11-21). So there, and
-# there alone, loops over updates and microbatches are unrolled, unless the step is only looked at.
-UNROLL: ContextVar[bool | None] = ContextVar("UNROLL", default=None)
-
 
 def _unroll() -> bool:
-    given = UNROLL.get()
-    return jax.default_backend() == "cpu" if given is None else given
+    """Whether loops over updates and microbatches are unrolled: on a CPU, and there alone.
+
+    XLA's CPU backend runs the convolution gradients of a loop's body on a slow path, ten times slower;
+    elsewhere a loop's body is compiled once.
+    """
+    return target() == "cpu"
 
 
 Mean = Callable[[PyTree], PyTree]
