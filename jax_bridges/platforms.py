@@ -51,6 +51,15 @@ def _of(device: jax.Device) -> str:
     return "cuda" if "cuda" in device.client.platform_version.lower() else "rocm"
 
 
+def unroll_gradients(length: int) -> int:
+    """`unroll` of a `lax.scan` of so many turns with gradients of networks in it: whole on a CPU alone.
+
+    XLA's CPU backend runs the convolution gradients of a loop's body on a slow path, ten times slower;
+    an accelerator compiles a loop's body once.
+    """
+    return length + 1 if target() == "cpu" else 1  # a loop of one turn stays one if unrolled by one
+
+
 @contextlib.contextmanager
 def aim_at(platform: str, capability: tuple[int, int] = _NONE) -> Iterator[None]:
     """Within, and in this thread, `target()` is `platform`.

@@ -139,7 +139,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         levels = len(network.get("channel_mult", ADM.channel_mult))
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
         dtype = look_up("dtype", DTYPES, network.get("dtype", "float32"))
-        check_attention(network.get("attention", ADM.attention), dtype)
+        check_attention(network.get("attention", ADM.attention), dtype, key="network.attention")
     if network.get("num_classes", 0) and not has_labels(config.data):
         raise ValueError(
             f"network.num_classes is {network.num_classes}, but the data have no labels: set "

@@ -33,8 +33,15 @@ def why_not_cudnn(dtype: Any, channels: int | None = None) -> str:
     return ""
 
 
-def check_attention(implementation: str, dtype: Any, channels: int | None = None) -> None:
-    """Refuses what cannot be computed here, before anything is compiled; arguments as of the above.
+def check_attention(
+    implementation: str, dtype: Any, channels: int | None = None, key: str = "attention"
+) -> None:
+    """Refuses what cannot be computed here, before anything is compiled.
+
+    Args:
+      implementation: see `attend`.
+      dtype, channels: see `why_not_cudnn`.
+      key: what the setting is called.
 
     Raises:
       ValueError: an unknown implementation, or cuDNN's where it cannot be had.
@@ -42,7 +49,7 @@ def check_attention(implementation: str, dtype: Any, channels: int | None = None
     look_up("attention implementation", IMPLEMENTATIONS, implementation)
     reason = why_not_cudnn(dtype, channels) if implementation == "cudnn" else ""
     if reason:
-        raise ValueError(f"The attention is 'cudnn', but {reason}: take 'auto'.")
+        raise ValueError(f"{key} is 'cudnn', but {reason}: set it to 'auto'.")
 
 
 def attend(q: Array, k: Array, v: Array, implementation: str = "auto") -> Array:

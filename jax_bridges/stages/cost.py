@@ -92,7 +92,9 @@ def _convolution(eqn: Any) -> float:
     for (i, k, o), stride, (low, _), spread, dilation in zip(axes, *steps, strict=True):
         places = np.arange(out[o])[:, None] * stride - low + np.arange(rhs[k]) * dilation
         met = (places >= 0) & (places < lhs[i] * spread) & (places % spread == 0)
-        products *= int(met.sum())  # places where the kernel meets a value, no zero between or around
+        products *= int(
+            met.sum()
+        )  # places where the kernel meets a value, no zero between or around
     return 2.0 * products
 
 

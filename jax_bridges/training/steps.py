@@ -21,21 +21,11 @@ from jax_bridges.distillation import (
 )
 from jax_bridges.keys import fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
-from jax_bridges.platforms import target
+from jax_bridges.platforms import unroll_gradients
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
 from jax_bridges.typing import Array, PyTree
-
-
-def _unroll() -> bool:
-    """Whether loops over updates and microbatches are unrolled: on a CPU, and there alone.
-
-    XLA's CPU backend runs the convolution gradients of a loop's body on a slow path, ten times slower;
-    elsewhere a loop's body is compiled once.
-    """
-    return target() == "cpu"
-
 
 Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
@@ -99,7 +89,7 @@ def gradients(loss: Callable, params: PyTree, batch: PyTree, microbatches: int, 
         return optax.tree.add(total, jax.value_and_grad(loss)(params, part)), None
 
     zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-    total, _ = jax.lax.scan(add, zero, parts, unroll=_unroll())
+    total, _ = jax.lax.scan(add, zero, parts, unroll=unroll_gradients(microbatches))
     return mean(optax.tree.scale(1.0 / microbatches, total))
 
 
@@ -182,7 +172,7 @@ def make_ibmd_step(
 
         inner = jax.tree.map(lambda a: a[:updates], batch)
         bridge_net, (bridge_loss, bridge_norm) = jax.lax.scan(
-            update_bridge_net, bridge_net, inner, unroll=_unroll()
+            update_bridge_net, bridge_net, inner, unroll=unroll_gradients(updates)
         )
 
         def loss_of_generator(params: PyTree, part: PyTree) -> Array:
