@@ -21,9 +21,9 @@ import pytest
 from toy import image_batch, optimizer_config, pointwise, random_params, small_config
 
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
-from jax_bridges.platforms import aim_at
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
