@@ -53,6 +53,7 @@ from jax_bridges.planning.abstract import (
 )
 from jax_bridges.planning.memory import GIB, advice, held_state
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
+from jax_bridges.platforms import target
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run, Stage
@@ -107,8 +108,8 @@ def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> d
     weights = flax_to_torch(jax.device_get(params), settings)
     x, t, xT, label = map(np.asarray, inputs)
     given = (x, t, xT if net.conditional else None, label if net.num_classes else None)
-    device = "cuda" if jax.default_backend() == "gpu" and torch.cuda.is_available() else "cpu"
     half = network_settings(network)["dtype"] == "bfloat16"
+    device = "cuda" if target() == "cuda" and torch.cuda.is_available() else "cpu"
     call = torch_forward(net, weights, given, device, half)
     seconds = median_seconds(call, repeats)
     theirs = call().cpu().numpy()
@@ -261,7 +262,7 @@ def median_seconds(call: Callable, repeats: int) -> float:
 
 def matmul_tflops(dtype: str) -> float:
     """TFLOP/s of square matrix products on one device, as JAX does them by default: a reference."""
-    n, chain = (1024, 4) if jax.devices()[0].platform == "cpu" else (8192, 16)
+    n, chain = (1024, 4) if target() == "cpu" else (8192, 16)
     a = jax.random.normal(jax.random.key(0), (n, n), look_up("dtype", DTYPES, dtype)) / n**0.5
 
     @jax.jit

@@ -29,6 +29,8 @@ from jax_bridges.io.exported import with_config
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.keys import Purpose, Stream, example_keys, fold
 from jax_bridges.metrics import to_uint8
+from jax_bridges.models import portable
+from jax_bridges.platforms import aim_at
 from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
 from jax_bridges.training.distillers import check_calls, sample_student
 from jax_bridges.training.system import Pair, System
@@ -86,7 +88,7 @@ def export_jax(
             f"The weights are {size / 2**30:.2f} GiB, and a jax.export file ends at 2 GiB: store "
             "them with --weights=bfloat16, or give --format=torch."
         )
-    system = System.create(ConfigDict({**config, "network": _portable(config["network"])}))
+    system = System.create(ConfigDict({**config, "network": portable(config["network"])}))
     distill = ConfigDict(config["distill"])
     check_calls(distill, system.bridge, nfe)
     fill = getattr(system.corruption, "fill", None)
@@ -114,7 +116,8 @@ def export_jax(
     if getattr(system.student, "num_classes", 0):
         arguments["label"] = jax.ShapeDtypeStruct((batch,), jnp.int32)
     arguments["seed"] = jax.ShapeDtypeStruct((), jnp.uint32)
-    exported = jax.export.export(jax.jit(restore), platforms=platforms)(*arguments.values())
+    with aim_at("any"):
+        exported = jax.export.export(jax.jit(restore), platforms=platforms)(*arguments.values())
     return bytes(exported.serialize()), list(arguments.items())
 
 
@@ -159,11 +162,6 @@ def usage(name: str, config: dict[str, Any], nfe: int, arguments: list) -> str:
         lines.append(f"{key} = np.zeros(({shape}), np.{leaf.dtype})  # {say[key]}")
     names = ", ".join(key for key, _ in arguments[:-1])
     return "\n".join([*lines, f"x0 = restore({names}, np.uint32(0))  # last: the seed", "```", ""])
-
-
-def _portable(network: dict[str, Any]) -> dict[str, Any]:
-    """Without what one platform alone has: cuDNN's attention."""
-    return {**network, "attention": "xla"} if network["name"] == "adm" else network
 
 
 def _has_mask(system: System) -> bool:

@@ -197,6 +197,9 @@ class Velocity(Preconditioning):
 
 # Brightness, red to blue, green to purple: orthonormal, and all but independent in photographs.
 _COLOURS = np.array([[1, 1, 1], [1, 0, -1], [1, -2, 1]]) / np.sqrt([[3], [2], [6]])
+_EXACT = (
+    jax.lax.Precision.HIGHEST
+)  # of products; by default an accelerator rounds what goes into them
 
 
 def cosines(n: int) -> np.ndarray:
@@ -252,14 +255,18 @@ class Wiener(Preconditioning):
         alpha, sigma = (expand(v, xt) for v in (bridge.alpha(t), bridge.sigma(t)))
         rows, columns = (jnp.asarray(cosines(n), xt.dtype) for n in xt.shape[1:3])
         colours, mean = jnp.asarray(_COLOURS, xt.dtype), jnp.asarray(self.mean, xt.dtype)
-        x = jnp.einsum("kh,lw,jc,bhwc->bklj", rows, columns, colours, xt - alpha * mean)
+        x = jnp.einsum(
+            "kh,lw,jc,bhwc->bklj", rows, columns, colours, xt - alpha * mean, precision=_EXACT
+        )
         power = self.spectra(*xt.shape[1:3]).astype(xt.dtype)[:, None]
         variance = alpha**2 * power + sigma**2  # of x, [S, B, H, W, 3]
         fit = -0.5 * (x**2 / variance + jnp.log(variance)).sum((2, 3))
         odds = fit + jnp.log(jnp.asarray(self.shares, xt.dtype))[:, None, None]
         odds = jax.nn.softmax(odds, axis=0)[:, :, None, None]
         gain = (odds * alpha * power / variance).sum(0)
-        return mean + jnp.einsum("kh,lw,jc,bklj->bhwc", rows, columns, colours, gain * x)
+        return mean + jnp.einsum(
+            "kh,lw,jc,bklj->bhwc", rows, columns, colours, gain * x, precision=_EXACT
+        )
 
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
         """Scalings at times t `[B]`, but c_skip, which `skip` replaces; network time `250 ln(sigma / alpha)`.
@@ -277,7 +284,7 @@ class Wiener(Preconditioning):
         shares = jnp.asarray(self.shares)
 
         def mean(values):  # over scales and coefficients
-            return values.mean(-1) @ shares
+            return jnp.matmul(values.mean(-1), shares, precision=_EXACT)
 
         left = mean(power * sigma2 / (alpha2 * power + sigma2))
         scale = mean(power) + jnp.mean(jnp.square(jnp.asarray(self.mean)))

@@ -20,7 +20,8 @@ from jax_bridges.data import Source, has_labels, is_paired
 from jax_bridges.metrics import METRICS, hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
-from jax_bridges.models import network_settings
+from jax_bridges.models import DTYPES, network_settings
+from jax_bridges.models.attention import check_attention
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
@@ -119,6 +120,7 @@ def _check_network(config: ConfigDict) -> None:
     if network.name == "adm":
         levels = len(network.channel_mult)
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
+        check_attention(network.attention, DTYPES[network.dtype], key="network.attention")
     if network.get("num_classes", 0) and not has_labels(config.data):
         raise ValueError(
             f"network.num_classes is {network.num_classes}, but the data have no labels: set "

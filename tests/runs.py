@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -37,6 +38,17 @@ def handlers():
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def silent_backend():
+    """Within, the backend tells no operations and no memory, as those of accelerators may not."""
+    assert jax.devices()[0].memory_stats() is None  # of a CPU
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (jax.stages.Lowered, jax.stages.Compiled):
+            patch.setattr(kind, "cost_analysis", lambda self: None)
+        patch.setattr(jax.stages.Compiled, "memory_analysis", lambda self: None)
+        yield
 
 
 def tiny(images, **changes) -> ConfigDict:

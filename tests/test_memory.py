@@ -9,22 +9,26 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
-from runs import tiny
+from runs import silent_backend, tiny
 from test_papers import read
 
 import jax_bridges.main
 from jax_bridges.config import base_config
+from jax_bridges.planning import abstract as abstract_plan
 from jax_bridges.planning.abstract import (
     abstract_params,
     abstract_run,
     abstract_state,
+    describe_plan,
     lower,
+    make_plan,
 )  # fmt: skip
 from jax_bridges.planning.memory import (
     GIB,
@@ -206,6 +210,32 @@ def test_a_compiler_that_refuses_itself(images, tmp_path, monkeypatch):
     with pytest.raises(jax.errors.JaxRuntimeError, match="something else"):
         jax_bridges.main.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_gpu_that_runs_out_of_memory(images, tmp_path, monkeypatch):
+    """At a first step, for its compiler counts nothing: one sentence with advice, and nothing is left."""
+    said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 20.00GiB."
+
+    def refuse(*_):
+        raise jax.errors.JaxRuntimeError(said)
+
+    monkeypatch.setattr(jax.stages.Compiled, "__call__", refuse)
+    with (
+        silent_backend(),
+        pytest.raises(ValueError, match="train: a device ran out of .* Set train."),
+    ):
+        jax_bridges.main.run(tiny(images), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_whose_compiler_does_not_say(monkeypatch):
+    config, parallel = tiny("."), Parallel.create("fsdp")
+    silent = SimpleNamespace(memory_analysis=lambda: None)
+    monkeypatch.setattr(abstract_plan, "compile_step", lambda run, stage: silent)
+    plan = make_plan(config, parallel, compiled=True, tell=str, stages=("train",), limit=1)
+    assert plan.stages[0].compiled is None and plan.call_flops > 0
+    text = describe_plan(config, parallel, plan)
+    assert "TFLOP a step" in text and "does not say what it needs while it steps" in text
 
 
 # -- the compiler agrees ---------------------------------------------------------------------------

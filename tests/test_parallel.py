@@ -21,9 +21,9 @@ import pytest
 from toy import image_batch, optimizer_config, pointwise, random_params, small_config
 
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
-from jax_bridges.training import steps
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
@@ -323,7 +323,6 @@ def game_run(modes, out, folder):
 
 
 def main():
-    steps.UNROLL.set(False)  # loops, as on an accelerator; and compiled in half the time
     modes = {
         "one": Parallel.create("fsdp", 1, jax.devices()[:1]),
         "pmap": Parallel.create("pmap"),
@@ -347,4 +346,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with aim_at("any"):  # loops, as on an accelerator; and compiled in half the time
+        main()

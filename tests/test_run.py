@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from runs import (
     lines,
     quick_compiler,  # noqa: F401
     saved,
+    silent_backend,
     steps,
     tiny,
 )
@@ -32,10 +34,14 @@ from jax_bridges.stages.run import MetricsLog, Stopped
 
 @pytest.fixture(scope="module")
 def whole(images, tmp_path_factory) -> Path:
-    """The folder of a run that nobody disturbed; read only."""
+    """The folder of a run that nobody disturbed, on a backend that counts nothing; read only."""
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    report = jax_bridges.main.run(tiny(images), workdir)
+    said = io.StringIO()
+    with silent_backend(), contextlib.redirect_stdout(said):
+        report = jax_bridges.main.run(tiny(images), workdir)
     assert report == workdir / "report.html"
+    assert "a step needs besides, its compiler does not say" in said.getvalue()
+    assert "MFLOP a call" in said.getvalue() or "GFLOP a call" in said.getvalue()
     return workdir
 
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import normal
 from jax_bridges.losses import bridge_matching, squared_error
+from jax_bridges.platforms import unroll_gradients
 from jax_bridges.samplers.few_step import DRAWS, call_inputs, first_input, next_input
 from jax_bridges.typing import Array, Denoiser, Generator
 
@@ -92,7 +93,7 @@ def roll_out_chain(
 ) -> Array:
     """x_0 by all N calls, as with I2SB teachers (IBMD app. B.1), the gradient through each, `[B, H, W, C]`.
 
-    `sample_few_step`, unrolled: N is small. (With a gradient through the last call alone it would be
+    The calls of `sample_few_step`. (With a gradient through the last one alone it would be
     `roll_out_random` of that call.)
 
     Args:
@@ -100,8 +101,16 @@ def roll_out_chain(
       keys: `[B]`.
     """
     nfe = times.shape[0]
-    x, x0 = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT)), xT
-    for k in range(nfe):
-        x = next_input(bridge, x0, x, xT, times, keys, k) if k else x
-        x0 = generate(x, times[k], xT, normal(keys, DRAWS("z", k), x))
+    x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
+    x0 = generate(x, times[0], xT, normal(keys, DRAWS("z", 0), x))
+    if nfe == 1:
+        return x0
+
+    def call(carry: tuple[Array, Array], k: Array):
+        x, x0 = carry
+        x = next_input(bridge, x0, x, xT, times, keys, k)
+        return (x, generate(x, times[k], xT, normal(keys, DRAWS("z", k), x))), None
+
+    unroll = unroll_gradients(nfe - 1)
+    (_, x0), _ = jax.lax.scan(call, (x, x0), jnp.arange(1, nfe), unroll=unroll)
     return x0

@@ -34,4 +34,10 @@ def network_settings(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**defaults, "dtype": "float32", **network}
 
 
-__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network", "network_settings"]
+def portable(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a network that was trained elsewhere, without what one kind of device alone has."""
+    own = {"attention": "auto"} if network["name"] == "adm" else {}
+    return {**network, **own}
+
+
+__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network", "network_settings", "portable"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
+from jax_bridges.models.attention import attend
 from jax_bridges.models.layers import (
     GroupNorm,
     conv,
@@ -56,7 +56,7 @@ class Attention(nn.Module):
         q, k, v = jnp.split(
             qkv.reshape(b, height * width, 3 * self.heads, c // self.heads), 3, axis=2
         )
-        h = jax.nn.dot_product_attention(q, k, v).reshape(b, height, width, c)
+        h = attend(q, k, v).reshape(b, height, width, c)
         return x + conv(c, 1, self.dtype, "out", zero=True)(h)
 
 
@@ -135,7 +135,7 @@ class UNet(nn.Module):
         def block(h: Array, width: int, name: str) -> Array:
             return ResBlock(width, self.groups, self.dropout, self.dtype, name=name)(h, emb, train)
 
-        def attend(h: Array, level: int, name: str) -> Array:
+        def attention(h: Array, level: int, name: str) -> Array:
             if level not in self.attention:
                 return h
             return Attention(self.heads, self.groups, self.dtype, name=name)(h)
@@ -147,12 +147,12 @@ class UNet(nn.Module):
             for i in range(self.blocks):
                 h = block(h, width, f"down{level}_block{i}")
                 skips.append(h)
-            h = attend(h, level, f"down{level}_attention")
+            h = attention(h, level, f"down{level}_attention")
         h = block(h, self.widths[-1], "middle")
         for level, width in reversed(list(enumerate(self.widths))):
             for i in range(self.blocks):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), width, f"up{level}_block{i}")
-            h = attend(h, level, f"up{level}_attention")
+            h = attention(h, level, f"up{level}_attention")
             if level:
                 above = self.widths[level - 1]
                 h = depth_to_space(conv(4 * above, 1, self.dtype, f"up{level}")(h), 2)

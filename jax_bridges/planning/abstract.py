@@ -6,6 +6,7 @@ billion parameters can be planned, and its steps compiled for a mesh, on a lapto
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import time
@@ -17,11 +18,12 @@ from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jax_bridges.choices import look_up
 from jax_bridges.models import network_settings
+from jax_bridges.planning.cost import count_flops
 from jax_bridges.planning.topology import Chip
+from jax_bridges.platforms import aim_at, platform_of, target
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import train
-from jax_bridges.training import steps
 from jax_bridges.training.distillers import make_distiller
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -44,7 +46,7 @@ class StagePlan:
       name, steps, images: of the stage; images that a step sees.
       state: parameters, averages, optimiser and, in the second stage, the frozen teacher.
       flops: by `step_flops`.
-      compiled: what the compiled step needs in all, state included; None where not compiled.
+      compiled: what the compiled step needs in all, state included; None where it is not known.
       seconds: that compiling took.
       advice: what to change where that is more than a device has; "" where it is not.
     """
@@ -108,7 +110,7 @@ def make_plan(
             start = time.perf_counter()
             total = compiled_bytes(run, stage)
             seconds = time.perf_counter() - start
-            much = advise is not None and 0 < limit < total
+            much = advise is not None and total is not None and 0 < limit < total
             advice = advise(run, stage, total) if much else ""
             plan = dataclasses.replace(plan, compiled=total, seconds=seconds, advice=advice)
         plans.append(plan)
@@ -159,8 +161,8 @@ def abstract_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, jax.Shap
     return batch
 
 
-def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
-    """The stage's step, traced on shapes for the devices of `run.parallel`."""
+def abstract_arguments(run: Run, stage: Stage) -> tuple[PyTree, PyTree, PyTree, PyTree]:
+    """Shapes of what the stage's step takes, `(state, frozen, batch, key)`, as `run.parallel` lays it out."""
     state, frozen = abstract_state(run, stage)
     axis, devices = stage.batch_axis, run.parallel.devices
 
@@ -174,31 +176,39 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
-    # On a CPU the steps unroll their loops, to run faster there: 80 networks long in a paper's row.
-    unrolled = steps.UNROLL.set(False)
-    try:
+    # The key's shape alone: a real key would bring its own device into the computation.
+    return state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))
+
+
+def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
+    """The stage's step, traced on shapes for the devices of `run.parallel`, to be looked at.
+
+    For a CPU it is lowered as an accelerator would have it, with loops: unrolled, as it runs faster
+    there, the step of a paper's row is 80 networks long.
+    """
+    arguments, platform = abstract_arguments(run, stage), platform_of(run.parallel.mesh)
+    with contextlib.ExitStack() as aimed:
+        if platform == "cpu":
+            aimed.enter_context(aim_at("any"))
+        elif platform != target():  # chips that are not here
+            aimed.enter_context(aim_at(platform))
         if not isinstance(run.parallel.mesh, AbstractMesh):
-            return stage.step.lower(state, frozen, batch, _key_shape())
-        traced = stage.step.trace(state, frozen, batch, _key_shape())
+            return stage.step.lower(*arguments)
         # Devices that are not there have no platform of their own.
-        return traced.lower(lowering_platforms=(jax.default_backend(),))
-    finally:
-        steps.UNROLL.reset(unrolled)
-
-
-def _key_shape() -> jax.ShapeDtypeStruct:
-    """A PRNG key's shape: a real key would bring its own device into the computation."""
-    return jax.eval_shape(lambda: jax.random.key(0))
+        return stage.step.trace(*arguments).lower(lowering_platforms=(platform,))
 
 
 def compile_step(run: Run, stage: Stage) -> jax.stages.Compiled:
     """The stage's step, compiled to be looked at; on a CPU without what only makes it fast."""
-    on_cpu = run.parallel.mesh.devices.flat[0].platform == "cpu"
+    on_cpu = platform_of(run.parallel.mesh) == "cpu"
     return lower(run, stage).compile(compiler_options=_LIGHT if on_cpu else None)
 
 
-def compiled_bytes(run: Run, stage: Stage) -> int:
-    """Bytes of a device that the compiled step needs in all; a TPU's compiler says it if too many."""
+def compiled_bytes(run: Run, stage: Stage) -> int | None:
+    """Bytes of a device that the compiled step needs in all; None where its compiler does not say.
+
+    A TPU's compiler says it if they are too many, by an error.
+    """
     try:
         memory = compile_step(run, stage).memory_analysis()
     except jax.errors.JaxRuntimeError as error:
@@ -206,6 +216,8 @@ def compiled_bytes(run: Run, stage: Stage) -> int:
         if needed is None:
             raise
         return needed
+    if memory is None:
+        return None
     total = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return total + memory.output_size_in_bytes - memory.alias_size_in_bytes
 
@@ -235,7 +247,7 @@ def bytes_per_device(tree: PyTree) -> int:
 
 # -- operations ----------------------------------------------------------------------------------
 def call_flops(system: System) -> float:
-    """Floating-point operations of one network call on one image, by XLA's count."""
+    """Floating-point operations of one network call on one image, by XLA's rules; no backend is asked."""
     x = jax.ShapeDtypeStruct((1, *system.size, system.channels), jnp.float32)
     t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
@@ -243,14 +255,14 @@ def call_flops(system: System) -> float:
         return system.teacher.apply({"params": params}, x, t, x, None, label)
 
     params = abstract_params(system, system.teacher)
-    return float(jax.jit(call).lower(params, x, t, label).cost_analysis()["flops"])
+    return count_flops(call, params, x, t, label)
 
 
 def step_flops(config, stage: str, call: float) -> float:
     """Operations of a step of "train" or "distill" over all devices, if a call takes `call`.
 
-    A backward pass takes as much as a call for the inputs and as much again for the parameters. XLA
-    cannot count a step, for it counts the body of a loop once. What remat repeats is not counted.
+    A backward pass takes as much as a call for the inputs and as much again for the parameters. What
+    remat repeats is not counted.
     """
     if stage == "train":
         train = config.train
@@ -286,12 +298,12 @@ def describe_plan(config, parallel: Parallel, plan: Plan, chip: Chip | None = No
             f"{stage.name:10s} {stage.steps} steps of {stage.images} images, "
             f"{stage.flops / 1e12:.4g} TFLOP a step; a device holds {stage.state / 2**30:.3g} GiB"
         )
-        if stage.compiled is not None:
+        if stage.seconds:
             device = parallel.mesh.devices.flat[0].device_kind
-            text += (
-                f", and {stage.compiled / 2**30:.3g} GiB while it steps "
-                f"(compiled for {device} in {stage.seconds:.0f} s)"
-            )
+            known = stage.compiled is not None
+            text += f", and {stage.compiled / 2**30:.3g} GiB while it steps" if known else ""
+            text += f" (compiled for {device} in {stage.seconds:.0f} s"
+            text += ")" if known else ", whose compiler does not say what it needs while it steps)"
         lines.append(text)
         if chip is not None:
             lines.append(f"{'':10s} {on_chip(stage, chip, parallel.devices)}")

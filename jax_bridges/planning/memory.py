@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 import jax
 from jax.sharding import AbstractMesh
@@ -88,10 +90,23 @@ def held_compiled(held: Held, compiled: jax.stages.Compiled) -> Held:
     return dataclasses.replace(held, work=int(work))
 
 
-def held_refused(held: Held, error: str) -> Held:
-    """`held` with what the step would have needed by a compiler's `error`; as it is if by another."""
-    needed = bytes_refused(error)
-    return held if needed is None else dataclasses.replace(held, work=max(needed - held.state, 0))
+@contextlib.contextmanager
+def memory_errors(run: Run, stage: Stage, held: Held) -> Iterator[None]:
+    """Within, an accelerator's error that its memory is not enough becomes a ValueError with advice."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        needed = bytes_refused(str(error))
+        if needed is not None:  # a TPU's compiler counts them itself
+            work = max(needed - held.state, 0)
+            refuse_too_large(run, stage, dataclasses.replace(held, work=work))
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        held = dataclasses.replace(held, work=held.work or 0)
+        raise ValueError(
+            f"{stage.name}: a device ran out of memory at a first step (of which {held} were known before). "
+            f"{advice(run, stage, held)}"
+        ) from None
 
 
 def device_bytes(gib: float) -> int | None:
@@ -131,7 +146,7 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
         more = [n for n in range(shards + 1, devices + 1) if devices % n == 0]
         shapes = abstract_state(run, stage)
         sizes = {n: held_by(_sharded(run.parallel, n), *shapes).state for n in more}
-        fitting = [n for n in more if sizes[n] < 0.5 * held.limit]
+        fitting = [n for n in more if held.limit and sizes[n] < 0.5 * held.limit]
         best = fitting[0] if fitting else more[-1]
         found.append(
             f"parallel.fsdp={best} with parallel.mode=fsdp "

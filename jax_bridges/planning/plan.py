@@ -12,8 +12,8 @@ from jax_bridges.planning.abstract import abstract_params, call_flops
 from jax_bridges.planning.memory import (
     Held,
     held_compiled,
-    held_refused,
     held_state,
+    memory_errors,
     refuse_too_large,
 )
 from jax_bridges.stages.run import Run, Stage
@@ -48,16 +48,14 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
     key = run.key(stage.draws)
     lowered = stage.step.lower(state, stage.frozen, batch, key)
-    try:
+    with memory_errors(run, stage, held):
         compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:  # a TPU's compiler counts bytes itself
-        refuse_too_large(run, stage, held_refused(held, str(error)))
-        raise
     stage.step = compiled
     held = held_compiled(held, compiled)
     refuse_too_large(run, stage, held)
-    state, metrics = compiled(state, stage.frozen, batch, key)
-    jax.block_until_ready(metrics)
+    with memory_errors(run, stage, held):  # a GPU's compiler does not say
+        state, metrics = compiled(state, stage.frozen, batch, key)
+        jax.block_until_ready(metrics)
     start = time.perf_counter()
     for _ in range(trials):
         state, metrics = compiled(state, stage.frozen, batch, key)
@@ -107,6 +105,7 @@ def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
             f"{held.total / 2**20:.0f} MiB a device: about {duration(left)}"
         )
         known = f" of {held.limit / 2**30:.3g} GiB" if held.limit else ""
+        known += "; what a step needs besides, its compiler does not say" * (held.work is None)
         lines.append(f"{'':10s} a device holds {held}{known}")
     if stages:
         lines.append(f"training   about {duration(total)} in all, then the evaluation")

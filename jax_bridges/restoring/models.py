@@ -25,6 +25,7 @@ from jax_bridges.config import base_config
 from jax_bridges.corruptions import keep_known
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
+from jax_bridges.models import portable
 from jax_bridges.players import read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
@@ -301,6 +302,7 @@ def _complete(recorded: dict[str, Any], tile: tuple[int, int] | None) -> ConfigD
     full = base_config().to_dict()
     for key, value in config.items():
         full[key] = {**full[key], **value} if key in _SECTIONS else value
+    full["network"] = portable(full["network"])
     if tile:
         full["data"]["size"] = list(tile)
         full["task"] = recorded["source"]["family"]

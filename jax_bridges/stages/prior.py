@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from jax_bridges.bridges import BRIDGES, DDPM, Diffusion, make_bridge
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.classifier import read_classifier
+from jax_bridges.models import portable
 from jax_bridges.models.adm import CHANNEL_MULT
 from jax_bridges.models.classifier import ADMClassifier
 from jax_bridges.typing import Array, PyTree
@@ -71,6 +72,7 @@ def complete_prior(recorded: Mapping[str, Any], path: str, size=None) -> ConfigD
     full = base_config().to_dict()
     for part in ("network", "bridge", "preconditioning"):
         full[part] = dict(recorded[part])
+    full["network"] = portable(full["network"])
     full["zero_shot"] |= recorded.get("zero_shot", {})
     full["corruption"], full["keep_known"] = {"name": "identity"}, False
     full["task"] = recorded.get("task", "adm")

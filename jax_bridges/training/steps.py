@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import replace
 
 import jax
@@ -23,6 +22,7 @@ from jax_bridges.distillation import (
 )
 from jax_bridges.keys import ONLY, CallDraw, Stream, fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
+from jax_bridges.platforms import unroll_gradients
 from jax_bridges.schema import COUNT, DECAY, FLAG, Choice, Setting, number, under
 from jax_bridges.times import TRAINING_TIMES, student_grid, training_times
 from jax_bridges.training.optimizers import SETTINGS as OPTIMIZER
@@ -30,17 +30,6 @@ from jax_bridges.training.settings import BATCH, EMA, MAX_SKIPPED, MICROBATCHES,
 from jax_bridges.training.state import State
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
-
-# XLA's CPU backend runs the convolution gradients of a loop's body on a slow path: the IBMD step of the
-# small UNet takes 12.2 s with loops and 0.92 s without (2 cores, jax 0.10.2, 2026-11-21). So there, and
-# there alone, loops over updates and microbatches are unrolled, unless the step is only looked at.
-UNROLL: ContextVar[bool | None] = ContextVar("UNROLL", default=None)
-
-
-def _unroll() -> bool:
-    given = UNROLL.get()
-    return jax.default_backend() == "cpu" if given is None else given
-
 
 Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
@@ -151,7 +140,7 @@ def gradients(loss: Callable, params: PyTree, batch: PyTree, microbatches: int, 
         return optax.tree.add(total, jax.value_and_grad(loss)(params, part)), None
 
     zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-    total, _ = jax.lax.scan(add, zero, parts, unroll=_unroll())
+    total, _ = jax.lax.scan(add, zero, parts, unroll=unroll_gradients(microbatches))
     return mean(optax.tree.scale(1.0 / microbatches, total))
 
 
@@ -239,7 +228,10 @@ def make_ibmd_step(
 
         inner = jax.tree.map(lambda a: a[:updates], batch)
         bridge_net, (bridge_loss, bridge_norm) = jax.lax.scan(
-            update_bridge_net, bridge_net, (inner, jnp.arange(updates)), unroll=_unroll()
+            update_bridge_net,
+            bridge_net,
+            (inner, jnp.arange(updates)),
+            unroll=unroll_gradients(updates),
         )
 
         def loss_of_generator(params: PyTree, part: PyTree) -> Array:

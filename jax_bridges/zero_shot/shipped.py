@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -49,7 +50,7 @@ def shipped_basis(
         def rotate(x):
             b, h, w, c = x.shape
             x = x.reshape(b, h // r, r, w // r, r, c).transpose(0, 1, 3, 5, 2, 4)
-            x = x.reshape(*x.shape[:4], r * r) @ jnp.asarray(v.T, x.dtype)
+            x = _turned(x.reshape(*x.shape[:4], r * r), v)
             x = x.reshape(b, h // r, w // r, c, r, r).transpose(0, 1, 4, 2, 5, 3)
             return x.reshape(b, h, w, c)
 
@@ -59,7 +60,12 @@ def shipped_basis(
         v = np.linalg.svd(row)[2].T if small is None else small
         s = np.zeros((1, 1, 1, channels))
         s[..., 0] = np.linalg.norm(row)
-        return ShippedBasis(s, lambda x: x @ jnp.asarray(v.T, x.dtype))
+        return ShippedBasis(s, lambda x: _turned(x, v))
     raise ValueError(
         f"{type(operator).__name__} has no noise of its own in the official DDNM+: leave shipped out."
     )
+
+
+def _turned(x: Array, v: np.ndarray) -> Array:
+    """V applied to the last axis, in full precision also where that is not the default."""
+    return jnp.matmul(x, jnp.asarray(v.T, x.dtype), precision=jax.lax.Precision.HIGHEST)
