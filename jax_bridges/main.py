@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import contextlib
 import json
 import os
@@ -21,7 +26,8 @@ from jax_bridges.report.files import check_writable, write_atomic
 from jax_bridges.report.html import build_report
 from jax_bridges.stages.compare import compare_jobs, student_runs
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import Picture, evaluate, evaluate_jobs
+from jax_bridges.stages.evaluate import evaluate, evaluate_jobs
+from jax_bridges.stages.picture import Picture
 from jax_bridges.stages.plan import describe, try_stage
 from jax_bridges.stages.run import (
     Diverged,
@@ -35,12 +41,11 @@ from jax_bridges.stages.run import (
 from jax_bridges.stages.train import NAME as TRAIN
 from jax_bridges.stages.train import check_teacher, load_teacher, train
 from jax_bridges.stages.zero_shot import zero_shot
+from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training import hosts
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, check_given, validate
-
-REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/inpaint.py."
@@ -227,7 +232,8 @@ def main(argv: list[str]) -> None:
 
 
 def entry() -> None:
-    """Console script."""
+    """The command, once it has said that it starts (`starting.begin`)."""
+    stopping_says(" before the first step: nothing is lost, the same command starts again")
     app.run(main, flags_parser=parse_flags)
 
 

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jax_bridges.platforms import target
+from jax_bridges.starting import first_says
 from jax_bridges.training import hosts
 from jax_bridges.typing import PyTree
 
@@ -26,7 +28,7 @@ def check_images(images, who: str) -> np.ndarray:
 
 def device_batch(batch_size: int | None, on_cpu: int, elsewhere: int = 64) -> int:
     """Images a device takes at once: as asked for, else by its kind."""
-    return batch_size or (on_cpu if jax.default_backend() == "cpu" else elsewhere)
+    return batch_size or (on_cpu if target() == "cpu" else elsewhere)
 
 
 def in_batches(
@@ -60,7 +62,7 @@ def in_batches(
     for start in range(first, first + batches * batch_size, size):
         arrays = [_padded(v[start : start + size], size) for v in inputs]
         for step in steps:
-            arrays = _on_each(step, mesh)(variables, *arrays)
+            arrays = _on_each(step, mesh, *(a.shape for a in arrays))(variables, *arrays)
         outputs.append([np.asarray(a) for a in arrays])
     found = [np.concatenate(parts)[: batches * batch_size] for parts in zip(*outputs, strict=True)]
     return [(hosts.gather(part) if shared else part)[:count] for part in found]
@@ -71,8 +73,9 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.cache
-def _on_each(step: Callable, mesh: Mesh) -> Callable:
-    """The step, compiled; each device of the mesh sees its own part of a batch alone."""
+def _on_each(step: Callable, mesh: Mesh, *shapes: tuple[int, ...]) -> Callable:
+    """The step, to be compiled for such arrays; each device of the mesh sees its own part alone."""
+    del shapes
 
     def local(variables, *arrays):
         with jax.default_matmul_precision("highest"):
@@ -84,4 +87,4 @@ def _on_each(step: Callable, mesh: Mesh) -> Callable:
             local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data"), check_vma=False
         )(variables, *arrays)
 
-    return jax.jit(run)
+    return first_says(f"a network of {step.__module__.rpartition('.')[2]}", jax.jit(run))

@@ -19,6 +19,7 @@ import numpy as np
 from jax_bridges.import_torch.reader import read_torch
 from jax_bridges.metrics.batches import device_batch, in_batches
 from jax_bridges.metrics.image import to_uint8
+from jax_bridges.platforms import target
 
 SIZE = 224  # pixels a side that the network was trained on
 FEATURES = 1280
@@ -229,7 +230,7 @@ def lite0_outputs(
     depend on its neighbours. Of several hosts all call it, with the same images (`in_batches`).
     Raises ValueError for wrong shapes or no images, FileNotFoundError without the weights.
     """
-    steps = (_large_in_turn if jax.default_backend() == "cpu" else _large, _small)
+    steps = (_large_in_turn if target() == "cpu" else _large, _small)
     images = np.asarray(images)
     if not len(images):
         raise ValueError("lite0_outputs needs at least one image.")

@@ -29,9 +29,9 @@ from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run, Stopped
+from jax_bridges.times import padded
 from jax_bridges.training import hosts
-from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
-from jax_bridges.training.state import State
+from jax_bridges.training.distillers import make_distiller, sample_student, student_times
 from jax_bridges.typing import PyTree
 
 EVALUATE = 2  # stream of randomness
@@ -48,27 +48,38 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     """
     sampler = make_sampler(name or run.config.evaluate.sampler)
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
-    times = sampler.grid(system.bridge, nfe)
 
-    def sample(params, batch, key):
+    def sample(given, batch, key):
+        params, (times, length) = given
         pair = system.prepare(batch, key, augment=False)
-        denoise = system.denoiser(params, pair)
-        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, SAMPLE)))
+        denoise, keys = system.denoiser(params, pair), fold(pair.keys, SAMPLE)
+        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, keys, length=length))
 
-    return run.parallel.map(sample)
+    grid = padded(sampler.grid(system.bridge, nfe))
+    return _on_grid(run, f"the sampler {sampler.name}", sample, grid)
 
 
 def student_sampler(run: Run, nfe: int) -> Callable:
     """`sample(params, batch, key) -> [B, H, W, C]` of the student with `nfe` calls, kept likewise."""
     system, distill = run.system, run.config.distill
     keep = PROTOCOLS[run.config.evaluate.protocol].keep
-    check_calls(distill, system.bridge, nfe)
+    times = student_times(distill, system.bridge, nfe)
 
-    def sample(params, batch, key):
+    def sample(given, batch, key):
+        params, grid = given
         pair = system.prepare(batch, key, augment=False)
-        return keep(sample_student(system, distill, params, pair, nfe, fold(pair.keys, SAMPLE)))
+        keys = fold(pair.keys, SAMPLE)
+        return keep(sample_student(system, distill, params, pair, nfe, keys, grid=grid))
 
-    return run.parallel.map(sample)
+    # A program for those that leave as many calls out of their grid.
+    name = "the student's sampler" + ", booted" * (nfe - len(times))
+    return _on_grid(run, name, sample, padded(times))
+
+
+def _on_grid(run: Run, name: str, sample: Callable, grid: tuple) -> Callable:
+    """`sample((params, grid), batch, key)` on one grid: one program for all numbers of network calls."""
+    program = run.program(name, lambda: run.parallel.map(sample))
+    return lambda params, batch, key: program((params, grid), batch, key)
 
 
 def source_images(run: Run) -> Callable:
@@ -79,60 +90,7 @@ def source_images(run: Run) -> Callable:
         del params
         return keep(run.system.prepare(batch, key, augment=False).xT)
 
-    return run.parallel.map(sample)
-
-
-class Picture:
-    """Saves samples/STAGE-STEP.png: source, predictions and target of the first held-out images."""
-
-    def __init__(self, run: Run):
-        self.run = run
-        self._functions: dict = {}
-
-    def _images(self, name: str, make: Callable, params: PyTree) -> np.ndarray:
-        if name not in self._functions:
-            self._functions[name] = make()
-        images = self._functions[name](params, self._batch(), self.run.key(EVALUATE))
-        return _pixels(self.run, images[: self._count])
-
-    @property
-    def _count(self) -> int:
-        return min(self.run.config.evaluate.pictures, len(self.run.test_data))
-
-    def _batch(self) -> dict[str, np.ndarray]:
-        """As large as the evaluation's, so that what is compiled here need not be compiled there."""
-        parts = -(-self._count // self.run.config.evaluate.batch)
-        return pad(first(self.run.test_data, self._count), parts * self.run.config.evaluate.batch)
-
-    def _save(self, stage: str, step: int, columns: dict[str, np.ndarray]) -> None:
-        target = first(self.run.test_data, self._count)["x0"]
-        columns = {
-            "source": self._images("source", lambda: source_images(self.run), None)
-        } | columns
-        if hosts.is_chief():
-            save_png(
-                self.run.workdir / "samples" / f"{stage}-{step}.png",
-                grid({**columns, "target": target}, box=outline(self.run)),
-            )
-
-    def teacher(self, stage: str, state: State, step: int) -> None:
-        """The teacher at its smallest number of calls."""
-        nfe = min(self.run.config.evaluate.teacher_nfe)
-        images = self._images(
-            "teacher", lambda: teacher_sampler(self.run, nfe), state.players["teacher"].ema
-        )
-        self._save(stage, step, {f"teacher {nfe}": images})
-
-    def student(self, run: Run, stage: str, teacher: PyTree, state: State, step: int) -> None:
-        """The teacher and the student of `run`, both at their smallest number of calls."""
-        nfe, few = (
-            min(n)
-            for n in (self.run.config.evaluate.teacher_nfe, self.run.config.evaluate.student_nfe)
-        )
-        by_teacher = self._images("teacher", lambda: teacher_sampler(self.run, nfe), teacher)
-        params = state.players["generator"].ema
-        by_student = self._images(stage, lambda: student_sampler(run, few), params)
-        self._save(stage, step, {f"teacher {nfe}": by_teacher, f"student {few}": by_student})
+    return run.program("the corruption", lambda: run.parallel.map(sample))
 
 
 def outline(run: Run) -> tuple[int, int, int, int] | None:
@@ -255,11 +213,11 @@ def evaluate_jobs(run: Run, jobs: list[Job], settings: dict, left_out: str = "")
                 row.setdefault("intervals", {})[name + part] = interval
             row.update({name + part: value for name, value in values.items()})
         if holes is not None:
-            in_hole = psnr(_pixels(run, restored), data["x0"], holes)
+            in_hole = psnr(pixels(run, restored), data["x0"], holes)
             row["psnr_hole"] = float(np.nanmean(in_hole))
         rows.append(row)
         if job.label:
-            shown[job.label] = _pixels(run, restored[: config.pictures])
+            shown[job.label] = pixels(run, restored[: config.pictures])
         if bar.disable:
             print(f"evaluate: {job.label or f'{job.sampler} {job.nfe}'}", flush=True)
 
@@ -364,7 +322,7 @@ def consistency(
     return np.concatenate(values)
 
 
-def _pixels(run: Run, images: np.ndarray) -> np.ndarray:
+def pixels(run: Run, images: np.ndarray) -> np.ndarray:
     """Images as a protocol keeps them, in uint8."""
     return np.asarray(PROTOCOLS[run.config.evaluate.protocol].pixels(images))
 

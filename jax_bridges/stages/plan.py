@@ -16,6 +16,7 @@ from jax_bridges.stages.memory import (
     refuse_too_large,
 )
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.starting import compiling
 
 
 def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
@@ -32,7 +33,8 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     """
     held = held_state(run, stage)
     refuse_too_large(run, stage, held)
-    state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
+    with compiling(f"the first weights of {stage.name}"):
+        state = run.parallel.init(stage.make_state, run.key(stage.number), stage.frozen)
     shape = (*stage.batch_shape, *run.system.size, run.system.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     batch = {
@@ -46,9 +48,9 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
         batch["label"] = np.zeros(stage.batch_shape, np.int32)
     batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
     key = run.key(100 + stage.number)
-    lowered = stage.step.lower(state, stage.frozen, batch, key)
     try:
-        compiled = lowered.compile()
+        with compiling(f"the step of {stage.name}"):
+            compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
     except jax.errors.JaxRuntimeError as error:  # a TPU's compiler counts bytes itself
         refuse_too_large(run, stage, held_refused(held, str(error)))
         raise

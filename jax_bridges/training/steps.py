@@ -22,6 +22,7 @@ from jax_bridges.distillation import (
 )
 from jax_bridges.keys import fold, normal, randint, uniform
 from jax_bridges.losses import bridge_matching
+from jax_bridges.platforms import target
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.system import NOISE, STUDENT, TIME, Pair, System
@@ -35,7 +36,7 @@ UNROLL: ContextVar[bool | None] = ContextVar("UNROLL", default=None)
 
 def _unroll() -> bool:
     given = UNROLL.get()
-    return jax.default_backend() == "cpu" if given is None else given
+    return target() == "cpu" if given is None else given
 
 
 Mean = Callable[[PyTree], PyTree]
