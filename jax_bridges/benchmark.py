@@ -16,6 +16,11 @@ of the mathematics (planning/abstract.py).
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import dataclasses
 import importlib.util

@@ -7,6 +7,11 @@ the weights of an ADM as .safetensors under the names of the released checkpoint
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import json
 import sys

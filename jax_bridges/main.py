@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import contextlib
 import json
 import os
@@ -28,11 +33,10 @@ from jax_bridges.stages.run import (
     StopSignal,
 )
 from jax_bridges.stages.train import check_teacher
+from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, check_given, validate
-
-REQUEUE = 75  # EX_TEMPFAIL: stopped by a signal, saved, start again
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Configuration file, e.g. configs/inpaint.py; --helpfull lists its keys."
@@ -169,7 +173,8 @@ def main(argv: list[str]) -> None:
 
 
 def entry() -> None:
-    """Console script."""
+    """The command, once it has said that it starts (`starting.begin`)."""
+    stopping_says(" before the first step: nothing is lost, the same command starts again")
     app.run(main, flags_parser=parse_flags)
 
 

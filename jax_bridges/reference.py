@@ -8,6 +8,11 @@ of several hosts each reads its share.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import os
 import sys

@@ -6,21 +6,23 @@ picture or a folder; OUT the PNG or the folder to write. A model that fills hole
 --mask=FILE (white is missing; for a folder of pictures also a folder of masks of the same names) or
 --box=LEFT,TOP,WIDTH,HEIGHT.
 
-    from jax_bridges.restore import Restorer
-    restorer = Restorer("runs/inpaint", nfe=2)
-    picture = restorer("photo.jpg", mask="mask.png", seed=0)
+    from jax_bridges.restore import PriorRestorer, Restorer
+    picture = Restorer("runs/inpaint", nfe=2)("photo.jpg", mask="mask.png", seed=0)
     picture.save("restored.png")                    # picture.pixels: uint8 or uint16 [H, W, C]
 
 With --solver MODEL is a diffusion prior (a run of configs/zero_shot.py, or an imported ADM) and
 --operator says what made the picture from the one that is wanted: inpaint, superres, colorize, blur,
 denoise, or several with "+": --solver=ddnm --operator=colorize+superres:kind=pool,factor=2+inpaint.
 
-    from jax_bridges.restore import PriorRestorer
-    restorer = PriorRestorer("runs/zero_shot", "ddnm", "superres:factor=4")
-    restorer("small.png", seed=0).save("large.png")
+    PriorRestorer("runs/zero_shot", "ddnm", "superres:factor=4")("small.png").save("large.png")
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
 
 import argparse
 import dataclasses

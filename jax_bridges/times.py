@@ -69,6 +69,15 @@ def i2sb_steps(nfe: int, steps: int = 1000) -> np.ndarray:
     return np.asarray(entries)
 
 
+def padded(times: np.ndarray, room: int = 1024) -> tuple[np.ndarray, np.int32]:
+    """A grid as the samplers' `times` and `length`: its last time repeated up to a multiple of `room`.
+
+    All grids that fit into the same room have one shape, so that one program samples with any of them.
+    """
+    filler = np.full(-len(times) % room, times[-1])
+    return np.concatenate([times, filler]), np.int32(len(times))
+
+
 def uniform_grid(bridge: Bridge, nfe: int) -> np.ndarray:
     """Evenly spaced times T = t_0 > ... > t_nfe = t_min, float64 `[nfe + 1]`; I2SB's on a table."""
     if bridge.table is not None:

@@ -81,8 +81,9 @@ def student(tmp_path_factory):
 def evaluated(config: ConfigDict, params, nfe: int) -> tuple[dict, np.ndarray]:
     """A batch of images, and what the evaluation of a run makes of them, uint8."""
     run = SimpleNamespace(
-        config=config, system=System.create(config), parallel=Parallel.create("fsdp")
-    )
+        config=config, system=System.create(config), parallel=Parallel.create("fsdp"),
+        program=lambda name, make: make(),
+    )  # fmt: skip
     x0 = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
     batch = {"x0": x0, "index": np.arange(IMAGES, dtype=np.uint32)}
     key = jax.random.fold_in(jax.random.key(config.seed), Purpose.EVALUATE)

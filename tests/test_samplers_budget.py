@@ -14,7 +14,7 @@ from jax_bridges import samplers
 from jax_bridges.bridges import I2SB, VE, VP, Brownian, make_bridge
 from jax_bridges.keys import example_keys
 from jax_bridges.samplers import SAMPLERS, count_calls, make_sampler
-from jax_bridges.times import student_grid
+from jax_bridges.times import padded, student_grid
 
 LEAST = {
     "ancestral": 1,
@@ -181,6 +181,39 @@ def test_new_values_of_times_knobs_and_bridge_do_not_recompile(name):
             outputs.append(run(bridge, times * 0.9, kw))
     assert len(traces) == first
     assert not np.allclose(outputs[0], outputs[1]) and not np.allclose(outputs[0], outputs[2])
+
+
+@pytest.mark.parametrize("name", LEAST)
+def test_one_program_does_for_every_number_of_calls(name):
+    """Of a padded grid the first times count, and nothing is called, drawn or ended behind them."""
+    # Not pinned: the number of calls also says which draw the start is.
+    traces, entry, bridge = [], SAMPLERS[name], make_bridge("resshift")
+
+    def denoise(xt, t, xT):
+        traces.append(None)
+        return linear(xt, t, xT)
+
+    counted = count_calls(denoise)
+    run = jax.jit(
+        lambda times, length: entry.sample(counted, bridge, XT, times, saved, length=length)
+    )
+    for nfe in (LEAST[name], 12):
+        grid, before = entry.grid(bridge, nfe), counted.calls()
+        padded_grid = padded(grid, 32)
+        assert padded_grid[0].shape == (32,) and padded_grid[1] == len(grid)
+        found = run(*padded_grid)
+        assert counted.calls() - before == entry.calls(grid)
+        plain = entry.sample(linear, bridge, XT, grid, saved)
+        np.testing.assert_allclose(found, plain, rtol=1e-5, atol=2e-6)
+        if nfe == LEAST[name]:
+            first = len(traces)
+    assert len(traces) == first
+
+
+def test_a_part_of_the_times_has_no_path():
+    times, length = padded(SAMPLERS["ancestral"].grid(VP(), 3))
+    with pytest.raises(ValueError, match="give return_path or length, not both"):
+        samplers.sample_ancestral(linear, VP(), XT, times, saved, length=length, return_path=True)
 
 
 @pytest.mark.parametrize("name", LEAST)

@@ -40,7 +40,9 @@ def student_runs(run: Run) -> dict[str, Run]:
     for method in run.config.compare.students:
         config = of_method(run.config, method)
         system = System.create(config)
-        runs[f"{DISTILL}_{method}"] = dataclasses.replace(run, config=config, system=system)
+        runs[f"{DISTILL}_{method}"] = dataclasses.replace(
+            run, config=config, system=system, programs={}
+        )
     return runs
 
 

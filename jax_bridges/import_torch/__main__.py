@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import json
 import sys

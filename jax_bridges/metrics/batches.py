@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jax_bridges import hosts
 from jax_bridges.platforms import target
+from jax_bridges.starting import first_says
 from jax_bridges.typing import PyTree
 
 
@@ -61,7 +62,7 @@ def in_batches(
     for start in range(first, first + batches * batch_size, size):
         arrays = [_padded(v[start : start + size], size) for v in inputs]
         for step in steps:
-            arrays = on_each(step, mesh)(variables, *arrays)
+            arrays = on_each(step, mesh, *(a.shape for a in arrays))(variables, *arrays)
         outputs.append([np.asarray(a) for a in arrays])
     found = [np.concatenate(parts)[: batches * batch_size] for parts in zip(*outputs, strict=True)]
     return [(hosts.gather(part) if shared else part)[:count] for part in found]
@@ -72,8 +73,9 @@ def _padded(array: np.ndarray, size: int) -> np.ndarray:
 
 
 @functools.cache
-def on_each(step: Callable, mesh: Mesh) -> Callable:
-    """The step, compiled; each device of the mesh sees its own part of a batch alone."""
+def on_each(step: Callable, mesh: Mesh, *shapes: tuple[int, ...]) -> Callable:
+    """The step, to be compiled for such arrays; each device of the mesh sees its own part alone."""
+    del shapes
 
     def local(variables, *arrays):
         with jax.default_matmul_precision("highest"):
@@ -85,4 +87,4 @@ def on_each(step: Callable, mesh: Mesh) -> Callable:
             local, mesh=mesh, in_specs=specs, out_specs=PartitionSpec("data"), check_vma=False
         )(variables, *arrays)
 
-    return jax.jit(run)
+    return first_says(f"a network of {step.__module__.rpartition('.')[2]}", jax.jit(run))

@@ -17,6 +17,7 @@ from jax_bridges.planning.memory import (
     refuse_too_large,
 )
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.starting import compiling
 
 
 def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
@@ -33,7 +34,8 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
     """
     held = held_state(run, stage)
     refuse_too_large(run, stage, held)
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
+    with compiling(f"the first weights of {stage.name}"):
+        state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     shape = (*stage.batch_shape, *run.system.size, run.system.channels)
     images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     batch = {
@@ -47,9 +49,8 @@ def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
         batch["label"] = np.zeros(stage.batch_shape, np.int32)
     batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
     key = run.key(stage.draws)
-    lowered = stage.step.lower(state, stage.frozen, batch, key)
-    with memory_errors(run, stage, held):
-        compiled = lowered.compile()
+    with compiling(f"the step of {stage.name}"), memory_errors(run, stage, held):
+        compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
     stage.step = compiled
     held = held_compiled(held, compiled)
     refuse_too_large(run, stage, held)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.typing import Array, Denoiser
 
 _DRAWS = StepDraws("noise", "known")  # after them the start's
@@ -23,6 +23,7 @@ def sample_ancestral(
     *,
     clip: bool = False,
     redraw_mask: Array | None = None,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Draws x_s from the Markov posterior `q(x_s | x0_hat, x_t)`, T to t_min (I2SB alg. 2).
@@ -41,6 +42,7 @@ def sample_ancestral(
       redraw_mask: `[B, H, W, 1]`, 1 in the hole: known pixels are drawn anew after each step from
         `q(x_s | x_0 = x_T, x_T)`, as the official code does. A denoiser that returns known pixels
         unchanged gives the same law without it.
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each step, `[nfe, B, H, W, C]`.
 
     Returns:
@@ -48,7 +50,7 @@ def sample_ancestral(
     """
     chex.assert_rank(times, 1)
     times = precise_times(times, xT)
-    nfe = times.shape[0] - 1
+    nfe = (times.shape[0] if length is None else length) - 1
 
     def step(x: Array, k: Array) -> tuple[Array, Array | None]:
         t, s = times[k], times[k + 1]
@@ -69,5 +71,6 @@ def sample_ancestral(
         return x, x if return_path else None
 
     start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(nfe), xT))
-    x, path = jax.lax.scan(step, start, jnp.arange(nfe))
+    calls = None if length is None else nfe
+    x, path = scan_steps(step, start, jnp.arange(times.shape[0] - 1), calls)
     return (x, path) if return_path else x

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import chex
-import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.typing import Array, Denoiser
 
 _DRAWS = StepDraws("noise")
@@ -23,6 +23,7 @@ def sample_consistency(
     *,
     boot: Denoiser | None = None,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Starts a path a gap below T, jumps to its end, draws a later x_t from there, jumps again (CDBM).
@@ -38,6 +39,7 @@ def sample_consistency(
       keys: one key, `[B]` keys, or saved noise; draw k is that of the point before call k of h.
       boot: `x0_hat = boot(x_t, t, x_T)`, called once, at T; None: not at all.
       clip: clamps the answer to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the answer of every call of h, `[len(times), B, H, W, C]`.
 
     Returns:
@@ -53,7 +55,7 @@ def sample_consistency(
         x0_hat = h(x, times[k], xT)
         return x0_hat, x0_hat if return_path else None
 
-    x0_hat, path = jax.lax.scan(call, x0_hat, jnp.arange(times.shape[0]))
+    x0_hat, path = scan_steps(call, x0_hat, jnp.arange(times.shape[0]), length)
     if clip:
         x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
     return (x0_hat, path) if return_path else x0_hat

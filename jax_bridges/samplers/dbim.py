@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.schema import SHARE
 from jax_bridges.typing import Array, Denoiser
 
@@ -46,13 +47,13 @@ def _booted(bridge: Bridge, start: Array, rest: Rows) -> Rows:
     )
 
 
-def _eta_rows(bridge: Bridge, times: Array, eta: Array | float) -> Rows:
+def _eta_rows(bridge: Bridge, times: Array, length: int | Array, eta: Array | float) -> Rows:
     """First order: `omega = eta std[q(x_s | x_0, x_t)]`, `m = sqrt(c_s^2 - omega^2) / c_t`."""
     t, s = times[:-1], times[1:]
     (a_t, b_t, c_t), (a_s, b_s, c_s) = bridge.coefficients(t), bridge.coefficients(s)
     omega = eta * bridge.posterior(t, s).std
     m = jnp.sqrt(jnp.maximum(c_s**2 - omega**2, 0.0)) / c_t
-    last = jnp.arange(len(t)) == len(t) - 1
+    last = jnp.arange(len(t)) == length - 2
     return Rows(m, a_s - m * a_t, (b_s - m * b_t)[:, None], jnp.where(last, 0.0, omega))
 
 
@@ -66,7 +67,7 @@ def _phi(h: Array) -> tuple[Array, Array]:
     return h**2 / 2 - second, second
 
 
-def _high_order_rows(bridge: Bridge, times: Array, order: int) -> Rows:
+def _high_order_rows(bridge: Bridge, times: Array, length: int | Array, order: int) -> Rows:
     """Orders 2 and 3 in `lambda = log(b / c)` (as a DPM-solver), first order at both ends.
 
     The integral of the Taylor series of x0_hat in lambda is exact; its derivatives are backward
@@ -77,7 +78,7 @@ def _high_order_rows(bridge: Bridge, times: Array, order: int) -> Rows:
     step = lam[1:] - lam[:-1]
     phi1, phi2 = _phi(step)
     k = jnp.arange(len(step))
-    inner = (k > 0) & (k < len(step) - 1)
+    inner = (k > 0) & (k < length - 2)
     third = inner & (k > 1) & (order == 3)
 
     # h1, h2: the two steps before this one; 1 where there is none, with a zero weight.
@@ -103,6 +104,7 @@ def _run(
     keys: Keys,
     rows: Rows,
     clip: bool,
+    length: Array | None,
     return_path: bool,
 ) -> Array | tuple[Array, Array]:
     called_at = jnp.concatenate([jnp.full_like(times[:1], bridge.T), times[:-1]])
@@ -123,7 +125,7 @@ def _run(
     # Where paths end in a noisy x_T, the booting noise is that noise.
     first = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS("noise", 0), xT))
     start = (first, (jnp.zeros_like(xT),) * (order - 1))
-    (x, _), path = jax.lax.scan(call, start, (jnp.arange(nfe), called_at, rows))
+    (x, _), path = scan_steps(call, start, (jnp.arange(nfe), called_at, rows), length)
     return (x, path) if return_path else x
 
 
@@ -136,6 +138,7 @@ def sample_dbim(
     *,
     eta: Annotated[float | Array, SHARE] = 0.0,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """First-order DBIM: eta = 0 is deterministic after booting, eta = 1 the Markov posterior.
@@ -150,6 +153,7 @@ def sample_dbim(
       keys: one key, `[B]` keys, or saved noise; draw 0 is the booting noise, draw k + 1 that of step k.
       eta: share of fresh noise, in [0, 1]; traced.
       clip: clamps x0_hat to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each call, `[nfe, B, H, W, C]`.
 
     Returns:
@@ -158,8 +162,9 @@ def sample_dbim(
     chex.assert_rank(times, 1)
     require_noise(bridge, "dbim")
     times = precise_times(times, xT)
-    rows = _booted(bridge, times[0], _eta_rows(bridge, times, eta))
-    return _run(denoise, bridge, xT, times, keys, rows, clip, return_path)
+    count = len(times) if length is None else length
+    rows = _booted(bridge, times[0], _eta_rows(bridge, times, count, eta))
+    return _run(denoise, bridge, xT, times, keys, rows, clip, length, return_path)
 
 
 def sample_dbim_high_order(
@@ -171,6 +176,7 @@ def sample_dbim_high_order(
     *,
     order: int = 3,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """DBIM of order 2 or 3: a multistep exponential integrator, deterministic after booting.
@@ -187,5 +193,6 @@ def sample_dbim_high_order(
     chex.assert_rank(times, 1)
     require_noise(bridge, f"dbim{order}")
     times = precise_times(times, xT)
-    rows = _booted(bridge, times[0], _high_order_rows(bridge, times, order))
-    return _run(denoise, bridge, xT, times, keys, rows, clip, return_path)
+    count = len(times) if length is None else length
+    rows = _booted(bridge, times[0], _high_order_rows(bridge, times, count, order))
+    return _run(denoise, bridge, xT, times, keys, rows, clip, length, return_path)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.typing import Array, Generator
 
 # Of each call: its z, and the noise of the point after it. No point is after the last call: the noise of
@@ -72,6 +73,7 @@ def sample_few_step(
     keys: Keys,
     *,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Alternates x0_hat = G(x_t, t, x_T, z) with posterior draws of x_s (IBMD sec. 3.5).
@@ -84,6 +86,7 @@ def sample_few_step(
       keys: `[B]` keys, or saved noise; draw 2k is the student's z, 2k + 1 the posterior's noise; the last
         of these, 2 nfe - 1, is the noise of a first input that is not x_T itself.
       clip: clamps the answer to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the nfe predictions, `[nfe, B, H, W, C]`.
 
     Returns:
@@ -91,7 +94,7 @@ def sample_few_step(
     """
     chex.assert_rank(times, 1)
     times = precise_times(times, xT)
-    nfe = times.shape[0]
+    nfe = times.shape[0] if length is None else length
 
     def call(carry: tuple[Array, Array], k: Array):
         x, x0_hat = carry
@@ -100,7 +103,8 @@ def sample_few_step(
         return (x, x0_hat), x0_hat if return_path else None
 
     x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
-    (_, x0_hat), path = jax.lax.scan(call, (x, jnp.zeros_like(xT)), jnp.arange(nfe))
+    rows = jnp.arange(times.shape[0])
+    (_, x0_hat), path = scan_steps(call, (x, jnp.zeros_like(xT)), rows, length)
     if clip:
         x0_hat = jnp.clip(x0_hat, -1.0, 1.0)
     return (x0_hat, path) if return_path else x0_hat

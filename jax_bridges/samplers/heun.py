@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import VE, Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.schema import DECAY, Either, Only, number
 from jax_bridges.typing import Array, Denoiser
 
@@ -35,6 +35,7 @@ def sample_heun(
     churn: Annotated[float | Array | None, CHURN] = 0.33,
     guidance: Annotated[float | Array, number()] = 1.0,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """DDBM's sampler (arXiv 2309.16948, alg. 1): a part `churn` of each step goes by the SDE.
@@ -52,6 +53,7 @@ def sample_heun(
       churn: part of the step taken by the SDE, in [0, 1), traced; None leaves it and its call out.
       guidance: DDBM's w, the weight of the h-transform; 1 is the exact bridge; traced.
       clip: clamps x0_hat to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each call (predictions of Heun included),
         `[nfe, B, H, W, C]`; `heun_calls` says how many.
 
@@ -65,11 +67,11 @@ def sample_heun(
     t, s = times[:-1], times[1:]
     middle = t if churn is None else t + churn * (s - t)
     called_at = jnp.stack([t, middle, s], axis=1)
-    length = jnp.stack([middle - t, s - middle, s - middle], axis=1)
+    span = jnp.stack([middle - t, s - middle, s - middle], axis=1)
     kinds = np.tile([SDE, PREDICT, CORRECT], (len(t), 1))
     step = np.tile(np.arange(len(t))[:, None], (1, 3))
     first = 1 if churn is None else 0
-    rows = tuple(v[:, first:].reshape(-1)[:-1] for v in (called_at, length, kinds, step))
+    rows = tuple(v[:, first:].reshape(-1)[:-1] for v in (called_at, span, kinds, step))
 
     # DDBM's code damps h elsewhere for VE: never in the SDE, by (1 + w) / 2 in the ODE.
     special = isinstance(bridge, VE)
@@ -94,6 +96,8 @@ def sample_heun(
         x = base + expand(dt, x) * slope + noise
         return (x, base, slope), x if return_path else None
 
-    start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(len(t)), xT))
-    (x, _, _), path = jax.lax.scan(call, (start, start, jnp.zeros_like(xT)), rows)
+    steps = (len(times) if length is None else length) - 1
+    calls = None if length is None else (3 - first) * steps - 1
+    start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(steps), xT))
+    (x, _, _), path = scan_steps(call, (start, start, jnp.zeros_like(xT)), rows, calls)
     return (x, path) if return_path else x

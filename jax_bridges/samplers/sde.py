@@ -14,13 +14,13 @@ without approximation, and start at T itself.
 from __future__ import annotations
 
 import chex
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import ONLY, Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
+from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.typing import Array, Denoiser
 
 _DRAWS = StepDraws("noise")  # after them the start's
@@ -34,6 +34,7 @@ def sample_sde_euler(
     keys: Keys,
     *,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Euler-Maruyama on the reverse SDE of DDBM (arXiv 2309.16948, eq. 7).
@@ -51,6 +52,7 @@ def sample_sde_euler(
       keys: one key, `[B]` keys, or saved noise; draw k is that of step k, draw nfe that of the start where
         the bridge is not pinned at x_T.
       clip: clamps x0_hat to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each step, `[nfe, B, H, W, C]`.
 
     Returns:
@@ -59,7 +61,7 @@ def sample_sde_euler(
     chex.assert_rank(times, 1)
     require_noise(bridge, "sde_euler")
     times = precise_times(times, xT)
-    nfe = len(times) - 1
+    nfe = (len(times) if length is None else length) - 1
 
     def step(x: Array, k: Array):
         t, s = times[k], times[k + 1]
@@ -73,7 +75,8 @@ def sample_sde_euler(
         return x, x if return_path else None
 
     start = xT if bridge.pinned else bridge.start(xT, normal(keys, _DRAWS.after(nfe), xT))
-    x, path = jax.lax.scan(step, start, jnp.arange(nfe))
+    calls = None if length is None else nfe
+    x, path = scan_steps(step, start, jnp.arange(len(times) - 1), calls)
     return (x, path) if return_path else x
 
 
@@ -90,6 +93,7 @@ def sample_ode_heun(
     keys: Keys,
     *,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Heun's second-order method on the probability-flow ODE, in u over b / c (module docstring).
@@ -104,6 +108,7 @@ def sample_ode_heun(
       times: `[n + 1]` descending, T first (`times.angle_grid`); traced.
       keys: one key, `[B]` keys, or saved noise; draw 0 alone is used.
       clip: clamps x0_hat to [-1, 1].
+      length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each call, predictions of Heun included.
 
     Returns:
@@ -113,8 +118,9 @@ def sample_ode_heun(
     # One row a call: the step it belongs to and whether it corrects that step's prediction.
     step = np.repeat(np.arange(n), 2)[:-1]
     correct = np.tile([False, True], n)[:-1]
+    calls = None if length is None else 2 * (length - 1) - 1
     return _sample_ode(
-        "ode_heun", denoise, bridge, xT, times, keys, step, correct, clip, return_path
+        "ode_heun", denoise, bridge, xT, times, keys, step, correct, clip, calls, return_path
     )
 
 
@@ -126,6 +132,7 @@ def sample_ode_euler(
     keys: Keys,
     *,
     clip: bool = False,
+    length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
     """Euler's method on the same ODE, one call a step; all else as `sample_ode_heun`.
@@ -134,12 +141,13 @@ def sample_ode_euler(
     """
     step = np.arange(len(times) - 1)
     correct = np.zeros(len(step), bool)
+    calls = None if length is None else length - 1
     return _sample_ode(
-        "ode_euler", denoise, bridge, xT, times, keys, step, correct, clip, return_path
+        "ode_euler", denoise, bridge, xT, times, keys, step, correct, clip, calls, return_path
     )
 
 
-def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, return_path):
+def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, calls, return_path):
     chex.assert_rank(times, 1)
     require_noise(bridge, name)
     times = precise_times(times, xT)
@@ -166,5 +174,5 @@ def _sample_ode(name, denoise, bridge, xT, times, keys, step, correct, clip, ret
         x = expand(a, x) * xT + expand(c, x) * u
         return (x, u, start, slope), x if return_path else None
 
-    (x, *_), path = jax.lax.scan(call, (start, u, u, jnp.zeros_like(xT)), rows)
+    (x, *_), path = scan_steps(call, (start, u, u, jnp.zeros_like(xT)), rows, calls)
     return (x, path) if return_path else x

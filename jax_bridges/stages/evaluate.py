@@ -252,7 +252,7 @@ def hole_masks(run: Run) -> Callable:
         del params
         return run.system.prepare(batch, key, augment=False).mask
 
-    return run.parallel.map(sample)
+    return run.program("the masks of holes", lambda: run.parallel.map(sample))
 
 
 def holes_differ(run: Run, one: dict[str, np.ndarray]) -> bool:
@@ -280,7 +280,8 @@ def corruption_gap(run: Run) -> Callable:
         gap = mine.xT - run.system.prepare(batch, key, augment=False).xT
         return jax.numpy.sqrt(jax.numpy.square(gap).mean((1, 2, 3)))
 
-    measure = Restoring(run, run.parallel.map(difference), None, run.config.evaluate.batch)
+    program = run.program("the consistency", lambda: run.parallel.map(difference))
+    measure = Restoring(run, program, None, run.config.evaluate.batch)
 
     def gap(restored: np.ndarray, part: dict[str, np.ndarray]) -> np.ndarray | None:
         if "xT" in part:

@@ -10,7 +10,8 @@ from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run
-from jax_bridges.training.distillers import check_calls, make_distiller, sample_student
+from jax_bridges.times import padded
+from jax_bridges.training.distillers import make_distiller, sample_student, student_times
 from jax_bridges.typing import PyTree
 
 
@@ -46,31 +47,38 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     """
     sampler = make_sampler(name or run.config.evaluate.sampler)
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
-    times = sampler.grid(system.bridge, nfe)
 
-    def sample(params, batch, key):
+    def sample(given, batch, key):
+        params, (times, length) = given
         pair = system.prepare(batch, key, augment=False)
-        denoise = system.denoiser(params, pair)
-        return keep(
-            sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, Stream.SAMPLE))
-        )
+        denoise, keys = system.denoiser(params, pair), fold(pair.keys, Stream.SAMPLE)
+        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, keys, length=length))
 
-    return run.parallel.map(sample)
+    grid = padded(sampler.grid(system.bridge, nfe))
+    return _on_grid(run, f"the sampler {sampler.name}", sample, grid)
 
 
 def student_sampler(run: Run, nfe: int) -> Callable:
     """`sample(params, batch, key) -> [B, H, W, C]` of the student with `nfe` calls, kept likewise."""
     system, distill = run.system, run.config.distill
     keep = PROTOCOLS[run.config.evaluate.protocol].keep
-    check_calls(distill, system.bridge, nfe)
+    times = student_times(distill, system.bridge, nfe)
 
-    def sample(params, batch, key):
+    def sample(given, batch, key):
+        params, grid = given
         pair = system.prepare(batch, key, augment=False)
-        return keep(
-            sample_student(system, distill, params, pair, nfe, fold(pair.keys, Stream.SAMPLE))
-        )
+        keys = fold(pair.keys, Stream.SAMPLE)
+        return keep(sample_student(system, distill, params, pair, nfe, keys, grid=grid))
 
-    return run.parallel.map(sample)
+    # A program for those that leave as many calls out of their grid.
+    name = "the student's sampler" + ", booted" * (nfe - len(times))
+    return _on_grid(run, name, sample, padded(times))
+
+
+def _on_grid(run: Run, name: str, sample: Callable, grid: tuple) -> Callable:
+    """`sample((params, grid), batch, key)` on one grid: one program for all numbers of network calls."""
+    program = run.program(name, lambda: run.parallel.map(sample))
+    return lambda params, batch, key: program((params, grid), batch, key)
 
 
 def source_images(run: Run) -> Callable:
@@ -81,7 +89,7 @@ def source_images(run: Run) -> Callable:
         del params
         return keep(run.system.prepare(batch, key, augment=False).xT)
 
-    return run.parallel.map(sample)
+    return run.program("the corruption", lambda: run.parallel.map(sample))
 
 
 def source_job(run: Run) -> Job:

@@ -23,12 +23,9 @@ class Previews:
 
     def __init__(self, run: Run):
         self.run = run
-        self._functions: dict = {}
 
-    def _images(self, name: str, make: Callable, params: PyTree) -> np.ndarray:
-        if name not in self._functions:
-            self._functions[name] = make()
-        images = self._functions[name](params, self._batch(), self.run.key(Purpose.EVALUATE))
+    def _images(self, sample: Callable, params: PyTree) -> np.ndarray:
+        images = sample(params, self._batch(), self.run.key(Purpose.EVALUATE))
         return pixels(self.run, images[: self._count])
 
     @property
@@ -42,9 +39,7 @@ class Previews:
 
     def _save(self, stage: str, step: int, columns: dict[str, np.ndarray]) -> None:
         target = first(self.run.test_data, self._count)["x0"]
-        columns = {
-            "source": self._images("source", lambda: source_images(self.run), None)
-        } | columns
+        columns = {"source": self._images(source_images(self.run), None)} | columns
         if hosts.is_chief():
             save_png(
                 self.run.workdir / "samples" / f"{stage}-{step}.png",
@@ -54,9 +49,7 @@ class Previews:
     def teacher(self, stage: str, state: State, step: int) -> None:
         """The teacher at its smallest number of calls."""
         nfe = min(self.run.config.evaluate.teacher_nfe)
-        images = self._images(
-            "teacher", lambda: teacher_sampler(self.run, nfe), state.players["teacher"].ema
-        )
+        images = self._images(teacher_sampler(self.run, nfe), state.players["teacher"].ema)
         self._save(stage, step, {f"teacher {nfe}": images})
 
     def student(self, run: Run, stage: str, teacher: PyTree, state: State, step: int) -> None:
@@ -65,9 +58,8 @@ class Previews:
             min(n)
             for n in (self.run.config.evaluate.teacher_nfe, self.run.config.evaluate.student_nfe)
         )
-        by_teacher = self._images("teacher", lambda: teacher_sampler(self.run, nfe), teacher)
-        params = state.players["generator"].ema
-        by_student = self._images(stage, lambda: student_sampler(run, few), params)
+        by_teacher = self._images(teacher_sampler(self.run, nfe), teacher)
+        by_student = self._images(student_sampler(run, few), state.players["generator"].ema)
         self._save(stage, step, {f"teacher {nfe}": by_teacher, f"student {few}": by_student})
 
 

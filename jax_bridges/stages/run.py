@@ -22,6 +22,7 @@ from jax_bridges.command import time_left
 from jax_bridges.config import record
 from jax_bridges.data import Loader, Source
 from jax_bridges.keys import Purpose
+from jax_bridges.starting import first_says, release_signals
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -38,6 +39,8 @@ class Diverged(RuntimeError):
 
 class StopSignal:
     """Turns SIGTERM and SIGINT into a flag that the loop reads between steps; a second Ctrl-C kills.
+
+    A command ends at once until its first step is made (starting.py): there is nothing to be saved yet.
 
     Of several hosts a signal to any one stops all, at the same step.
     """
@@ -164,6 +167,16 @@ class Run:
     test_data: Source
     log: MetricsLog | NoLog
     stop: StopSignal
+    programs: dict[str, Callable] = dataclasses.field(default_factory=dict)
+
+    def program(self, name: str, make: Callable[[], Callable]) -> Callable:
+        """`make()`, once under this name: what one stage has compiled is not compiled for another.
+
+        Its first call says that it compiles, by the name.
+        """
+        if name not in self.programs:
+            self.programs[name] = first_says(name, make())
+        return self.programs[name]
 
     def key(self, purpose: Purpose) -> Array:
         """Base key of a purpose."""
@@ -266,6 +279,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
                 profile.before(step - done, state)
                 with jax.profiler.StepTraceAnnotation(stage.name, step_num=step):
                     state, metrics = stage.step(state, stage.frozen, batch, key)
+                if step == done:
+                    release_signals()  # to `run.stop`, which saves
                 now = step + 1
                 bar.update()
                 last = now == stage.steps

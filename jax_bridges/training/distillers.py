@@ -36,6 +36,7 @@ from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
 MakeState = Callable[[Array, PyTree], State]
+Grid = tuple[Array, Array]  # times and length, as the samplers take them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +48,9 @@ class Distiller:
       make: `make(system, settings) -> (make_state, step)`, a `make_state(key, teacher) -> State` and the
         step of training/parallel.py.
       batch_shape: `batch_shape(settings)`, of what the step takes: (B,), or (G, B).
-      sample: `sample(system, params, pair, nfe, keys, settings, clip) -> x0 [B, H, W, C]`, the student's
-        answer with exactly nfe network calls.
+      sample: `sample(system, params, pair, nfe, keys, settings, clip, grid) -> x0 [B, H, W, C]`, the
+        student's answer with exactly nfe network calls. `grid`, if not None, is (times, length), traced
+        and padded, of as many calls or of any other number that leaves as many out of its grid.
       grid: `grid(bridge, nfe, settings)`, the times of its calls; ValueError for an nfe it cannot do.
       check: `check(settings, bridge, corruption)`, a ValueError for settings of its own that cannot run,
         with their keys; `check_method` has seen to those that all methods share.
@@ -92,11 +94,18 @@ def _ibmd_grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
 
 
 def _sample_ibmd(
-    system: System, params: PyTree, pair: Pair, nfe: int, keys: Keys, settings, clip: bool = False
+    system: System,
+    params: PyTree,
+    pair: Pair,
+    nfe: int,
+    keys: Keys,
+    settings,
+    clip: bool = False,
+    grid: Grid | None = None,
 ) -> Array:
-    times = _ibmd_grid(system.bridge, nfe, settings)
+    times, length = (_ibmd_grid(system.bridge, nfe, settings), None) if grid is None else grid
     generate = system.generator(params, pair)
-    return sample_few_step(generate, system.bridge, pair.xT, times, keys, clip=clip)
+    return sample_few_step(generate, system.bridge, pair.xT, times, keys, clip=clip, length=length)
 
 
 def _ibmd_calls(settings) -> int:
@@ -146,17 +155,28 @@ def _consistency_grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
 
 
 def _sample_consistency(
-    system: System, params: PyTree, pair: Pair, nfe: int, keys: Keys, settings, clip: bool = False
+    system: System,
+    params: PyTree,
+    pair: Pair,
+    nfe: int,
+    keys: Keys,
+    settings,
+    clip: bool = False,
+    grid: Grid | None = None,
 ) -> Array:
+    times, length = (
+        (_consistency_grid(system.bridge, nfe, settings), None) if grid is None else grid
+    )
     boot = _boots(system.bridge, nfe, settings)
     return sample_consistency(
         student_function(system, params, pair),
         system.bridge,
         pair.xT,
-        _consistency_grid(system.bridge, nfe, settings),
+        times,
         keys,
         boot=student_denoiser(system, params, pair) if boot else None,
         clip=clip,
+        length=length,
     )
 
 
@@ -244,8 +264,13 @@ def check_method(
 
 def check_calls(distill, bridge: Bridge, nfe: int) -> None:
     """ValueError if a student that was trained with `config.distill` cannot answer in `nfe` calls."""
+    student_times(distill, bridge, nfe)
+
+
+def student_times(distill, bridge: Bridge, nfe: int) -> np.ndarray:
+    """The times of its `nfe` calls, less those that its sampler makes elsewhere; raises as `check_calls`."""
     distiller, settings = make_distiller(distill)
-    distiller.grid(bridge, nfe, settings)
+    return distiller.grid(bridge, nfe, settings)
 
 
 def sample_student(
@@ -256,6 +281,7 @@ def sample_student(
     nfe: int,
     keys: Keys,
     clip: bool = False,
+    grid: Grid | None = None,
 ) -> Array:
     """The student's answer with exactly `nfe` network calls, `[B, H, W, C]`, by its method's sampler.
 
@@ -265,6 +291,7 @@ def sample_student(
       pair: what to restore.
       keys: `[B]`.
       clip: clamps the answer to [-1, 1].
+      grid: see `Distiller.sample`.
     """
     distiller, settings = make_distiller(distill)
-    return distiller.sample(system, params, pair, nfe, keys, settings, clip)
+    return distiller.sample(system, params, pair, nfe, keys, settings, clip, grid)
