@@ -23,7 +23,8 @@ from jax_bridges.import_torch import read_torch
 from jax_bridges.import_torch.__main__ import main as import_main
 from jax_bridges.import_torch.names import flax_to_torch, torch_layout
 from jax_bridges.import_torch.writer import write_safetensors
-from jax_bridges.stages.evaluate import EVALUATE, student_sampler
+from jax_bridges.keys import Purpose
+from jax_bridges.stages.evaluate import student_sampler
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 
@@ -83,7 +84,7 @@ def evaluated(config: ConfigDict, params, nfe: int) -> tuple[dict, np.ndarray]:
     )
     x0 = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
     batch = {"x0": x0, "index": np.arange(IMAGES, dtype=np.uint32)}
-    key = jax.random.fold_in(jax.random.key(config.seed), EVALUATE)
+    key = jax.random.fold_in(jax.random.key(config.seed), Purpose.EVALUATE)
     return batch, student_sampler(run, nfe)(params, batch, key)
 
 

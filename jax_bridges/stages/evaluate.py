@@ -50,9 +50,8 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
         denoise = system.denoiser(params, pair)
-        return keep(
-            sampler.sample(denoise, system.bridge, pair.xT, times, fold(pair.keys, Stream.SAMPLE))
-        )
+        keys = fold(pair.keys, Stream.SAMPLE)
+        return keep(sampler.sample(denoise, system.bridge, pair.xT, times, keys))
 
     return run.parallel.map(sample)
 
@@ -65,9 +64,8 @@ def student_sampler(run: Run, nfe: int) -> Callable:
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        return keep(
-            sample_student(system, distill, params, pair, nfe, fold(pair.keys, Stream.SAMPLE))
-        )
+        keys = fold(pair.keys, Stream.SAMPLE)
+        return keep(sample_student(system, distill, params, pair, nfe, keys))
 
     return run.parallel.map(sample)
 
