@@ -9,6 +9,9 @@ alone, so that no two purposes see the same bits:
           Stream                  `fold`
             a draw                `AugmentDraw`, `CorruptDraw`, `CallDraw`, `ONLY`, or `StepDraws` of a loop
 
+Pictures that a command restores have trees of their own, from the seed that it is given: the number of
+a sample, then `PictureStream` (a bridge), or the draws of a solver (a prior).
+
 Whoever needs randomness for something new takes a new member here, never a free number of a stream
 that something else draws from. Numbers are part of what a seed means: they are not changed.
 
@@ -37,6 +40,7 @@ Keys = Array | Callable[[Array], Array]
 
 
 # -- the ledger ------------------------------------------------------------------------------------
+@enum.unique
 class Purpose(enum.IntEnum):
     """Of base keys of a run, `fold_in(key(seed), purpose)`."""
 
@@ -47,6 +51,7 @@ class Purpose(enum.IntEnum):
     TRAIN_STUDENT = 101  # of each student of a comparison, too
 
 
+@enum.unique
 class Stream(enum.IntEnum):
     """Of one example, folded into its key."""
 
@@ -61,6 +66,7 @@ class Stream(enum.IntEnum):
     SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
 
 
+@enum.unique
 class AugmentDraw(enum.IntEnum):
     """Of Stream.AUGMENT."""
 
@@ -68,6 +74,7 @@ class AugmentDraw(enum.IntEnum):
     TURNS = 1
 
 
+@enum.unique
 class CorruptDraw(enum.IntEnum):
     """Of a corruption's keys; in a mixture part i has the stream i, and the choice the next one."""
 
@@ -75,6 +82,7 @@ class CorruptDraw(enum.IntEnum):
     CHOICE = 1  # of a mask, or of a mixture's part
 
 
+@enum.unique
 class CallDraw(enum.IntEnum):
     """Of Stream.CALL."""
 
@@ -82,6 +90,7 @@ class CallDraw(enum.IntEnum):
     LATER = 1
 
 
+@enum.unique
 class SampleStream(enum.IntEnum):
     """Of Stream.SAMPLE, of a prior's tasks, where a measurement is made and then solved for."""
 
@@ -89,6 +98,7 @@ class SampleStream(enum.IntEnum):
     SOLVE = 1  # as the solver
 
 
+@enum.unique
 class ScaleStream(enum.IntEnum):
     """Of a hierarchical solver: as the solver that it uses twice."""
 
@@ -96,6 +106,7 @@ class ScaleStream(enum.IntEnum):
     FINE = 1
 
 
+@enum.unique
 class PictureStream(enum.IntEnum):
     """Of one sample of a restored picture (restoring/models.py); a draw, a row and a column follow."""
 
@@ -111,6 +122,7 @@ SECOND_PLAYER = 1
 SIMULATED = 2**32 - 1
 
 
+@enum.unique
 class HostStream(enum.IntEnum):
     """Of numpy's generators, seeded `[seed, stream]`; 0 is that of `default_rng(seed)` itself."""
 

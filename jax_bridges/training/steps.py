@@ -201,9 +201,8 @@ def make_ibmd_step(
         )
 
     def bridge_point(pair: Pair) -> tuple[Array, Array]:
-        return draw_times(system, config, pair), normal(
-            fold(pair.keys, Stream.NOISE), ONLY, pair.xT
-        )
+        noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.xT)
+        return draw_times(system, config, pair), noise
 
     def step(state: State, frozen: PyTree, batch: PyTree, key: Array, mean: Mean):
         generator, bridge_net = state.players["generator"], state.players["bridge_net"]
