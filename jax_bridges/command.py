@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -30,10 +31,26 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
+def one_sentence(error: Exception) -> str:
+    """An error's message; of the system's own, the file first and then what is wrong with it."""
+    if not (isinstance(error, OSError) and error.errno and error.filename):
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    mend = ": make room there, and start again" if full else ""
+    return f"{error.filename}: {error.strerror}{mend}."
+
+
+def print_any_name() -> None:
+    """Lets names of files be printed that the terminal's encoding, or any other, cannot say."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what stands in for them need not have it
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_command(
     work: Callable[[], object],
     errors: tuple[type[Exception], ...] = (ValueError, OSError),
-    sentence: Callable[[Exception], str] = str,
+    sentence: Callable[[Exception], str] = one_sentence,
 ) -> int:
     """Does `work()`; the exit code: 0, or 1 after one sentence on stderr.
 
@@ -43,6 +60,7 @@ def run_command(
       sentence: makes the message.
     """
     logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
+    print_any_name()
     try:
         work()
     except errors as error:

@@ -29,7 +29,7 @@ from jax_bridges.import_torch.writer import write_safetensors
 from jax_bridges.keys import example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.models import make_network
-from jax_bridges.report.files import write_atomic
+from jax_bridges.report.files import check_name, write_atomic
 from jax_bridges.stages.distill import NAME as DISTILL
 from jax_bridges.stages.evaluate import EVALUATE, SAMPLE
 from jax_bridges.stages.train import NAME as TRAIN
@@ -273,13 +273,15 @@ def run(argv: list[str]) -> Path:
     if flags.format == "jax":
         if player == "teacher":
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
+        notes = out.with_name(f"{out.name}.md")
+        check_name(notes, out)
         config, params = read_player(flags.workdir, player or "student")
         nfe = 1 if flags.nfe is None else flags.nfe
         types = {"images": flags.images or "float32", "weights": flags.weights or "float32"}
         data, arguments = export_jax(config, params, nfe, **types)
         write_atomic(out, with_config(data, config, nfe))
         text = usage(out.name, config, nfe, arguments)
-        write_atomic(out.with_name(f"{out.name}.md"), text.encode())
+        write_atomic(notes, text.encode())
         print(text, end="")
     else:
         why = "is for --format=jax: leave it out, the weights are written as they are."

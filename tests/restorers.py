@@ -94,7 +94,7 @@ def bad_files(folder):
         ),
         "float": (encoded(Image.fromarray(pixels()[..., 0].astype(np.float32)), "TIFF"), "32-bit"),
         "damaged": (png[:60] + bytes(40) + png[100:], "cannot be decoded"),
-        "deep_ppm": (b"P6 1 1 65535\n" + bytes(6), "save it as a 16-bit PNG"),
+        "cut_ppm": (b"P6 2 2 65535\n" + bytes(6), "cannot be decoded"),
     }
     for name, (data, words) in contents.items():
         (folder / f"{name}.png").write_bytes(data)

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jax_bridges import command
 from jax_bridges.command import Parser, run_command
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
@@ -113,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def one_sentence(error: Exception) -> str:
     """The message; of one with a table under it, the first line and the table's first row."""
-    head, *table = str(error).splitlines()
+    head, *table = command.one_sentence(error).splitlines()
     if not table:
         return head
     return f"{head.rstrip('.')} (first: {' '.join(table[-1 if len(table) == 1 else 1].split())})."

@@ -23,6 +23,7 @@ from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
 from jax_bridges.import_torch.reader import read_torch
 from jax_bridges.models.adm import ADM
+from jax_bridges.report.files import beside
 
 # I2SB trained these with beta_max 1.0 and without bridge noise, the other five with 0.3 and noise.
 _OT_ODE = ("blur", "inpaint")
@@ -182,7 +183,7 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
     """The folder is made beside its place and then moved there."""
     workdir = workdir.absolute()
     made = [p for p in workdir.parents if not p.exists()]  # innermost first
-    temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.tmp")
+    temporary = beside(workdir)
     try:
         temporary.mkdir(parents=True)
         with Checkpoints(temporary / "checkpoints" / "train") as checkpoints:

@@ -1,7 +1,11 @@
 """Atomic file writing: a reader sees the old file or the new one, never half of one."""
 
+import contextlib
 import os
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -16,21 +20,69 @@ def check_writable(folder: str | os.PathLike) -> None:
         raise ValueError(f"{folder} cannot be made: {parent} is no folder that can be written to.")
 
 
-def write_atomic(path: str | os.PathLike, data: bytes) -> Path:
-    """Write `data` to `path` through a temporary file beside it and `os.replace`.
+def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
+    """Refuses, before the work, a name that the disk does not take, or too long a path.
 
-    Missing parent folders are made. On any error the temporary file is removed and an older
-    `path` stays as it was. Returns the path.
+    Args:
+      place: what will be written.
+      source: what its name was made from.
+
+    Raises:
+      ValueError: one sentence.
+    """
+    whole = Path(place).absolute()
+    parent = next(p for p in whole.parents if p.exists())
+    for what, text, limit, usual in (
+        ("name", whole.name, "PC_NAME_MAX", 255),
+        ("path", str(whole), "PC_PATH_MAX", 4096),
+    ):
+        most = usual
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a system that does not say
+            most = os.pathconf(parent, limit)
+        most -= what == "path"  # whose end counts
+        long = len(os.fsencode(text))
+        if long > most > 0:
+            raise ValueError(
+                f"The {what} to write for {source} would have {long} bytes, and {most} is the most: "
+                f"give it a shorter {what}."
+            )
+
+
+def beside(path: Path) -> Path:
+    """A hidden name of this process's own in the same folder, short whatever the length of `path`'s."""
+    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends; missing parent folders are made.
+
+    It is written beside its place and moved there by `os.replace`. On any error it is removed and an
+    older `path` stays as it was.
+
+    Raises:
+      OSError: with the name of `path`: the disk is full, the folder may not be written to, ...
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
-    return path
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_atomic(path: str | os.PathLike, data: bytes) -> Path:
+    """Writes `data` to `path` as `open_atomic` does; the path."""
+    with open_atomic(path) as file:
+        file.write(data)
+    return Path(path)

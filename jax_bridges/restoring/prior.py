@@ -27,7 +27,7 @@ from jax_bridges.corruptions import (
     Rows,
     SuperResolution,
 )
-from jax_bridges.data.images import BadImage
+from jax_bridges.data.errors import BadImage
 from jax_bridges.export import read_player
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
@@ -128,6 +128,11 @@ class PriorRestorer:
     def model(self) -> PriorRestorer:
         """What says what it is (`text`)."""
         return self
+
+    @property
+    def colours(self) -> bool:
+        """It makes colour pictures of gray ones."""
+        return any(isinstance(part, Colorize) for part in self._parts)
 
     @property
     def factor(self) -> int:
@@ -259,7 +264,6 @@ class PriorRestorer:
         self, tasks: Iterable[Task], seed: int = 0, progress: Callable[[int], Any] | None = None
     ) -> Iterator[tuple[int, Picture]]:
         """(number, picture) of each task, in order; `progress` is told the tiles of each picture."""
-        colours = any(isinstance(part, Colorize) for part in self._parts)
         for number, task in enumerate(tasks):
             picture, hole = self.read(task)
             solve, arguments = self._prepared(task, seed)
@@ -267,7 +271,7 @@ class PriorRestorer:
             if progress is not None:
                 spans = zip(restored.shape[:2], self.system.size, self.stride, strict=True)
                 progress(int(np.prod([1 + max(0, -(-(n - t) // s)) for n, t, s in spans])))
-            yield number, picture.compose(restored, hole, colours)
+            yield number, picture.compose(restored, hole, self.colours)
 
     def warm_up(self, task: Task) -> float:
         """Compiles for pictures of this one's size; the seconds it took."""
