@@ -59,7 +59,9 @@ def run_command(
       errors: what a user can mend. Others are raised; with JAX_BRIDGES_DEBUG in the environment, all.
       sentence: makes the message.
     """
-    logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
+    if not os.environ.get("JAX_BRIDGES_DEBUG"):
+        # orbax reports every save in a dozen lines, and a failed one in hundreds; it raises as well.
+        logging.set_verbosity(logging.FATAL)
     print_any_name()
     try:
         work()

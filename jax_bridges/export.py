@@ -281,7 +281,7 @@ def run(argv: list[str]) -> Path:
         data, arguments = export_jax(config, params, nfe, **types)
         write_atomic(out, with_config(data, config, nfe))
         text = usage(out.name, config, nfe, arguments)
-        write_atomic(notes, text.encode())
+        write_atomic(notes, text.encode("utf-8", "backslashreplace"))
         print(text, end="")
     else:
         why = "is for --format=jax: leave it out, the weights are written as they are."

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.bridges import BRIDGES, Bridge, Diffusion, make_bridge
 from jax_bridges.choices import look_up
-from jax_bridges.corruptions import CORRUPTIONS, make_corruption
+from jax_bridges.corruptions import CORRUPTIONS, check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
 from jax_bridges.data.source import resolve
@@ -258,10 +258,7 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
             raise ValueError(
                 f"zero_shot.tasks.{name} must have operator and sigma_y, and may have published."
             )
-        if not 0 <= task.sigma_y < float("inf"):
-            raise ValueError(
-                f"zero_shot.tasks.{name}.sigma_y is {task.sigma_y}: it must be at least 0."
-            )
+        check_noise(f"zero_shot.tasks.{name}.sigma_y", task.sigma_y)
         if task.get("published"):
             published_rows(task.published, data=config.evaluate.published_data)
         operator = make_corruption(**task.operator)

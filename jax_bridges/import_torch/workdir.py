@@ -21,6 +21,7 @@ from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
+from jax_bridges.import_torch.names import unwrapped
 from jax_bridges.import_torch.reader import read_torch
 from jax_bridges.models.adm import ADM
 from jax_bridges.report.files import beside
@@ -195,7 +196,8 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
             for parent in made:
                 parent.rmdir()
         if isinstance(error, Exception):
-            raise ValueError(f"{workdir} cannot be written: {error}.") from error
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise ValueError(f"{workdir} cannot be written: {reason}.") from error
         raise
 
 
@@ -227,7 +229,7 @@ def _check_family(file: Path, contents: Any, family: str) -> None:
         raise ValueError(f"{file}: holds no named tensors, so it is no checkpoint of a network.")
     nested = isinstance(contents.get("net"), Mapping)
     weights = contents["net"] if nested else contents
-    flat = {str(n).removeprefix("module."): a for n, a in weights.items()}
+    flat = unwrapped(weights)
     if family == "i2sb" and not nested:
         raise ValueError(
             f"{file}: an I2SB file has 'net' and 'ema', and this one does not: if it belongs to "

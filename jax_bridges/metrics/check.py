@@ -199,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {"per_class": args.per_class, "data": Path(args.photos).name, "seed": SEED}
     known = {}
     if out.exists():
-        old = json.loads(out.read_text())
+        old = json.loads(out.read_text("utf-8-sig"))
         if old.get("settings") != settings:
             parser.error(f"{out} is of another measurement ({old.get('settings')}): move it away.")
         known = {(row["task"], row["strength"]): row for row in old["rows"]}

@@ -8,6 +8,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def is_writable(folder: str | os.PathLike) -> bool:
+    """Whether the folder, or the first of its parents that is there, can be written to."""
+    whole = Path(folder).absolute()
+    parent = next(p for p in (whole, *whole.parents) if p.exists())
+    return parent.is_dir() and os.access(parent, os.W_OK)
+
+
 def check_writable(folder: str | os.PathLike) -> None:
     """Refuses, before the work, a folder that could not be made or written to after it.
 
@@ -16,8 +23,11 @@ def check_writable(folder: str | os.PathLike) -> None:
     """
     whole = Path(folder).absolute()
     parent = next(p for p in (whole, *whole.parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"{folder} cannot be made: {parent} is no folder that can be written to.")
+    if is_writable(parent):
+        return
+    if parent == whole:
+        raise ValueError(f"{folder} cannot be written to.")
+    raise ValueError(f"{folder} cannot be made: {parent} is no folder that can be written to.")
 
 
 def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
@@ -54,6 +64,17 @@ def beside(path: Path) -> Path:
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Gives the system's errors in the block, which may name no file or another, the name of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a sentence of ours
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
 def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends; missing parent folders are made.
 
@@ -65,20 +86,17 @@ def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """
     path = Path(path)
     temporary = beside(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise type(error)(error.errno, error.strerror, str(path)) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> Path:

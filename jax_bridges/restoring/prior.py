@@ -26,6 +26,7 @@ from jax_bridges.corruptions import (
     InpaintMask,
     Rows,
     SuperResolution,
+    check_noise,
 )
 from jax_bridges.data.errors import BadImage
 from jax_bridges.export import read_player
@@ -154,8 +155,7 @@ class PriorRestorer:
                 f"--batch={self.batch} and --coarse={self.coarse}: both must be at least 1."
             )
         look_up("tiling", dict.fromkeys(TILINGS), self.tiling)
-        if not 0 <= self.sigma_y < np.inf:
-            raise ValueError(f"--sigma-y={self.sigma_y}: it must be at least 0.")
+        check_noise("--sigma-y", self.sigma_y)
         if self.sigma_y and not (solver.noise or self.simulate):
             able = ", ".join(name for name, each in SOLVERS.items() if each.noise)
             raise ValueError(
