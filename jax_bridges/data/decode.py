@@ -45,7 +45,10 @@ class PictureFile:
       format: "PNG", "TIFF", ...
       info: what else it says, by Pillow's names: "icc_profile", "dpi", ...
       transposed: the stored picture lies on its side.
+      damaged: its EXIF cannot be read.
     """
+
+    damaged = False
 
     def __init__(self, source: Image.Image | WideTiff, stream: BinaryIO | None):
         self._source, self._stream = source, stream
@@ -61,7 +64,7 @@ class PictureFile:
             self.frames = 1
         late = source.format == "PNG" and "exif" not in source.info
         # Of a PNG without EXIF in front, `getexif` would decode the pixels to look behind them.
-        orientation = 1 if late else source.getexif().get(ORIENTATION, 1)
+        orientation = 1 if late else self._orientation()
         self.transposed = orientation in _TRANSPOSED
         if self.transposed and source.format != "TIFF":  # whose size Pillow gives upright
             self.size = self.size[::-1]
@@ -80,9 +83,17 @@ class PictureFile:
         else:
             planes = _stored(self._source, self._stream)
             # After decoding: Pillow itself turns TIFFs upright then.
-            orientation = self._source.getexif().get(ORIENTATION, 1)
+            orientation = self._orientation()
         planes = planes[..., None] if planes.ndim == 2 else planes
         return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda a: a)(planes))
+
+    def _orientation(self) -> int:
+        """That of its EXIF; 1, upright, where it has none or a damaged one, as viewers show it."""
+        try:
+            return self._source.getexif().get(ORIENTATION, 1)
+        except Exception:  # Pillow's reader raises many types
+            self.damaged = True
+            return 1
 
     def exif(self) -> Image.Exif:
         """Its EXIF; of a TIFF all its tags."""

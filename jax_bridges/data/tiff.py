@@ -21,7 +21,7 @@ ORIENTATION = 274
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
 _STRIPS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
 _TILE_WIDTH, _TILE_ROWS, _TILES, _TILE_BYTES, _EXTRA, _FORMAT = 322, 323, 324, 325, 338, 339
-_X_DENSITY, _Y_DENSITY, _DENSITY_UNIT, _ICC = 282, 283, 296, 34675
+_ICC = 34675
 _PLAIN, _DEFLATE = (1,), (8, 32946)
 _LIBTIFF = (5, 32773, 34925, 50000)  # LZW, PackBits, LZMA, Zstandard: any bytes, whatever they mean
 _COLOURS = {0: 1, 1: 1, 2: 3, 5: 4}  # photometric interpretation -> samples that are colours
@@ -66,7 +66,7 @@ class WideTiff:
       size: (H, W) as stored, before `orientation`.
       orientation: as in EXIF.
       frames: 1, or 2 for any larger number.
-      info: "icc_profile", and "dpi" or (without unit) "resolution", where the file has them.
+      info: "icc_profile", where the file has one.
     """
 
     format = "TIFF"
@@ -79,6 +79,7 @@ class WideTiff:
         self.size = tags[_HEIGHT], tags[_WIDTH]
         self.orientation = tags.get(ORIENTATION, 1)
         self.frames = 2 if tags.next else 1
+        self.info = {"icc_profile": tags[_ICC]} if _ICC in tags else {}
         self._photometric = tags.get(_PHOTOMETRIC, 0)
         if self._photometric not in _COLOURS:
             raise BadImage("16-bit pixels that are neither gray, RGB nor CMYK; save it as RGB")
@@ -95,17 +96,6 @@ class WideTiff:
         further = (*said, *(0,) * self._samples)[: self._samples - colours]
         self._alpha = next((i for i, kind in enumerate(further, colours) if kind in (1, 2)), None)
         self._multiplied = self._alpha is not None and further[self._alpha - colours] == 1
-
-    @property
-    def info(self) -> dict[str, Any]:
-        found = {"icc_profile": self.tags[_ICC]} if _ICC in self.tags else {}
-        density = self.tags.get(_X_DENSITY), self.tags.get(_Y_DENSITY)
-        if all(density):
-            unit = self.tags.get(_DENSITY_UNIT, 2)
-            inches = {2: 1, 3: 2.54}.get(unit)
-            scaled = tuple(float(n) * (inches or 1) for n in density)
-            found["dpi" if inches else "resolution"] = scaled
-        return found
 
     def exif(self) -> Image.Exif:
         """Its EXIF and the tags that TIFF and EXIF have in common."""

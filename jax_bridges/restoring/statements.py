@@ -57,6 +57,8 @@ def statements(file: PictureFile, gray: bool) -> tuple[tuple[Chunk, ...], tuple[
             lost.append(f"its profile, which is for {kind} and not for {'gray' if gray else 'RGB'}")
     try:
         exif = file.exif()
+        if file.damaged:
+            raise ValueError("damaged")
         chunks += _density(file, exif)
         if kept := _exif(exif, file.format):
             chunks.append((b"eXIf", kept))
@@ -87,17 +89,15 @@ def _png_chunks(data: bytes) -> Iterator[Chunk]:
 
 def _density(file: PictureFile, exif: Image.Exif) -> list[Chunk]:
     """Pixels a metre, or the shape of a pixel where the file gives no unit."""
-    info, pair, unit, scale = file.info, None, 0, 1.0
-    if "dpi" in info:
+    info, unit, scale = file.info, 0, 1.0
+    if "dpi" in info and file.format != "TIFF":  # where Pillow makes one up
         pair, unit, scale = info["dpi"], 1, _METRE
-    elif shape := info.get("aspect") or info.get("resolution") or info.get("jfif_density"):
-        pair = shape
-    elif ExifTags.Base.XResolution in exif and ExifTags.Base.YResolution in exif:
-        pair = exif[ExifTags.Base.XResolution], exif[ExifTags.Base.YResolution]
-        unit = 1
-        scale = _METRE * (2.54 if exif.get(ExifTags.Base.ResolutionUnit) == 3 else 1)
+    elif not (pair := info.get("aspect") or info.get("jfif_density")):
+        pair = exif.get(ExifTags.Base.XResolution), exif.get(ExifTags.Base.YResolution)
+        inches = {2: 1.0, 3: 2.54}.get(exif.get(ExifTags.Base.ResolutionUnit, 2))
+        unit, scale = (1, _METRE * inches) if inches else (0, 1.0)
     try:
-        x, y = (float(n) * scale for n in pair or ())
+        x, y = (float(n) * scale for n in pair)
     except (TypeError, ValueError, ArithmeticError):  # none, or no numbers
         return []
     if file.transposed:
@@ -120,12 +120,11 @@ def _exif(exif: Image.Exif, kind: str | None) -> bytes:
             continue
         kept[tag] = value
     for folder in _SUBFOLDERS:
-        if folder in exif:
-            below = {k: v for k, v in exif.get_ifd(folder).items() if k not in _STALE}
-            if ExifTags.IFD.Interop in below:
-                below[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
-            if below:
-                kept[folder] = below
+        below = {k: v for k, v in exif.get_ifd(folder).items() if k not in _STALE}
+        if ExifTags.IFD.Interop in below:
+            below[ExifTags.IFD.Interop] = exif.get_ifd(ExifTags.IFD.Interop)
+        if below:
+            kept[folder] = below
     return kept.tobytes().removeprefix(b"Exif\0\0") if len(kept) else b""
 
 
