@@ -7,8 +7,8 @@ whole checkpoints behind.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -123,9 +123,10 @@ class Checkpoints:
         self._failed, self._saving = True, None
         for half in self.folder.glob(f"{step}.*tmp*"):
             shutil.rmtree(half, ignore_errors=True)
-        reason, whole_text = _short(error), str(error)
-        for known in (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT)):
-            reason = known if known in whole_text else reason
+        # Of tensorstore's sentence of many lines, the number of the system's error.
+        code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(code[1]) if isinstance(code, re.Match) else code
+        reason = os.strerror(code) if code else _short(error)
         whole = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
         on = f"at step {max(whole)}, which is whole" if whole else "from the stage's beginning"
         return NotSaved(self.folder / str(step), reason, on)

@@ -47,6 +47,12 @@ def print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _tell_unraisable(unraisable) -> None:
+    """Python's own, but for what writers say that were cancelled, since another could not write."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def run_command(
     work: Callable[[], object],
     errors: tuple[type[Exception], ...] = (ValueError, OSError),
@@ -62,6 +68,7 @@ def run_command(
     if not os.environ.get("JAX_BRIDGES_DEBUG"):
         # orbax reports every save in a dozen lines, and a failed one in hundreds; it raises as well.
         logging.set_verbosity(logging.FATAL)
+        sys.unraisablehook = _tell_unraisable
     print_any_name()
     try:
         work()

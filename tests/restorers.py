@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -71,6 +73,23 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """No file may become larger, as if the disk were full: with the system's own error."""
+    before, cache = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    least = getattr(jax.config, cache)
+    jax.config.update(cache, 1e9)  # half a program would be kept
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        jax.config.update(cache, least)
 
 
 def png(width: int, height: int, bits: int, kind: int, rows: bytes, **chunks: bytes) -> bytes:

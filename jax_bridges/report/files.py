@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def _there(place: Path) -> Path:
+    """It, or the first of its parents that is there."""
+    return next(p for p in (place, *place.parents) if os.path.exists(p))
+
+
 def is_writable(folder: str | os.PathLike) -> bool:
     """Whether the folder, or the first of its parents that is there, can be written to."""
-    whole = Path(folder).absolute()
-    parent = next(p for p in (whole, *whole.parents) if p.exists())
-    return parent.is_dir() and os.access(parent, os.W_OK)
+    there = _there(Path(folder).absolute())
+    effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return there.is_dir() and os.access(there, os.W_OK, **effective)
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -21,13 +26,13 @@ def check_writable(folder: str | os.PathLike) -> None:
     Raises:
       ValueError: it, or the first of its parents that is there, is no folder that can be written to.
     """
-    whole = Path(folder).absolute()
-    parent = next(p for p in (whole, *whole.parents) if p.exists())
-    if is_writable(parent):
+    if is_writable(folder):
         return
-    if parent == whole:
+    whole = Path(folder).absolute()
+    there = _there(whole)
+    if there == whole:
         raise ValueError(f"{folder} cannot be written to.")
-    raise ValueError(f"{folder} cannot be made: {parent} is no folder that can be written to.")
+    raise ValueError(f"{folder} cannot be made: {there} is no folder that can be written to.")
 
 
 def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
@@ -41,10 +46,10 @@ def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
       ValueError: one sentence.
     """
     whole = Path(place).absolute()
-    parent = next(p for p in whole.parents if p.exists())
+    parent = _there(whole.parent)
     for what, text, limit, usual in (
         ("name", whole.name, "PC_NAME_MAX", 255),
-        ("path", str(whole), "PC_PATH_MAX", 4096),
+        ("path", max(str(whole), str(beside(whole)), key=len), "PC_PATH_MAX", 4096),
     ):
         most = usual
         with contextlib.suppress(AttributeError, OSError, ValueError):  # a system that does not say

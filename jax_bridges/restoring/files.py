@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jax_bridges.data.walk import SUFFIXES, find_pictures, identity, stem_key
-from jax_bridges.report.files import check_name
+from jax_bridges.report.files import check_name, is_writable
 from jax_bridges.restoring.holes import Box
 
 
@@ -149,7 +148,5 @@ def _check_places(orders: list[Order], extra, force: bool) -> None:
                 raise ValueError(f"{place} is a folder, where a picture is to be written.")
             if place.exists() and not force:
                 raise ValueError(f"{place} exists already: give another OUT, or --force.")
-        parent = next(p for p in order.out.absolute().parents if p.exists())
-        effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-        if not parent.is_dir() or not os.access(parent, os.W_OK, **effective):
-            raise ValueError(f"{parent} cannot be written to: give another OUT.")
+        if not is_writable(order.out.parent):
+            raise ValueError(f"{order.out.parent} cannot be written to: give another OUT.")
