@@ -6,6 +6,10 @@ whole checkpoints behind.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,20 @@ FORMAT = 1  # raised when the layout of the items changes
 _READ_ONLY = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
 
 
+class NotSaved(OSError):
+    """A checkpoint could not be written; the text says which, why, and where the stage goes on.
+
+    `reason` is the why alone.
+    """
+
+    def __init__(self, place: Path, reason: str, on: str):
+        super().__init__(
+            f"{place} could not be written ({reason}): mend that, and start the same command again, "
+            f"which goes on {on}."
+        )
+        self.reason = reason
+
+
 class Checkpoints:
     """The checkpoints of one stage, `WORKDIR/checkpoints/STAGE/STEP`."""
 
@@ -36,20 +54,26 @@ class Checkpoints:
         if read_only:
             options = _READ_ONLY
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._saving: int | None = None  # the step that is written in the background
+        self._failed = False
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
         return self._manager.latest_step()
 
     def save(self, state: State, meta: dict[str, Any]) -> None:
-        """Saves a state in the background; `meta` is kept as JSON beside it."""
+        """Saves a state in the background; `meta` is kept as JSON beside it.
+
+        Raises:
+          NotSaved: this one, or the one before, could not be written.
+        """
         step = int(state.step)
         if step == self.latest():
             return
         players = state.players
-        self._manager.save(
+        self._save(
             step,
-            args=ocp.args.Composite(
+            ocp.args.Composite(
                 params=ocp.args.StandardSave({name: p.params for name, p in players.items()}),
                 ema=ocp.args.StandardSave({name: p.ema for name, p in players.items()}),
                 opt=ocp.args.StandardSave({name: p.opt for name, p in players.items()}),
@@ -60,18 +84,53 @@ class Checkpoints:
 
     def save_weights(self, ema: dict[str, PyTree], meta: dict[str, Any], step: int = 0) -> None:
         """Saves averages alone, `{player: tree}`: an imported teacher. Waits for the disk."""
-        self._manager.save(
+        self._save(
             step,
-            args=ocp.args.Composite(
+            ocp.args.Composite(
                 ema=ocp.args.StandardSave(ema),
                 meta=ocp.args.JsonSave({**meta, "format": FORMAT, "step": step}),
             ),
         )
         self.wait()
 
+    def _save(self, step: int, items: ocp.args.Composite) -> None:
+        self.wait()
+        self._saving = step
+        try:
+            self._manager.save(step, args=items)
+        except Exception as error:
+            raise self._not_saved(step, error) from error
+
+    def check(self) -> None:
+        """Raises NotSaved if what is saved in the background has failed; waits for nothing."""
+        if self._saving is not None and not self._manager.is_saving_in_progress():
+            self.wait()
+
     def wait(self) -> None:
-        """Returns when everything saved is on disk."""
-        self._manager.wait_until_finished()
+        """Returns when everything saved is on disk; raises NotSaved if that cannot be."""
+        step, self._saving = self._saving, None
+        if step is None:
+            return
+        try:
+            self._manager.wait_until_finished()
+            # Some errors orbax only logs. Other hosts may see what the first has written later.
+            if jax.process_index() == 0 and not (self.folder / str(step)).is_dir():
+                raise OSError("nothing was left behind")
+        except Exception as error:  # orbax and tensorstore raise many kinds
+            raise self._not_saved(step, error) from error
+
+    def _not_saved(self, step: int, error: Exception) -> NotSaved:
+        """Takes away what was half written, and says so in a sentence."""
+        self._failed, self._saving = True, None
+        for half in self.folder.glob(f"{step}.*tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
+        # Of tensorstore's sentence of many lines, the number of the system's error.
+        code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))
+        code = int(code[1]) if isinstance(code, re.Match) else code
+        reason = os.strerror(code) if code else _short(error)
+        whole = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
+        on = f"at step {max(whole)}, which is whole" if whole else "from the stage's beginning"
+        return NotSaved(self.folder / str(step), reason, on)
 
     def restore(self, like: State, step: int | None = None) -> State:
         """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings).
@@ -180,8 +239,12 @@ class Checkpoints:
         return step
 
     def close(self) -> None:
-        """Waits for pending saves and releases threads."""
-        self._manager.close()
+        """Waits for pending saves and releases threads; raises NotSaved if a save has failed."""
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(*(Exception,) * self._failed):  # said once
+                self._manager.close()
 
     def __enter__(self) -> Checkpoints:
         return self

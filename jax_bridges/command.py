@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -30,10 +31,32 @@ def keep_compiled() -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
 
 
+def one_sentence(error: Exception) -> str:
+    """An error's message; of the system's own, the file first and then what is wrong with it."""
+    if not (isinstance(error, OSError) and error.errno and error.filename):
+        return str(error)
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    mend = ": make room there, and start again" if full else ""
+    return f"{error.filename}: {error.strerror}{mend}."
+
+
+def print_any_name() -> None:
+    """Lets names of files be printed that the terminal's encoding, or any other, cannot say."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what stands in for them need not have it
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _tell_unraisable(unraisable) -> None:
+    """Python's own, but for what writers say that were cancelled, since another could not write."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
 def run_command(
     work: Callable[[], object],
     errors: tuple[type[Exception], ...] = (ValueError, OSError),
-    sentence: Callable[[Exception], str] = str,
+    sentence: Callable[[Exception], str] = one_sentence,
 ) -> int:
     """Does `work()`; the exit code: 0, or 1 after one sentence on stderr.
 
@@ -42,7 +65,11 @@ def run_command(
       errors: what a user can mend. Others are raised; with JAX_BRIDGES_DEBUG in the environment, all.
       sentence: makes the message.
     """
-    logging.set_verbosity(logging.ERROR)  # orbax reports every save in a dozen lines
+    if not os.environ.get("JAX_BRIDGES_DEBUG"):
+        # orbax reports every save in a dozen lines, and a failed one in hundreds; it raises as well.
+        logging.set_verbosity(logging.FATAL)
+        sys.unraisablehook = _tell_unraisable
+    print_any_name()
     try:
         work()
     except BrokenPipeError:  # `| head` has seen enough

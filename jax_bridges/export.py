@@ -29,7 +29,7 @@ from jax_bridges.command import Parser, run_command
 from jax_bridges.command_flags import refuse_given
 from jax_bridges.corruptions import fill_hole
 from jax_bridges.import_torch.names import flax_to_torch
-from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.atomic import check_name, write_atomic
 from jax_bridges.io.exported import with_config
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.keys import Purpose, Stream, example_keys, fold
@@ -198,13 +198,15 @@ def run(argv: list[str]) -> Path:
     if flags.format == "jax":
         if player == "teacher":
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
+        notes = out.with_name(f"{out.name}.md")
+        check_name(notes, out)
         config, params = read_player(flags.workdir, player or "student")
         nfe = 1 if flags.nfe is None else flags.nfe
         types = {"images": flags.images or "float32", "weights": flags.weights or "float32"}
         data, arguments = export_jax(config, params, nfe, **types)
         write_atomic(out, with_config(data, config, nfe))
         text = usage(out.name, config, nfe, arguments)
-        write_atomic(out.with_name(f"{out.name}.md"), text.encode())
+        write_atomic(notes, text.encode("utf-8", "backslashreplace"))
         print(text, end="")
     else:
         why = "is for --format=jax: leave it out, the weights are written as they are."

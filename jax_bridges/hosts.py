@@ -150,7 +150,7 @@ def is_chief() -> bool:
 def only_chief_prints() -> None:
     """Discards the standard output of the other processes; errors are still printed by all."""
     if not is_chief():
-        sys.stdout = open(os.devnull, "w")
+        sys.stdout = open(os.devnull, "w", errors="backslashreplace")
 
 
 # -- what all do together ------------------------------------------------------------------------

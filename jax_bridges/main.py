@@ -22,8 +22,10 @@ from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences, migrate, record
 from jax_bridges.data import check_classes, make_source
-from jax_bridges.io.atomic import check_writable, write_atomic
+from jax_bridges.io.atomic import check_writable, is_writable, write_atomic
 from jax_bridges.report.html import build_report
+from jax_bridges.report.table import format_table
+from jax_bridges.stages.evaluate import earlier_results
 from jax_bridges.stages.run import (
     Diverged,
     MetricsLog,
@@ -72,6 +74,8 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     validate(config, parallel.devices)
     resolved = json.loads(config.to_json_best_effort())
     check_workdir(workdir, resolved)
+    if not is_writable(workdir):
+        return show_finished(workdir, config)
     check_teacher(resolved)
 
     # -- data, system --------------------------------------------------------------------------------
@@ -95,6 +99,21 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     return workdir / "report.html"
 
 
+def show_finished(workdir: Path, config) -> Path:
+    """Says again what a finished run has found, in a folder that cannot be written to; its report.
+
+    Raises:
+      ValueError: there is something left to do, which cannot be written.
+    """
+    report, results = workdir / "report.html", earlier_results(workdir / "results.json")
+    settings = choose_act(config).settings(config)
+    if not results or results["measured"].get("settings") != settings or not report.is_file():
+        check_writable(workdir)  # says what is wrong with it
+    print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
+    print(f"report: {report}", flush=True)
+    return report
+
+
 def begin_workdir(workdir: Path, config) -> None:
     """Writes config.json, once all hosts have found nothing to refuse."""
     hosts.barrier("checked")
@@ -112,15 +131,15 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
             f"--workdir={workdir} is no folder: mount the bucket (gcsfuse) or a shared disk, and name "
             "the folder it is mounted on."
         )
-    check_writable(workdir)
     if not path.exists():
+        check_writable(workdir)
         if workdir.exists() and any(workdir.iterdir()):
             raise ValueError(
                 f"{workdir} is not empty and holds no config.json: give a new folder with --workdir."
             )
         return
     try:
-        recorded = json.loads(path.read_text())
+        recorded = json.loads(path.read_text("utf-8-sig"))
         if not isinstance(recorded, dict):
             raise ValueError("it is no configuration")
     except ValueError as error:

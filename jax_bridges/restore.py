@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
-from jax_bridges.data.images import BadImage
+from jax_bridges.data.errors import BadImage
 from jax_bridges.players import PLAYERS
 from jax_bridges.report.pictures import save_png
 from jax_bridges.restoring.files import Order, Task, find_orders
@@ -298,17 +298,17 @@ def run(argv: list[str]) -> list[Path]:
         for order in orders
         for sample in range(flags.samples)
     ]
-    bar = tqdm(desc="restore", unit=" tiles", disable=None if sys.stderr.isatty() else True)
-    for number, picture in restorer.many(tasks, flags.seed, bar.update):
-        order = orders[number // flags.samples]
-        samples = done.setdefault(order, {})
-        samples[number % flags.samples] = picture
-        pixels += picture.size[0] * picture.size[1]
-        if len(samples) == flags.samples:
-            samples = [samples[i] for i in range(flags.samples)]
-            written += _write(restorer, order, done.pop(order) and samples, boxes, flags)
-            print(f"{order.source} -> {order.out}", flush=True)
-    bar.close()
+    silent = None if sys.stderr.isatty() else True
+    with tqdm(desc="restore", unit=" tiles", disable=silent) as bar:
+        for number, picture in restorer.many(tasks, flags.seed, bar.update):
+            order = orders[number // flags.samples]
+            samples = done.setdefault(order, {})
+            samples[number % flags.samples] = picture
+            pixels += picture.size[0] * picture.size[1]
+            if len(samples) == flags.samples:
+                samples = [samples[i] for i in range(flags.samples)]
+                written += _write(restorer, order, done.pop(order) and samples, boxes, flags)
+                print(f"{order.source} -> {order.out}", flush=True)
     spent, megapixels = time.perf_counter() - begin, pixels / 1e6
     many = f"{len(tasks)} pictures" if len(tasks) > 1 else "1 picture"
     print(
@@ -348,14 +348,19 @@ def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]
     """Reads every picture once, so that a bad one shows before anything is compiled or written."""
     good, bad, notes = [], [], {}
     for order in orders:
+        if order.wrong:
+            bad.append(f"{order.source}: {order.wrong}")
+            continue
         try:
-            _, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
+            picture, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
         except BadImage as error:
             bad.append(f"{order.source}: {error}.")
             continue
         good.append(order)
-        note = "" if hole is None else restorer.limits(hole)
-        if note:
+        said = [] if hole is None else [restorer.limits(hole)]
+        lost = (picture.coloured() if restorer.model.colours else picture).left_out
+        said.append(f"what is written lacks {', and '.join(lost)}" if lost else "")
+        for note in filter(None, said):
             notes.setdefault(note, []).append(order.source)
     if bad and (flags.on_bad_file == "refuse" or not good):
         hint = (

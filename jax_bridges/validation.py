@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges import settings
 from jax_bridges.bridges import Bridge, Diffusion, make_bridge
-from jax_bridges.corruptions import make_corruption
+from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
 from jax_bridges.metrics import METRICS, hole_crop
@@ -197,10 +197,7 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
             raise ValueError(
                 f"zero_shot.tasks.{name} must have operator and sigma_y, and may have published."
             )
-        if not 0 <= task.sigma_y < float("inf"):
-            raise ValueError(
-                f"zero_shot.tasks.{name}.sigma_y is {task.sigma_y}: it must be at least 0."
-            )
+        check_noise(f"zero_shot.tasks.{name}.sigma_y", task.sigma_y)
         if task.get("published"):
             published_rows(task.published, data=config.evaluate.published_data)
         operator = make_corruption(**task.operator)

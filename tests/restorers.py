@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -73,6 +75,33 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
     return buffer.getvalue()
 
 
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """No file may become larger, as if the disk were full: with the system's own error."""
+    before, cache = (
+        resource.getrlimit(resource.RLIMIT_FSIZE),
+        "jax_persistent_cache_min_compile_time_secs",
+    )
+    least = getattr(jax.config, cache)
+    jax.config.update(cache, 1e9)  # half a program would be kept
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        jax.config.update(cache, least)
+
+
+def png(width: int, height: int, bits: int, kind: int, rows: bytes, **chunks: bytes) -> bytes:
+    """A PNG by its numbers; `rows` are the lines, each but the first after the number of its filter."""
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0))]
+    parts += [(name.encode(), data) for name, data in chunks.items()]
+    parts += [(b"IDAT", zlib.compress(b"\0" + rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in parts
+    )
+
+
 def bad_files(folder):
     """Name -> (path, words of the reason)."""
     image = Image.fromarray(pixels(64, 64))
@@ -94,7 +123,7 @@ def bad_files(folder):
         ),
         "float": (encoded(Image.fromarray(pixels()[..., 0].astype(np.float32)), "TIFF"), "32-bit"),
         "damaged": (png[:60] + bytes(40) + png[100:], "cannot be decoded"),
-        "deep_ppm": (b"P6 1 1 65535\n" + bytes(6), "save it as a 16-bit PNG"),
+        "cut_ppm": (b"P6 2 2 65535\n" + bytes(6), "cannot be decoded"),
     }
     for name, (data, words) in contents.items():
         (folder / f"{name}.png").write_bytes(data)

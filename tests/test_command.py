@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -37,6 +39,36 @@ def test_what_a_user_can_mend_is_one_sentence(error, monkeypatch, capsys):
     monkeypatch.setenv("JAX_BRIDGES_DEBUG", "1")
     with pytest.raises(type(error)):
         run_command(fail(error))
+
+
+def test_errors_of_the_system_name_the_file_and_what_to_do(capsys):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out/a.png")
+    assert run_command(fail(full)) == 1
+    said = capsys.readouterr().err
+    assert said == "error: out/a.png: No space left on device: make room there, and start again.\n"
+    assert run_command(fail(OSError("a sentence of ours."))) == 1
+    assert capsys.readouterr().err == "error: a sentence of ours.\n"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_any_name_can_be_printed(encoding, monkeypatch):
+    screens = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", screens[0])
+    monkeypatch.setattr(sys, "stderr", screens[1])
+
+    def work():
+        print("caf\udce9 and café")
+        raise ValueError("no caf\udce9.")
+
+    assert run_command(work) == 1
+    for screen in screens:
+        screen.flush()
+    shown = [screen.buffer.getvalue() for screen in screens]
+    assert (
+        shown[0]
+        == rb"caf\udce9 and caf" + (b"\xc3\xa9" if encoding == "utf-8" else rb"\xe9") + b"\n"
+    )
+    assert shown[1] == rb"error: no caf\udce9." + b"\n"
 
 
 def test_other_errors_keep_their_traceback():

@@ -297,7 +297,7 @@ def test_diode_bad_files(tmp_path):
         with pytest.raises(ValueError, match=f"bad image 00000_00000_outdoor_010_020: .*{reason}"):
             source("diode_normals", root)[0]
     path.write_bytes(whole[:-1000])
-    with pytest.raises(ValueError, match="00000_00000_outdoor_010_020: cannot be read"):
+    with pytest.raises(ValueError, match="00000_00000_outdoor_010_020: its normals cannot be read"):
         source("diode_normals", root)[0]
     path.unlink()
     with pytest.raises(FileNotFoundError, match="unpack train_normals.tar.gz into the same"):

@@ -47,7 +47,7 @@ def test_refuse_names_every_bad_file(tmp_path):
     for name in names:
         assert name in text
     assert "good" not in text
-    assert "the file is empty" in text and "not an image" in text and "2 frames" in text
+    assert "the file is empty" in text and "not a picture" in text and "2 frames" in text
     assert "3x3 pixels would have to grow 5.3 times to 16x16" in text and "32-bit" in text
 
 

@@ -26,13 +26,15 @@ from jax_bridges.import_torch.names import (
     torch_layout,
     torch_name,
     torch_to_flax,
+    unwrapped,
 )
-from jax_bridges.models.adm import ADM, ADM_PRESETS
+from jax_bridges.models.adm import ADM, ADM_PRESETS, adm_layout
 
 sys.path.insert(0, str(Path(__file__).parent / "golden"))
 from adm_weights import weight  # noqa: E402
 
 SMALL = {"model_channels": 64, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
+HEADS = {"head_channels": 64}
 QKV = "middle_block.1.qkv.weight"
 
 
@@ -141,7 +143,7 @@ def test_i2sb():
     assert_same(import_i2sb(exported, weights="net")[1], params)
 
     # cond_x1: the input convolution says so.
-    wide = export_i2sb(*import_adm(net, condition="extend")[::-1])
+    wide = export_i2sb(*import_adm(net, **HEADS, condition="extend")[::-1])
     assert import_i2sb(wide)[0]["conditional"] is True
 
 
@@ -189,39 +191,39 @@ def test_adm():
     config = {**ADM_PRESETS["adm256_uncond"], **SMALL}
     flat = state_dict(config)
     kernel = flat["input_blocks.0.0.weight"].transpose(2, 3, 1, 0)
-    found, params = import_adm(flat)
+    found, params = import_adm(flat, **HEADS)
     assert ADM(**found) == ADM(**{**config, "out_channels": 3})
     np.testing.assert_array_equal(params["out_2"]["bias"], flat["out.2.bias"][:3])
     np.testing.assert_array_equal(
         params["out_2"]["kernel"], flat["out.2.weight"].transpose(2, 3, 1, 0)[..., :3]
     )
     np.testing.assert_array_equal(params["input_blocks_0_0"]["kernel"], kernel)
-    assert import_adm(flat, out_channels=6)[0]["out_channels"] == 6
+    assert import_adm(flat, **HEADS, out_channels=6)[0]["out_channels"] == 6
     assert flat["out.2.bias"].shape == (6,), "the caller's dict is left alone"
 
-    found, doubled = import_adm(flat, condition="duplicate")
+    found, doubled = import_adm(flat, **HEADS, condition="duplicate")
     first = doubled["input_blocks_0_0"]["kernel"]
     assert found["conditional"] and found["in_channels"] == 3
     np.testing.assert_array_equal(first, np.concatenate([kernel, kernel], axis=2))
 
-    found, extended = import_adm(flat, condition="extend", seed=1)
+    found, extended = import_adm(flat, **HEADS, condition="extend", seed=1)
     fresh = extended["input_blocks_0_0"]["kernel"][:, :, 3:]
     bound = 1 / np.sqrt(6 * 9)
     assert found["conditional"] and 0.95 * bound < np.abs(fresh).max() <= bound
     np.testing.assert_allclose(fresh.std(), bound / np.sqrt(3), rtol=0.05)
     np.testing.assert_array_equal(extended["input_blocks_0_0"]["kernel"][:, :, :3], kernel)
-    again = import_adm(flat, condition="extend", seed=1)[1]["input_blocks_0_0"]["kernel"]
+    again = import_adm(flat, **HEADS, condition="extend", seed=1)[1]["input_blocks_0_0"]["kernel"]
     np.testing.assert_array_equal(again, extended["input_blocks_0_0"]["kernel"])
 
 
 def test_adm_refuses():
     flat = state_dict(SMALL)
     with pytest.raises(ValueError, match="Unknown condition 'copy'.*'duplicate'"):
-        import_adm(flat, condition="copy")
+        import_adm(flat, **HEADS, condition="copy")
     with pytest.raises(ValueError, match="only 3"):
-        import_adm(flat, out_channels=6)
+        import_adm(flat, **HEADS, out_channels=6)
     with pytest.raises(ValueError, match="already takes x_T"):
-        import_adm(state_dict({**SMALL, "conditional": True}), condition="duplicate")
+        import_adm(state_dict({**SMALL, "conditional": True}), **HEADS, condition="duplicate")
 
 
 def test_every_family_refuses_another_network():
@@ -281,3 +283,47 @@ def test_wrong_config_is_told_by_the_table():
     with pytest.raises(ValueError, match="takes 5 channels, neither 3"):
         five = np.zeros((64, 5, 3, 3))
         infer_adm_config({**flat, "input_blocks.0.0.weight": five})
+
+
+# ---------------------------------------------------------------- what no tensor shows
+
+
+@pytest.mark.parametrize(
+    "pixels, facts",
+    [
+        (64, {"head_channels": 64, "new_attention_order": True, "dropout": 0.1}),
+        (128, {"head_channels": None, "num_heads": 4, "new_attention_order": False}),
+        (256, {"head_channels": 64, "new_attention_order": False, "dropout": 0.0}),
+    ],
+)
+def test_openai_networks_are_known_by_their_levels(pixels, facts):
+    """As in the flags that are published with the files."""
+    config = {"model_channels": 32, "num_res_blocks": 1, **adm_layout(pixels), "head_channels": 32}
+    arrays = {n: np.zeros(s, np.float32) for n, s in torch_layout(config).items()}
+    found = ADM(**import_adm(arrays)[0])
+    assert {k: getattr(found, k) for k in facts} == facts
+
+
+def test_heads_that_are_given_go_first_and_unknown_ones_must_be():
+    flat = state_dict(SMALL)
+    with pytest.raises(ValueError, match=r"levels, \(1, 2\), are those of none.*head_channels"):
+        import_adm(flat)
+    found = ADM(**import_adm(flat, num_heads=2, dropout=0.3)[0])
+    assert (found.head_channels, found.num_heads, found.dropout) == (None, 2, 0.3)
+
+
+def test_names_of_wrappers_are_dropped():
+    """torch.compile's, DDP's and FSDP's, outside and inside, in any order."""
+    for name in (
+        "_orig_mod.a.weight", "module.a.weight", "module._orig_mod.a.weight", "a._orig_mod.weight",
+        "_orig_mod.module.a.weight", "_fsdp_wrapped_module.a._checkpoint_wrapped_module.weight",
+    ):  # fmt: skip
+        assert unwrapped({name: 1}) == {"a.weight": 1}
+    assert unwrapped({"_orig_mod.net.module.a": 1}, "net.") == {"a": 1}
+    assert unwrapped({"module": 1}) == {"module": 1}  # no wrapper, but a tensor of that name
+    with pytest.raises(ValueError, match="'a' is there twice"):
+        unwrapped({"module.a": 0, "a": 1})
+    flat, config = state_dict(SMALL), infer_adm_config(state_dict(SMALL))
+    good = export_i2sb(torch_to_flax(flat, config), config)
+    compiled = {**good, "net": {f"_orig_mod.{n}": a for n, a in good["net"].items()}}
+    assert_same(import_i2sb(compiled, weights="net")[1], torch_to_flax(flat, config))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import re
 import subprocess
@@ -9,8 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
-from restorers import bad_files, left_behind, photograph, tiny
+from PIL import Image, ImageCms
+from restorers import bad_files, files_of_at_most, left_behind, photograph, tiny
 from runs import ROOT, quick_compiler, start  # noqa: F401
 from runs import tiny as tiny_run
 
@@ -111,6 +113,87 @@ def test_a_folder_of_masks(model, tmp_path, capsys):
     capsys.readouterr()
     assert restore.main([*argv, "--force"]) == 1
     assert "holds no mask for b.png: it must hold one of the same name" in capsys.readouterr().err
+
+
+def test_a_broken_picture_without_mask_is_left_out_if_told(model, photo, capsys):
+    for name in ("a", "b"):
+        (photo / name).mkdir()
+    for name in ("good.png", "lonely.png"):
+        Image.fromarray(photograph(20, 30)).save(photo / "a" / name)
+    (photo / "a" / "broken.png").write_text("no picture")
+    (photo / "b" / "good.png").write_bytes((photo / "mask.png").read_bytes())
+    argv = [model, str(photo / "a"), str(photo / "out"), f"--mask={photo / 'b'}", "--nfe=1"]
+    assert restore.main(argv) == 1
+    said = capsys.readouterr().err
+    assert "no mask for broken.png" in said and "no mask for lonely.png" in said
+    assert "Nothing was written" in said and not (photo / "out").exists()
+    assert restore.main([*argv, "--on-bad-file=skip"]) == 0
+    said = capsys.readouterr().err
+    assert said.count("skipped: ") == 2 and "lonely.png: " in said
+    assert files(photo / "out") == ["good.png"]
+
+
+def test_names_that_cannot_be_printed_are_restored_all_the_same(model, photo, monkeypatch):
+    """A terminal that is strict about its encoding, and a name that is no UTF-8."""
+    source = photo / "in"
+    source.mkdir()
+    for name in (b"a.png", b"caf\xe9.png", b"z.png"):
+        place = os.path.join(os.fsencode(source), name)
+        with open(place, "wb") as file:
+            file.write((photo / "photo.png").read_bytes())
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert restore.main([model, str(source), str(photo / "out"), "--nfe=1", "--box=3,3,4,4"]) == 0
+    names = sorted(os.listdir(os.fsencode(photo / "out")))
+    assert names == [b"a.png", b"caf\xe9.png", b"z.png"]
+    screen.flush()
+    assert rb"caf\udce9.png" in screen.buffer.getvalue()
+
+
+def test_long_names_are_written_and_too_long_ones_refused_at_once(model, photo, capsys):
+    most = os.pathconf(photo, "PC_NAME_MAX")
+    long = "y" * (most - 4) + ".png"
+    (photo / "in").mkdir()
+    (photo / "in" / long).write_bytes((photo / "photo.png").read_bytes())
+    argv = [model, str(photo / "in"), str(photo / "out"), "--nfe=1", "--box=3,3,4,4"]
+    assert restore.main(argv) == 0 and files(photo / "out") == [long]
+    capsys.readouterr()
+    for flags in (["--compare"], ["--samples=2"]):
+        argv[2] = str(photo / "out2")
+        said = refused(capsys, *argv, *flags)
+        assert f"bytes, and {most} is the most: give it a shorter name" in said
+        assert not (photo / "out2").exists()
+    deep = photo.joinpath("o" * 200, *["p" * 200] * 19)  # no folder takes a path so long
+    said = refused(capsys, model, photo / "photo.png", deep / "x.png", "--box=3,3,4,4")
+    assert "The path to write for" in said
+
+
+def test_what_a_result_lacks_is_said_once(model, photo, capsys):
+    source = photo / "in"
+    source.mkdir()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = profile[:16] + b"CMYK" + profile[20:]
+    for name in ("a", "b", "c"):
+        Image.new("CMYK", (20, 18)).save(source / f"{name}.tif", icc_profile=profile)
+    argv = [model, str(source), str(photo / "out"), "--nfe=1", "--box=3,3,4,4"]
+    assert restore.main(argv) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if "lacks" in line]
+    (line,) = said
+    assert line == (
+        f"note: {source / 'a.tif'} and 2 more: what is written lacks its profile, which is for CMYK "
+        "and not for RGB."
+    )
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_file(model, photo, capsys):
+    """A limit of the size of files stands for it: the system's error comes from the same place."""
+    out = photo / "out.png"
+    argv = [model, str(photo / "photo.png"), str(out), "--nfe=1", "--box=3,3,4,4"]
+    with files_of_at_most(64):
+        assert restore.main(argv) == 1
+    said = capsys.readouterr().err
+    assert said == f"error: {out}: {os.strerror(errno.EFBIG)}.\n"
+    assert files(photo) == ["mask.png", "photo.png"]  # nothing half-written
 
 
 def refused(capsys, *argv) -> str:

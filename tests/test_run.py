@@ -45,6 +45,29 @@ def whole(images, tmp_path_factory) -> Path:
     return workdir
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="only root can step down")
+def test_a_finished_run_that_may_not_be_written_is_shown_again(whole, images, capsys):
+    """In another's folder; with other settings there is something to do, which cannot be done."""
+    other = tiny(images, **{"evaluate.student_nfe": (1,)})
+    before = {p: p.stat().st_mtime_ns for p in whole.rglob("*")}
+    parents = [p for p in whole.parents if p.stat().st_mode & 0o777 == 0o700]
+    try:
+        for p in parents:
+            p.chmod(0o755)
+        os.seteuid(65534)
+        assert jax_bridges.main.run(tiny(images), whole) == whole / "report.html"
+        with pytest.raises(ValueError, match="whole cannot be written to"):
+            jax_bridges.main.run(other, whole)
+    finally:
+        os.seteuid(0)
+        for p in parents:
+            p.chmod(0o700)
+    said = capsys.readouterr().out
+    assert "evaluate: already done" in said and f"report: {whole / 'report.html'}" in said
+    assert "few_step" in said  # the table
+    assert {p: p.stat().st_mtime_ns for p in whole.rglob("*")} == before
+
+
 # -- what a run leaves ----------------------------------------------------------------------------
 
 

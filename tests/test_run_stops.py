@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import random
 import signal
 import sys
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
+from restorers import files_of_at_most
 from runs import (
     assert_same_end,
     handlers,  # noqa: F401
@@ -27,8 +30,10 @@ from runs import (
 )
 
 import jax_bridges.main
-from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.checkpoints import Checkpoints, NotSaved
+from jax_bridges.command import run_command
 from jax_bridges.stages.run import Diverged, MetricsLog
+from jax_bridges.training.state import Player, State
 
 # -- killed ------------------------------------------------------------------------------------
 
@@ -110,6 +115,67 @@ def test_a_run_that_diverges_stops_and_keeps_its_last_checkpoint(images, tmp_pat
     assert "NaN" not in logged and "Infinity" not in logged
     assert lines(tmp_path / "run")[-1]["gradient_norm"] is None
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+# -- a full disk ---------------------------------------------------------------------------------
+# A limit of the size of files stands for it: the system's error comes from the same place.
+
+
+def state_of(step: int) -> State:
+    values = np.random.default_rng(step).normal(size=20_000).astype(np.float32)
+    return State(
+        jax.numpy.int32(step), {"teacher": Player({"w": values}, {"w": values}, {"m": values})}
+    )
+
+
+def test_a_checkpoint_that_cannot_be_written_says_which_is_whole(tmp_path, capfd):
+    """It is noticed without another save, once, and leaves nothing half-written."""
+    folder, full = tmp_path / "train", os.strerror(errno.EFBIG)
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(state_of(1), {})
+    checkpoints = Checkpoints(folder)
+    with files_of_at_most(10_000), pytest.raises(NotSaved) as error:
+        checkpoints.save(state_of(2), {})
+        for _ in range(600):
+            checkpoints.check()
+            time.sleep(0.1)
+    assert str(error.value) == (
+        f"{folder / '2'} could not be written ({full}): mend that, and start the same command again, "
+        "which goes on at step 1, which is whole."
+    )
+    checkpoints.close()  # silent
+    assert [p.name for p in folder.iterdir()] == ["1"]
+    with Checkpoints(folder) as checkpoints:  # and there is room again
+        checkpoints.save(state_of(2), {})
+        checkpoints.wait()
+        assert checkpoints.latest() == 2
+
+
+def test_a_log_that_cannot_be_written_raises_at_once_and_closes(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.write("train", 1, loss=0.5)
+    with files_of_at_most((tmp_path / "metrics.jsonl").stat().st_size):
+        with pytest.raises(OSError) as error:
+            log.write("train", 2, loss=0.5)
+        log.close()
+    assert error.value.filename == str(tmp_path / "metrics.jsonl")
+    log.write("train", 3, loss=0.25)
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 3
+
+
+@pytest.mark.slow
+def test_a_training_on_a_full_disk_ends_in_one_sentence(images, tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("JAX_BRIDGES_DEBUG", raising=False)
+    with files_of_at_most(12_000):
+        code = run_command(lambda: jax_bridges.main.run(tiny(images), tmp_path / "run"))
+    said = capfd.readouterr().err.splitlines()
+    assert code == 1 and not any("Traceback" in line for line in said)
+    assert [line for line in said if line.startswith("error:")] == said[-1:]
+    place = tmp_path / "run" / "checkpoints" / "train" / "2"
+    assert said[-1].startswith(f"error: {place} could not be written (")
+    assert said[-1].endswith("which goes on from the stage's beginning.")
+    assert not list(place.parent.iterdir())
 
 
 # -- what is refused ------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
         validate(config)
     config = read("zero_shot")
     config.zero_shot.tasks.sr4.sigma_y = -1.0
-    with pytest.raises(ValueError, match="sr4.sigma_y is -1.0: it must be at least 0"):
+    with pytest.raises(ValueError, match="sr4.sigma_y is -1: noise is in units"):
         validate(config)
 
 

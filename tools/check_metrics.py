@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import io
 import json
 import os
 import platform
@@ -28,10 +27,12 @@ from pathlib import Path, PurePosixPath
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
 
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.data.images import SUFFIXES, BadImage, read_images
+from jax_bridges.data.decode import open_picture
+from jax_bridges.data.errors import BadImage
+from jax_bridges.data.images import read_images
+from jax_bridges.data.walk import SUFFIXES
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import example_keys
 from jax_bridges.metrics.bootstrap import mean_interval
@@ -97,11 +98,8 @@ def read_split(photos: str | os.PathLike, split: str, per_class: int, size: int 
 
 
 def _side(file: bytes) -> int:
-    try:
-        with Image.open(io.BytesIO(file)) as image:
-            return min(image.size)
-    except OSError as error:  # Pillow's UnidentifiedImageError is one
-        raise BadImage(f"cannot be decoded ({error})") from None
+    with open_picture(file) as picture:
+        return min(picture.size)
 
 
 def _classes(photos: Path, split: str) -> Iterator[tuple]:
@@ -201,7 +199,7 @@ def main(argv: list[str] | None = None) -> int:
     settings = {"per_class": args.per_class, "data": Path(args.photos).name, "seed": SEED}
     known = {}
     if out.exists():
-        old = json.loads(out.read_text())
+        old = json.loads(out.read_text("utf-8-sig"))
         if old.get("settings") != settings:
             parser.error(f"{out} is of another measurement ({old.get('settings')}): move it away.")
         known = {(row["task"], row["strength"]): row for row in old["rows"]}

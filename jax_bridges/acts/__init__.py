@@ -14,17 +14,24 @@ from jax_bridges.stages.run import Run
 
 
 class Act(NamedTuple):
-    """wanted: whether a configuration asks for it; do: `do(run, begin)`."""
+    """One act.
+
+    wanted: whether a configuration asks for it; do: `do(run, begin)`; settings: what of a configuration
+    its results depend on, as text.
+    """
 
     wanted: Callable[[Any], bool]
     do: Callable[[Run, Callable[[], None]], None]
+    settings: Callable[[Any], str]
 
 
 # The first that is wanted is done.
 ACTS = {
-    "zero_shot": Act(lambda config: bool(config.zero_shot.tasks), zero_shot.zero_shot),
-    "compare": Act(lambda config: bool(config.compare.students), compare.compare),
-    "distil": Act(lambda config: True, distil.distil),
+    "zero_shot": Act(
+        lambda config: bool(config.zero_shot.tasks), zero_shot.zero_shot, zero_shot.settings
+    ),
+    "compare": Act(lambda config: bool(config.compare.students), compare.compare, compare.settings),
+    "distil": Act(lambda config: True, distil.distil, distil.settings),
 }
 
 

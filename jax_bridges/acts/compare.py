@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from functools import partial
 
+from ml_collections import ConfigDict
+
 from jax_bridges.acts.compare_prior import check_prior, prior_jobs
 from jax_bridges.acts.distil import of_papers, train_and_distil
 from jax_bridges.bridges import Bridge
@@ -25,9 +27,13 @@ def compare(run: Run, begin: Callable[[], None]) -> None:
     runs = student_runs(run)
     teacher, students = train_and_distil(run, begin, runs)
     jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in students.items()})
-    parts = {"evaluate": run.config.evaluate, "compare": run.config.compare}
-    settings = json.dumps({k: json.loads(v.to_json_best_effort()) for k, v in parts.items()})
-    evaluate(run, jobs, settings, published=of_papers(run), left_out=left_out)
+    evaluate(run, jobs, settings(run.config), published=of_papers(run), left_out=left_out)
+
+
+def settings(config: ConfigDict) -> str:
+    """What the rows depend on."""
+    parts = {"evaluate": config.evaluate, "compare": config.compare}
+    return json.dumps({k: json.loads(v.to_json_best_effort()) for k, v in parts.items()})
 
 
 def student_runs(run: Run) -> dict[str, Run]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+from ml_collections import ConfigDict
 
 from jax_bridges.keys import Purpose
 from jax_bridges.planning.plan import plan_stages
@@ -24,8 +25,13 @@ from jax_bridges.typing import PyTree
 def distil(run: Run, begin: Callable[[], None]) -> None:
     """The rows of `config.evaluate`: `evaluate.sampler` and the student's own."""
     teacher, students = train_and_distil(run, begin, {DISTILL: run})
-    settings = json.dumps(json.loads(run.config.evaluate.to_json_best_effort()))
-    evaluate(run, plain_jobs(run, teacher, students[DISTILL]), settings, published=of_papers(run))
+    jobs = plain_jobs(run, teacher, students[DISTILL])
+    evaluate(run, jobs, settings(run.config), published=of_papers(run))
+
+
+def settings(config: ConfigDict) -> str:
+    """What the rows depend on."""
+    return json.dumps(json.loads(config.evaluate.to_json_best_effort()))
 
 
 def train_and_distil(

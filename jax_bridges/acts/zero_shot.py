@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.keys import SampleStream, Stream, fold
@@ -54,9 +55,15 @@ def zero_shot(run: Run, begin: Callable[[], None]) -> None:
         state = train_stage(run, stage, lambda state, step: None)
         prior = state.players["teacher"].ema
         del state
-    parts = [json.loads(c.to_json_best_effort()) for c in (config.evaluate, config.zero_shot)]
     jobs = zero_shot_jobs(run, (prior, weights), classifier)
-    evaluate(run, jobs, json.dumps(parts), name="zero_shot", published=partial(of_papers, run))
+    told = settings(config)
+    evaluate(run, jobs, told, name="zero_shot", published=partial(of_papers, run))
+
+
+def settings(config: ConfigDict) -> str:
+    """What the rows depend on."""
+    parts = config.evaluate, config.zero_shot
+    return json.dumps([json.loads(part.to_json_best_effort()) for part in parts])
 
 
 def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job]:

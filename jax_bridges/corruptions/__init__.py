@@ -5,7 +5,7 @@
 """
 
 from jax_bridges.choices import choose
-from jax_bridges.corruptions.base import Corrupted, Corruption, keep_known
+from jax_bridges.corruptions.base import Corrupted, Corruption, check_noise, keep_known
 from jax_bridges.corruptions.blur import Blur
 from jax_bridges.corruptions.composition import Composition
 from jax_bridges.corruptions.inpaint import (
@@ -103,6 +103,7 @@ __all__ = [
     "Rows",
     "SuperResolution",
     "WalshHadamard",
+    "check_noise",
     "fill_hole",
     "freeform_masks",
     "keep_known",

@@ -156,6 +156,24 @@ def check_batch(x0, keys):
         )
 
 
+def check_noise(what: str, std: float) -> None:
+    """Refuses a standard deviation of noise that images in [-1, 1] cannot have.
+
+    Papers give it for images in [0, 1] or of 255 levels; the latter is beyond any doubt.
+
+    Args:
+      what: its name, for the message.
+
+    Raises:
+      ValueError: it is negative, no number, or above 2, which is white minus black.
+    """
+    if not 0 <= std <= 2:
+        hint = f" ({std:g} of 255 is {std / 127.5:.3g})" if 2 < std <= 255 else ""
+        raise ValueError(
+            f"{what} is {std:g}: noise is in units of images in [-1, 1], so it lies between 0 and 2{hint}."
+        )
+
+
 def separable(left, x, right):
     """left [h, H] @ x [B, H, W, C] @ right [w, W]^T for every image and channel: [B, h, w, C].
 

@@ -120,6 +120,11 @@ class InpaintFreeform(Corruption):
             raise ValueError(
                 f"inpaint_freeform: area must be percents 0 <= low < high <= 100, not {self.area}."
             )
+        if high <= 1 and not self.path:  # a file may have such a band
+            raise ValueError(
+                f"inpaint_freeform: area is in percents, and {self.area} would be next to nothing: "
+                f"for these shares give {low * 100:g} and {high * 100:g}."
+            )
         if self.count < 1:
             raise ValueError(f"inpaint_freeform: count must be at least 1, but is {self.count}.")
 

@@ -6,7 +6,13 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from jax_bridges import keys as random
-from jax_bridges.corruptions.base import Corrupted, Corruption, check_batch, corruption
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    Corruption,
+    check_batch,
+    check_noise,
+    corruption,
+)
 
 
 @corruption
@@ -32,8 +38,7 @@ class Colorize(Corruption):
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         if not math.hypot(*self.weights) > 0:
             raise ValueError(f"colorize: weights must not all be zero, but are {self.weights}.")
-        if self.noise_std < 0:
-            raise ValueError(f"colorize: noise_std must be >= 0, but is {self.noise_std}.")
+        check_noise("colorize: noise_std", self.noise_std)
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)
@@ -80,8 +85,7 @@ class Denoise(Corruption):
         return self.std
 
     def __post_init__(self):
-        if self.std < 0:
-            raise ValueError(f"denoise: std must be >= 0, but is {self.std}.")
+        check_noise("denoise: std", self.std)
 
     def __call__(self, x0, keys):
         check_batch(x0, keys)

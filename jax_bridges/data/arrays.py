@@ -16,7 +16,8 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from jax_bridges.data.images import BadImage, check_upscale, resize
+from jax_bridges.data.errors import BadImage
+from jax_bridges.data.images import check_upscale, resize
 from jax_bridges.data.source import split_order
 
 
@@ -119,13 +120,33 @@ def _read(path: Path, c: SimpleNamespace) -> tuple[dict[str, np.ndarray], np.nda
     return images, labels.astype(np.int32)
 
 
+def _advice(array: np.ndarray) -> str:
+    """What to save instead of an array of another type."""
+    kind, top = array.dtype.kind, array.max(initial=0) if array.dtype.kind in "biufc" else 0
+    if kind == "b":
+        return "of masks save 255 * x.astype(np.uint8)"
+    if kind in "iu" and 0 <= array.min(initial=0) and top <= 255:
+        return "its numbers lie between 0 and 255, so save x.astype(np.uint8)"
+    if kind == "u" and array.dtype.itemsize == 2:
+        return (
+            f"of 16 bits, up to {top} here, save np.round(x / w * 255).astype(np.uint8), where w is the "
+            "number that means white (65535, 4095 of 12-bit cameras, ...)"
+        )
+    if kind in "iu":
+        return (
+            "say which number is black (b) and which white (w), and save "
+            "np.clip(np.round((x - b) / (w - b) * 255), 0, 255).astype(np.uint8)"
+        )
+    return (
+        "of floats in [-1, 1] save np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8), of "
+        "floats in [0, 1] np.clip(np.round(x * 255), 0, 255).astype(np.uint8)"
+    )
+
+
 def _checked(name: str, array: np.ndarray, c: SimpleNamespace) -> np.ndarray:
     """The array as uint8 `[N, H, W, 3]`."""
     if array.dtype != np.uint8:
-        raise ValueError(
-            f"{name} is {array.dtype}, but images are uint8: of floats in [-1, 1] save "
-            "np.clip(np.round((x + 1) * 127.5), 0, 255).astype(np.uint8)."
-        )
+        raise ValueError(f"{name} is {array.dtype}, but images are uint8: {_advice(array)}.")
     if array.ndim == 3:
         array = array[..., None]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or 0 in array.shape:

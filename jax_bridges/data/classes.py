@@ -5,7 +5,6 @@ A labelled source has `classes`, their number, and its examples a "label", an in
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jax_bridges.data.source import Source
+from jax_bridges.data.walk import identity, same_form
 
 SUBFOLDERS = "subfolders"
 
@@ -39,8 +39,7 @@ def read_classes(classes: str, bases: Iterable[Path]) -> dict[str, int] | None:
         return None
     if classes == SUBFOLDERS:
         bases = list(bases)
-        entries = [entry for base in bases for entry in os.scandir(base) if entry.is_dir()]
-        names = sorted({e.name for e in entries if not e.name.startswith(".")})
+        names = sorted({name for base in bases for name in _subfolders(base)})
         if not names:
             raise FileNotFoundError(
                 f"data.classes is '{SUBFOLDERS}', but there is none in "
@@ -54,16 +53,26 @@ def read_classes(classes: str, bases: Iterable[Path]) -> dict[str, int] | None:
             "names of the sub-folders in the order of their class numbers."
         )
     try:
-        names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = path.read_text("utf-8-sig").splitlines()  # Windows' editors write a mark in front
+        names = [same_form(line.strip()) for line in lines if line.strip()]
     except UnicodeDecodeError:
         names = []
     if not names:
-        raise ValueError(f"data.classes = {classes} must be a text file with a class name a line.")
+        raise ValueError(
+            f"data.classes = {classes} must be a text file (UTF-8) with a class name a line."
+        )
     numbers = {name: number for number, name in enumerate(names)}
     if len(numbers) < len(names):
         twice = next(name for number, name in enumerate(names) if numbers[name] != number)
         raise ValueError(f"data.classes = {classes} has '{twice}' twice: a class has one number.")
     return numbers
+
+
+def _subfolders(base: Path) -> list[str]:
+    """The names of the sub-folders, in one Unicode form, without links back to where they lie."""
+    above = {identity(folder) for folder in (base, *base.resolve().parents)}
+    folders = [path for path in base.iterdir() if path.is_dir() and identity(path) not in above]
+    return [same_form(path.name) for path in folders if not path.name.startswith(".")]
 
 
 def labels_of(names: Iterable[str], classes: dict[str, int], base: Path) -> dict[str, np.int32]:
@@ -74,7 +83,7 @@ def labels_of(names: Iterable[str], classes: dict[str, int], base: Path) -> dict
     """
     labels = {}
     for name in names:
-        folder, *below = Path(name).parts
+        folder, *below = map(same_form, Path(name).parts)
         if not below:
             raise ValueError(
                 f"{base / name} lies in no sub-folder, so it has no class: move it into that of "

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from jax_bridges.data.errors import BadImage
 from jax_bridges.data.files import FileSource
-from jax_bridges.data.images import BadImage, to_rgb
+from jax_bridges.data.images import read_rgb
 from jax_bridges.data.source import permutation
 
 FOLDERS = {"train": "train", "test": "val"}
@@ -60,12 +61,11 @@ class NormalsSource(FileSource):
 
     def _read(self, i: int) -> list[np.ndarray]:
         (path,), (size, _) = self.paths[i], self._settings
+        image = read_rgb(path)
         try:
-            with Image.open(path) as image:
-                image = to_rgb(image)
             normals = np.load(_normals_of(path), mmap_mode="r")  # a part of the rows is enough
-        except Exception as error:  # Pillow and NumPy raise a dozen types on damaged files
-            raise BadImage(f"cannot be read ({error})") from error
+        except Exception as error:  # NumPy raises a dozen types on damaged files
+            raise BadImage(f"its normals cannot be read ({error})") from error
         if normals.shape[:2] != image.size[::-1]:
             raise BadImage(f"{image.size[::-1]} pixels, but normals of shape {normals.shape}")
         photograph = image.resize(size[::-1], Image.Resampling.BICUBIC)
@@ -113,7 +113,7 @@ def _unavailable(root: Path, name: str) -> set[str] | None:
     """The images that the list of the authors has without normals; None without list."""
     for path in (root / "data_list" / name, root / name):
         if path.is_file():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8-sig") as file:
                 rows = [row for row in csv.reader(file) if row]
             return {Path(row[0]).name for row in rows if row[-1].strip() == "Unavailable"}
     return None

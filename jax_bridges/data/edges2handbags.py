@@ -13,10 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-from PIL import Image
 
+from jax_bridges.data.errors import BadImage
 from jax_bridges.data.files import FileSource
-from jax_bridges.data.images import BadImage, check_upscale, resize, to_rgb
+from jax_bridges.data.images import check_upscale, read_rgb, resize
 from jax_bridges.data.source import permutation
 
 FOLDERS = {"train": "train", "test": "val"}
@@ -32,11 +32,7 @@ class HalvesSource(FileSource):
 
     def _read(self, i: int) -> list[np.ndarray]:
         size, max_upscale = self._settings
-        try:
-            with Image.open(*self.paths[i]) as image:
-                image = to_rgb(image)
-        except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
-            raise BadImage(f"cannot be decoded ({error})") from error
+        image = read_rgb(*self.paths[i])
         width, height = image.size
         if width != 2 * height:
             raise BadImage(f"{height}x{width} pixels are not two squares side by side")

@@ -22,6 +22,7 @@ import hashlib
 import os
 import threading
 import warnings
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,10 +30,19 @@ from types import SimpleNamespace
 import numpy as np
 
 from jax_bridges.data.classes import labels_of, read_classes
-from jax_bridges.data.images import SUFFIXES, BadImage, check_header, read_images
+from jax_bridges.data.errors import BadImage
+from jax_bridges.data.images import check_header, read_images
+from jax_bridges.data.walk import (
+    SUFFIXES,
+    Found,
+    find_pictures,
+    identity,
+    listed,
+    same_form,
+    stem_key,
+)
 
 FULL_CHECK = 10_000
-LISTED = 10  # names an error or a warning shows
 TRAIN_FOLDERS, TEST_FOLDERS = ("train",), ("test", "val", "validation")
 
 
@@ -141,8 +151,10 @@ def open_folder(c: SimpleNamespace) -> FileSource:
     """
     root = _root("path", c.path)
     base, own = _split_folder(root, c.split)
-    files = {str(path.relative_to(base)): (path,) for path in _images(base)}
-    return FileSource(c, base, _of_split(c, files, own), _classes(c, root))
+    found = _images(base)
+    _check_splits(root, found)
+    files = {str(path.relative_to(base)): (path,) for path in found.pictures}
+    return FileSource(c, base, _of_split(c, files, own, {}), _classes(c, root))
 
 
 def open_pairs(c: SimpleNamespace) -> FileSource:
@@ -166,25 +178,30 @@ def open_pairs(c: SimpleNamespace) -> FileSource:
         own.append(is_own)
     if own[0] != own[1]:
         raise ValueError(f"Only one of {c.path} and {c.path_xT} has train/ and test/ subfolders.")
-    clean, corrupt = (_by_stem(base) for base in bases)
+    found = [_images(base, once=False) for base in bases]  # pairs, not files, count once
+    _check_splits(_root("path", c.path), found[0])
+    clean, corrupt = map(_by_stem, found)
     lonely = [sorted(clean.keys() - corrupt.keys()), sorted(corrupt.keys() - clean.keys())]
     common = sorted(clean.keys() & corrupt.keys())
     if any(lonely):
         sides = zip(lonely, bases, reversed(bases), strict=True)
         text = f"{len(common)} pairs match by name; " + "; ".join(
-            f"{len(names)} of {here} without partner in {there}: {_list(names)}"
+            f"{len(names)} of {here} without partner in {there}: {listed(names)}"
             for names, here, there in sides
             if names
         )
+        text += _case(lonely)
         if not common or c.on_bad_file == "refuse":
             raise ValueError(
                 f"{text}. Files match by path without suffix; remove or rename these"
                 + (", or set data.on_bad_file='skip'." if common else ".")
             )
         warnings.warn(f"{text}. These are skipped.", stacklevel=2)
-    files = {name: (clean[name], corrupt[name]) for name in common}
+    files, sharing = {name: (clean[name], corrupt[name]) for name in common}, {}
+    if found[0].linked:
+        files, sharing = _each_pair_once(files)
     classes = _classes(c, _root("path", c.path))
-    return FileSource(c, bases[0], _of_split(c, files, own[0]), classes)
+    return FileSource(c, bases[0], _of_split(c, files, own[0], sharing), classes)
 
 
 def _root(key: str, path: str) -> Path:
@@ -225,54 +242,91 @@ def _classes(c: SimpleNamespace, root: Path) -> dict[str, int] | None:
     return read_classes(c.classes, folders or [root])
 
 
-def _images(base: Path) -> list[Path]:
-    """All image files below a folder, by suffix; what else lies there is named in a warning."""
-    found, other = [], []
-    for parent, folders, names in os.walk(base, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if not name.startswith("."):
-                is_image = os.path.splitext(name)[1].lower() in SUFFIXES
-                (found if is_image else other).append(Path(parent, name))
-    if not found:
+def _images(base: Path, once: bool = True) -> Found:
+    """All image files below a folder; what else lies there is named in a warning."""
+    found = find_pictures(base, once=once)
+    if not found.pictures:
         raise FileNotFoundError(
             f"No images below {base} (looked for {' '.join(sorted(SUFFIXES))})."
         )
-    if other:
-        names = sorted(str(path.relative_to(base)) for path in other)
-        warnings.warn(
-            f"{base}: {len(other)} files have no image suffix: {_list(names)}.", stacklevel=3
-        )
+    for remark in found.remarks():
+        warnings.warn(remark, stacklevel=3)
     return found
 
 
-def _by_stem(base: Path) -> dict[str, Path]:
+def _check_splits(root: Path, found: Found) -> None:
+    """Refuses images of a split's own folder that are, by a link, those of the other split as well."""
+    others = [folder for folder in _split_folders(root) if folder not in (None, found.base)]
+    if not others or not found.linked or found.base == root:
+        return
+    shared = find_pictures(others[0]).seen & found.linked.keys()
+    if shared:
+        names = listed(sorted(str(found.linked[own].relative_to(found.base)) for own in shared))
+        raise ValueError(
+            f"{len(shared)} images are in {found.base} and, by links, in {others[0]} as well, so the "
+            f"test would be of training images: {names}; keep each in one of the two."
+        )
+
+
+def _by_stem(found: Found) -> dict[str, Path]:
     stems: dict[str, Path] = {}
-    for path in _images(base):
-        stem = _stem(str(path.relative_to(base)))
+    for path in found.pictures:
+        stem = stem_key(path, found.base)
         if stem in stems:
             raise ValueError(f"{stems[stem]} and {path.name} have the same name: which is it?")
         stems[stem] = path
     return stems
 
 
-def _stem(name: str) -> str:
-    return Path(os.path.splitext(name)[0]).as_posix()
+def _each_pair_once(files: dict[str, tuple[Path, Path]]) -> tuple[dict, dict[str, str]]:
+    """The pairs that are not, by links, the same two files as one before.
+
+    Also returns, for pairs that share their x0 with one before, the name of that one.
+    """
+    kept, sharing, pairs, cleans = {}, {}, set(), {}
+    for name, paths in files.items():
+        pair = tuple(map(identity, paths))
+        if None not in pair:
+            if pair in pairs:
+                continue
+            pairs.add(pair)
+            if (first := cleans.setdefault(pair[0], name)) != name:
+                sharing[name] = first
+        kept[name] = paths
+    if len(kept) < len(files):
+        again = [name for name in files if name not in kept]
+        text = f"{len(again)} pairs are links to others and are left out: {listed(again)}."
+        warnings.warn(text, stacklevel=3)
+    return kept, sharing
 
 
-def _of_split(c: SimpleNamespace, files: dict, own_folder: bool) -> dict:
-    """The files of the split, in the order of the hash of their names."""
+def _case(lonely: list[list[str]]) -> str:
+    """Says so, where names without partner differ in upper and lower case alone."""
+    here = {name.casefold(): name for name in lonely[0]}
+    alike = [(here[n.casefold()], n) for n in lonely[1] if n.casefold() in here]
+    if not alike:
+        return ""
+    return f" ({len(alike)} differ in upper and lower case alone, such as {' and '.join(alike[0])})"
+
+
+def _of_split(
+    c: SimpleNamespace, files: dict, own_folder: bool, sharing: Mapping[str, str]
+) -> dict:
+    """The files of the split, in the order of the hash of their names.
+
+    Names in `sharing` go to the split of the name that it gives: both are of one image.
+    """
 
     def number(name: str) -> int:
-        return int.from_bytes(
-            hashlib.blake2b(_stem(name).encode("utf-8", "surrogateescape")).digest()
-        )
+        stem = same_form(Path(os.path.splitext(name)[0]).as_posix())
+        return int.from_bytes(hashlib.blake2b(stem.encode("utf-8", "surrogateescape")).digest())
 
     bound = int(c.test_fraction * 2**32)
     chosen = []
     for name in files:
         hashed = number(name)
-        is_test = hashed % 2**32 < bound  # the low bits split, the high bits sort
+        # The low bits split, the high bits sort.
+        is_test = number(sharing.get(name, name)) % 2**32 < bound
         if own_folder or is_test == (c.split == "test"):
             chosen.append((hashed, name))
     return {name: files[name] for _, name in sorted(chosen)}
@@ -292,13 +346,8 @@ def _good(name: str, names: list[str], files: dict, check, c: SimpleNamespace) -
         reasons = dict(zip(names, pool.map(reason, names), strict=True))
     bad = [f"{key}: {why}" for key, why in sorted(reasons.items()) if why]
     if bad:
-        text = f"{name}: {len(bad)} of {len(names)} are bad: {_list(bad, '; ')}."
+        text = f"{name}: {len(bad)} of {len(names)} are bad: {listed(bad, '; ')}."
         if c.on_bad_file == "refuse":
             raise ValueError(f"{text} Mend or remove them, or set data.on_bad_file='skip'.")
         warnings.warn(f"{text} They are skipped.", stacklevel=4)
     return [key for key in names if reasons[key] is None]
-
-
-def _list(names: list[str], between: str = ", ") -> str:
-    more = len(names) - LISTED
-    return between.join(names[:LISTED]) + (f"{between}and {more} more" if more > 0 else "")

@@ -5,30 +5,14 @@ Every file ends in one of two ways: an array, or a `BadImage` whose text says wh
 
 from __future__ import annotations
 
-import io
-from pathlib import Path
-
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-# What is looked for in folders. Pillow knows more suffixes, but not all of those are photographs.
-SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .jp2 .png .webp .avif .bmp .gif .tif .tiff .tga".split()
-    + ".ppm .pgm .pbm .pnm".split()
-)
+from jax_bridges.data.decode import Encoded, PictureFile, open_picture
+from jax_bridges.data.errors import BadImage
 
 # Two frames are taken for the same scene if their aspect ratios differ by at most this factor.
 MAX_ASPECT_RATIO = 1.1
-
-# Horizontal and vertical size change places under these EXIF orientations.
-_EXIF_ORIENTATION, _TRANSPOSED = 274, (5, 6, 7, 8)
-
-
-Encoded = Path | bytes  # an image file, by name or by content
-
-
-class BadImage(ValueError):
-    """An image that cannot be used; the text is the reason, without the name of the file."""
 
 
 def read_images(
@@ -55,11 +39,10 @@ def read_images(
     images = []
     for file, view in zip(files, ("x0", "xT"), strict=False):
         try:
-            with _open(file, size, max_upscale) as image:
-                images.append(to_rgb(image))
-        except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
-            reason = str(error) if isinstance(error, BadImage) else f"cannot be decoded ({error})"
-            raise BadImage(f"{view}: {reason}" if len(files) > 1 else reason) from error
+            with _open(file, size, max_upscale) as picture:
+                images.append(to_rgb(picture))
+        except BadImage as bad:
+            raise BadImage(f"{view}: {bad}" if len(files) > 1 else str(bad)) from bad
     return resize(images, size)
 
 
@@ -70,32 +53,17 @@ def check_header(files: tuple[Encoded, ...], size: tuple[int, int], max_upscale:
             pass
 
 
-def _open(file: Encoded, size: tuple[int, int], max_upscale: float) -> Image.Image:
+def _open(file: Encoded, size: tuple[int, int], max_upscale: float) -> PictureFile:
     """Opens an image, without decoding it, and checks what its header says."""
+    picture = open_picture(file)
     try:
-        if (len(file) if isinstance(file, bytes) else file.stat().st_size) == 0:
-            raise BadImage("the file is empty")
-        image = Image.open(io.BytesIO(file) if isinstance(file, bytes) else file)
-        if image.format == "PNG" and "exif" not in image.info:
-            orientation = None  # `getexif` would decode the pixels to look behind them
-        else:
-            orientation = image.getexif().get(_EXIF_ORIENTATION)
-        frames = getattr(image, "n_frames", 1)
+        check_upscale(picture.size, size, max_upscale)
+        if picture.frames > 1:
+            raise BadImage(f"has {picture.frames} frames where one image is expected")
     except BadImage:
+        picture.close()
         raise
-    except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image that Pillow can read") from error
-    except Exception as error:
-        raise BadImage(f"cannot be opened ({error})") from error
-    width, height = image.size[::-1] if orientation in _TRANSPOSED else image.size
-    try:
-        check_upscale((height, width), size, max_upscale)
-        if frames > 1 and image.format != "MPO":  # an MPO is a photograph with a preview
-            raise BadImage(f"has {frames} frames where one image is expected")
-    except BadImage:
-        image.close()
-        raise
-    return image
+    return picture
 
 
 def check_upscale(found: tuple[int, int], size: tuple[int, int], max_upscale: float) -> None:
@@ -108,20 +76,32 @@ def check_upscale(found: tuple[int, int], size: tuple[int, int], max_upscale: fl
         )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Decodes an open image to upright 8-bit RGB.
+def read_rgb(file: Encoded) -> Image.Image:
+    """A whole image as upright 8-bit RGB; see `to_rgb`.
+
+    Raises:
+      BadImage: the reason why it cannot be used.
+    """
+    with open_picture(file) as picture:
+        return to_rgb(picture)
+
+
+def to_rgb(picture: PictureFile) -> Image.Image:
+    """Decodes an open picture to upright 8-bit RGB.
 
     EXIF orientation is applied; gray is repeated; transparent parts become white; 16 bits become 8
-    by x / 257, rounded; palettes and CMYK are converted. Colour profiles are not applied.
+    by x / 257, rounded; palettes and CMYK are converted. Colour profiles and gamma are not applied.
     """
-    layout = image.format
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or (image.mode == "I" and layout in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.uint32)
-        image = Image.fromarray(((wide + 128) // 257).astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise BadImage("32-bit pixels have no known range; save it with 8 or 16 bits")
-    if image.has_transparency_data:
+    try:
+        planes = picture.planes()
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's plugins raise a dozen types on damaged files
+        raise BadImage(f"cannot be decoded ({error})") from error
+    if planes.dtype == np.uint16:
+        planes = ((planes.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    image = Image.fromarray(planes[..., 0] if planes.shape[-1] == 1 else planes)
+    if planes.shape[-1] in (2, 4):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)

@@ -19,8 +19,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from jax_bridges.data.errors import BadImage
 from jax_bridges.data.files import SkippingSource
-from jax_bridges.data.images import BadImage, read_images
+from jax_bridges.data.images import read_images
 from jax_bridges.data.source import split_order
 
 TEST_SPLITS = ("test", "validation")

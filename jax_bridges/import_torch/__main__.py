@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 
+from jax_bridges import command
 from jax_bridges.command import Parser, run_command
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
@@ -47,7 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="an argument of ADM that no file says, as JSON: head_channels=32",
+        help="an argument of ADM that no file says, as JSON: head_channels=32 (of OpenAI's networks "
+        "of 64, 128, 256 and 512 pixels it is known)",
     )
     add("--task", help=f"i2sb: {', '.join(I2SB_TASKS)}; decides beta-max and ot-ode")
     add("--beta-max", type=float, help="i2sb: 0.3 (jpeg, sr4x) or 1.0 (blur, inpaint)")
@@ -118,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def one_sentence(error: Exception) -> str:
     """The message; of one with a table under it, the first line and the table's first row."""
-    head, *table = str(error).splitlines()
+    head, *table = command.one_sentence(error).splitlines()
     if not table:
         return head
     return f"{head.rstrip('.')} (first: {' '.join(table[-1 if len(table) == 1 else 1].split())})."

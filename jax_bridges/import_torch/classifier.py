@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jax_bridges.import_torch.names import check_names, flax_path, torch_name
+from jax_bridges.import_torch.names import check_names, flax_path, torch_name, unwrapped
 from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models.classifier import ADMClassifier
 
@@ -33,7 +33,7 @@ def read_classifier(file: str | Path, **known: Any) -> tuple[ADMClassifier, dict
     try:
         if not isinstance(contents, Mapping):
             raise ValueError("it holds no named tensors.")
-        state = {str(n).removeprefix("module."): np.asarray(a) for n, a in contents.items()}
+        state = {n: np.asarray(a) for n, a in unwrapped(contents).items()}
         network, size = infer_classifier({n: a.shape for n, a in state.items()}, **known)
         return network, _to_flax(state, network, size), size
     except ValueError as error:

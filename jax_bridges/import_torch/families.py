@@ -2,7 +2,8 @@
 
 `config` holds the constructor arguments of `ADM`, `params` its float32 parameters. The importers
 take what `reader.read_torch` returns: dicts and lists of numpy arrays. What a file does not say
-(channel order of attention, head width, dropout) comes from the family and can be overridden.
+(channel order of attention, head width, dropout) comes from the family (of OpenAI's networks from
+their levels) and can be overridden.
 """
 
 from __future__ import annotations
@@ -15,14 +16,23 @@ import numpy as np
 
 from jax_bridges.import_torch.names import (
     Config,
-    StateDict,
     flax_to_torch,
     infer_adm_config,
     torch_layout,
     torch_to_flax,
+    unwrapped,
 )
+from jax_bridges.models.adm import CHANNEL_MULT
 
 _I2SB_PREFIX = "diffusion_model."
+_HEADS = {"head_channels", "num_heads"}
+# The flags that OpenAI's networks were trained with (README of guided-diffusion), by their levels.
+_OPENAI = {
+    CHANNEL_MULT[64]: {"head_channels": 64, "new_attention_order": True, "dropout": 0.1},
+    CHANNEL_MULT[128]: {"head_channels": None, "num_heads": 4},
+    CHANNEL_MULT[256]: {"head_channels": 64},
+    CHANNEL_MULT[512]: {"head_channels": 64},
+}
 
 
 def import_i2sb(checkpoint: Mapping[str, Any], weights: str = "ema", **known: Any):
@@ -45,7 +55,7 @@ def import_i2sb(checkpoint: Mapping[str, Any], weights: str = "ema", **known: An
     for key in ("net", weights):
         if key not in checkpoint:
             raise ValueError(f"This is no I2SB file: it has no '{key}', only {_some(checkpoint)}.")
-    net = _strip(checkpoint["net"], _I2SB_PREFIX)
+    net = unwrapped(checkpoint["net"], _I2SB_PREFIX)
     config = infer_adm_config(net, **known)
     if weights == "net":
         return config, torch_to_flax(net, config)
@@ -105,11 +115,11 @@ def import_adm(
     seed: int = 0,
     **known: Any,
 ):
-    """OpenAI's `256x256_diffusion{,_uncond}.pt`, as the start of a bridge model.
+    """OpenAI's `256x256_diffusion{,_uncond}.pt` and the like, as the start of a bridge model.
 
     Args:
-      state_dict: contents of the file (legacy attention order, heads of 64; the 64 px network has
-        `new_attention_order=True`, the 128 px one `head_channels=None, num_heads=4`).
+      state_dict: contents of the file. How its heads of attention lie, which no tensor shows, its
+        levels tell: of 64, 128, 256 or 512 pixels; of other networks it must be `known`.
       out_channels: the output convolution is cut to its first channels (3 drops the variance).
       condition: how the input convolution takes x_T. "none": it does not; "duplicate": the same
         weights once more (DBIM); "extend": fresh random weights (I2SB's `cond_x1`).
@@ -120,14 +130,16 @@ def import_adm(
       `(config, params)`.
 
     Raises:
-      ValueError: unknown condition, more output channels than the file has, or see `torch_to_flax`.
+      ValueError: unknown condition, more output channels than the file has, heads that nobody tells,
+        or see `torch_to_flax`.
     """
     if condition not in ("none", "duplicate", "extend"):
         raise ValueError(
             f"Unknown condition '{condition}': choose one of 'none', 'duplicate', 'extend'."
         )
-    state_dict = _strip(state_dict, "module.")
+    state_dict = unwrapped(state_dict)
     config = infer_adm_config(state_dict, **known)
+    config |= _published_facts(config, known)
     if config["conditional"] and condition != "none":
         raise ValueError(
             f"This network already takes x_T: import it with condition='none', not '{condition}'."
@@ -153,17 +165,27 @@ def import_adm(
     return config, torch_to_flax(state_dict, config)
 
 
+def _published_facts(config: Config, known: Mapping[str, Any]) -> Config:
+    """What no tensor of OpenAI's networks shows, by their levels, without what is known better.
+
+    Raises:
+      ValueError: levels of none of them, and nobody says how wide the heads of attention are.
+    """
+    facts = _OPENAI.get(tuple(config["channel_mult"]))
+    if facts is None and not known.keys() & _HEADS:
+        raise ValueError(
+            f"Its levels, {config['channel_mult']}, are those of none of OpenAI's networks, and no tensor "
+            "shows how many heads its attention has: give head_channels or num_heads (on the command "
+            "line --set=head_channels=64), and new_attention_order if it was trained with it."
+        )
+    given = known.keys() | (_HEADS if known.keys() & _HEADS else set())
+    return {key: value for key, value in (facts or {}).items() if key not in given}
+
+
 def _import_flat(state_dict: Mapping[str, np.ndarray], known: Mapping[str, Any]):
-    state_dict = _strip(state_dict, "module.")
+    state_dict = unwrapped(state_dict)
     config = infer_adm_config(state_dict, **known)
     return config, torch_to_flax(state_dict, config)
-
-
-def _strip(state_dict: Mapping[str, np.ndarray], prefix: str) -> StateDict:
-    """A copy whose names have lost `prefix`, if they have it (`module.` comes from torch's DDP)."""
-    return {
-        str(name).removeprefix("module.").removeprefix(prefix): a for name, a in state_dict.items()
-    }
 
 
 def _some(mapping: Mapping) -> str:

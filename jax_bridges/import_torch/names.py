@@ -32,6 +32,27 @@ _ORDER = (
 )
 
 
+# Modules that torch wraps others in (DDP, torch.compile, FSDP, activation checkpoints), and whose
+# names stand between those of a saved network.
+_WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+
+
+def unwrapped(state_dict: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A copy whose names have lost those of wrappers, and then `prefix`, where they had them.
+
+    Raises:
+      ValueError: two names become one.
+    """
+    plain = {}
+    for name, value in state_dict.items():
+        *modules, leaf = str(name).split(".")
+        short = ".".join([*(m for m in modules if m not in _WRAPPERS), leaf]).removeprefix(prefix)
+        if short in plain:
+            raise ValueError(f"'{short}' is there twice, as '{name}' and under another name.")
+        plain[short] = value
+    return plain
+
+
 def torch_name(path: tuple[str, ...]) -> str:
     """`("input_blocks_3_0", "qkv", "kernel")` -> `"input_blocks.3.0.qkv.weight"`."""
     leaf = "bias" if path[-1] == "bias" else "weight"
@@ -229,6 +250,8 @@ def infer_adm_config(
         "conditional": inputs == 2 * image_channels,
         "z_channels": shape.get("z_in.weight", (0, 0))[1],
     }
+    if "num_heads" in known:  # else their width, which has a default, would go first
+        config["head_channels"] = None
     return {**config, **known}
 
 

@@ -22,6 +22,8 @@ from jax_bridges.choices import look_up
 from jax_bridges.config import FORMAT
 from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
+from jax_bridges.import_torch.names import unwrapped
+from jax_bridges.io.atomic import beside
 from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models.adm import ADM
 
@@ -184,7 +186,7 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
     """The folder is made beside its place and then moved there."""
     workdir = workdir.absolute()
     made = [p for p in workdir.parents if not p.exists()]  # innermost first
-    temporary = workdir.with_name(f".{workdir.name}.{os.getpid()}.tmp")
+    temporary = beside(workdir)
     try:
         temporary.mkdir(parents=True)
         with Checkpoints(temporary / "checkpoints" / "train") as checkpoints:
@@ -196,7 +198,8 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
             for parent in made:
                 parent.rmdir()
         if isinstance(error, Exception):
-            raise ValueError(f"{workdir} cannot be written: {error}.") from error
+            reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+            raise ValueError(f"{workdir} cannot be written: {reason}.") from error
         raise
 
 
@@ -228,7 +231,7 @@ def _check_family(file: Path, contents: Any, family: str) -> None:
         raise ValueError(f"{file}: holds no named tensors, so it is no checkpoint of a network.")
     nested = isinstance(contents.get("net"), Mapping)
     weights = contents["net"] if nested else contents
-    flat = {str(n).removeprefix("module."): a for n, a in weights.items()}
+    flat = unwrapped(weights)
     if family == "i2sb" and not nested:
         raise ValueError(
             f"{file}: an I2SB file has 'net' and 'ema', and this one does not: if it belongs to "

@@ -1,7 +1,23 @@
 """Atomic file writing: a reader sees the old file or the new one, never half of one."""
 
+import contextlib
 import os
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+
+def _there(place: Path) -> Path:
+    """It, or the first of its parents that is there."""
+    return next(p for p in (place, *place.parents) if os.path.exists(p))
+
+
+def is_writable(folder: str | os.PathLike) -> bool:
+    """Whether the folder, or the first of its parents that is there, can be written to."""
+    there = _there(Path(folder).absolute())
+    effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
+    return there.is_dir() and os.access(there, os.W_OK, **effective)
 
 
 def check_writable(folder: str | os.PathLike) -> None:
@@ -10,27 +26,86 @@ def check_writable(folder: str | os.PathLike) -> None:
     Raises:
       ValueError: it, or the first of its parents that is there, is no folder that can be written to.
     """
+    if is_writable(folder):
+        return
     whole = Path(folder).absolute()
-    parent = next(p for p in (whole, *whole.parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"{folder} cannot be made: {parent} is no folder that can be written to.")
+    there = _there(whole)
+    if there == whole:
+        raise ValueError(f"{folder} cannot be written to.")
+    raise ValueError(f"{folder} cannot be made: {there} is no folder that can be written to.")
+
+
+def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
+    """Refuses, before the work, a name that the disk does not take, or too long a path.
+
+    Args:
+      place: what will be written.
+      source: what its name was made from.
+
+    Raises:
+      ValueError: one sentence.
+    """
+    whole = Path(place).absolute()
+    parent = _there(whole.parent)
+    for what, text, limit, usual in (
+        ("name", whole.name, "PC_NAME_MAX", 255),
+        ("path", max(str(whole), str(beside(whole)), key=len), "PC_PATH_MAX", 4096),
+    ):
+        most = usual
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # a system that does not say
+            most = os.pathconf(parent, limit)
+        most -= what == "path"  # whose end counts
+        long = len(os.fsencode(text))
+        if long > most > 0:
+            raise ValueError(
+                f"The {what} to write for {source} would have {long} bytes, and {most} is the most: "
+                f"give it a shorter {what}."
+            )
+
+
+def beside(path: Path) -> Path:
+    """A hidden name of this process's own in the same folder, short whatever the length of `path`'s."""
+    return path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.tmp")
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Gives the system's errors in the block, which may name no file or another, the name of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # a sentence of ours
+            raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file that becomes `path` when the block ends; missing parent folders are made.
+
+    It is written beside its place and moved there by `os.replace`. On any error it is removed and an
+    older `path` stays as it was.
+
+    Raises:
+      OSError: with the name of `path`: the disk is full, the folder may not be written to, ...
+    """
+    path = Path(path)
+    temporary = beside(path)
+    with naming(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_atomic(path: str | os.PathLike, data: bytes) -> Path:
-    """Write `data` to `path` through a temporary file beside it and `os.replace`.
-
-    Missing parent folders are made. On any error the temporary file is removed and an older
-    `path` stays as it was. Returns the path.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    """Writes `data` to `path` as `open_atomic` does; the path."""
+    with open_atomic(path) as file:
+        file.write(data)
+    return Path(path)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from jax_bridges.io.atomic import open_atomic
 
 _TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"} | {
     f"{kind}{bits}": f"{kind[0].upper()}{bits}"
@@ -44,13 +45,8 @@ def write_safetensors(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for array in arrays.values():  # viewed as bytes: ml_dtypes have no buffer of their own
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_atomic(path) as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays.values():  # viewed as bytes: ml_dtypes have no buffer of their own
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
     return path

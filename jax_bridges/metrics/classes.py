@@ -12,5 +12,5 @@ def imagenet_classes() -> dict[str, int]:
 
     The number is the rank of the id among the 1000 sorted ids of ImageNet-1k.
     """
-    text = resources.files("jax_bridges.metrics").joinpath("imagenet_wnids.txt").read_text()
+    text = resources.files("jax_bridges.metrics").joinpath("imagenet_wnids.txt").read_text("utf-8")
     return {wnid: number for number, wnid in enumerate(text.split())}

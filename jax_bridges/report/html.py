@@ -64,7 +64,7 @@ def build_report(workdir: str | os.PathLike) -> Path:
         + "\n".join(part for part in body if part)
         + f"\n</main>\n<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
-    return write_atomic(workdir / "report.html", page.encode())
+    return write_atomic(workdir / "report.html", page.encode("utf-8", "backslashreplace"))
 
 
 def _top(title: str, results: dict | None) -> str:
@@ -337,7 +337,7 @@ def _load(path: Path, read):
 
 
 def _read_config(path: Path) -> dict:
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(config, dict):
         raise ValueError("it must hold a JSON object")
     config.pop("format", None)  # of the file, not of the run

@@ -27,7 +27,7 @@ def load_published() -> tuple[dict, ...]:
     source               str: the paper and table it was read from
     """
     file = resources.files("jax_bridges.report").joinpath("published.csv")
-    rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
+    rows = csv.DictReader(file.read_text(encoding="utf-8-sig").splitlines())
     return tuple(
         {**row, "value": float(row["value"]), "images": int(row["images"])} for row in rows
     )

@@ -62,7 +62,7 @@ def write_results(path: str | os.PathLike, results: dict) -> Path:
         results["rows"] = [_finite(row) if isinstance(row, dict) else row for row in rows]
     check_results(results)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
-    return write_atomic(path, (text + "\n").encode())
+    return write_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_results(path: str | os.PathLike) -> dict:
@@ -75,7 +75,7 @@ def read_results(path: str | os.PathLike) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: run the evaluate stage to make it.")
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): run the evaluate stage again.") from None
     check_results(results)
@@ -114,7 +114,7 @@ def read_metrics(path: str | os.PathLike) -> tuple[dict[str, list[dict]], int]:
     """
     stages: dict[str, list[dict]] = {}
     skipped = 0
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if not line.strip():
                 continue

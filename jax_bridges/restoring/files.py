@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jax_bridges.data.images import SUFFIXES
+from jax_bridges.data.walk import SUFFIXES, find_pictures, identity, stem_key
+from jax_bridges.io.atomic import check_name, is_writable
 from jax_bridges.restoring.holes import Box
 
 
@@ -25,11 +26,12 @@ class Task:
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """A picture, its mask (or None), and the PNG to write."""
+    """A picture, its mask (or None), the PNG to write, and what speaks against it, if anything."""
 
     source: Path
     mask: Path | None
     out: Path
+    wrong: str = ""
 
     def beside(self, name: str) -> Path:
         """A further PNG of the same picture: NAME-grid.png and the like."""
@@ -46,7 +48,8 @@ def find_orders(
     """The pictures of a file or folder, each with its mask and its place.
 
     Args:
-      source: a picture, or a folder, searched with its subfolders for names of pictures.
+      source: a picture, or a folder, searched with its subfolders for names of pictures
+        (`data.walk`; what is left out is said on stderr).
       out: a .png or a folder for a picture; a folder, which gets the same subfolders, for a folder.
       mask: one picture for all, or a folder with a mask of the same name for each.
       extra: names of further files a picture (`Order.beside`).
@@ -65,7 +68,7 @@ def find_orders(
         orders = _folder(source, out, mask)
     else:
         if mask is not None and mask.is_dir():
-            mask = _mask_of(Path(source.name), mask)
+            mask = _Masks(mask).of(Path(source.name))
         if out.suffix.lower() != ".png":
             if out.suffix and not out.is_dir():
                 raise ValueError(
@@ -81,39 +84,46 @@ def find_orders(
 def _folder(source: Path, out: Path, mask: Path | None) -> list[Order]:
     if out.suffix.lower() == ".png" or out.is_file():
         raise ValueError(f"{source} is a folder, so {out} must be one too.")
-    inside = [out, mask] if mask is not None and mask.is_dir() else [out]
-    skipped = [p.resolve() for p in inside if p.resolve() != source.resolve()]
-    orders = []
-    for folder, folders, names in os.walk(source, onerror=_unreadable):
-        folders[:] = sorted(f for f in folders if (Path(folder) / f).resolve() not in skipped)
-        for name in sorted(names):
-            path = Path(folder) / name
-            if path.suffix.lower() not in SUFFIXES or name.startswith("."):
-                continue
-            if mask is not None and mask.is_file() and path.samefile(mask):
-                continue
-            below = path.relative_to(source)
-            its_mask = _mask_of(below, mask) if mask is not None and mask.is_dir() else mask
-            orders.append(Order(path, its_mask, out / below.with_suffix(".png")))
-    if not orders:
+    inside = [out] if mask is None else [out, mask]
+    found = find_pictures(source, [p for p in inside if identity(p) != identity(source)])
+    if not found.pictures:
         known = ", ".join(sorted(SUFFIXES))
         raise ValueError(f"{source} holds no picture (names that end in {known}).")
+    for remark in found.remarks():
+        print(f"note: {remark}", file=sys.stderr, flush=True)
+    masks = _Masks(mask) if mask is not None and mask.is_dir() else None
+    orders = []
+    for path in found.pictures:
+        below = path.relative_to(source)
+        place = out / below.with_suffix(".png")
+        try:
+            orders.append(Order(path, masks.of(below) if masks else mask, place))
+        except ValueError as error:
+            orders.append(Order(path, None, place, str(error)))
     return orders
 
 
-def _unreadable(error: OSError) -> None:
-    raise ValueError(f"{error.filename} may not be read ({error.strerror}).") from error
+class _Masks:
+    """A folder of masks, each found by the name of its picture, whatever its suffix."""
 
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._by_stem: dict[str, list[Path]] = {}
+        for path in find_pictures(folder, once=False).pictures:  # one file may be many masks
+            self._by_stem.setdefault(stem_key(path, folder), []).append(path)
 
-def _mask_of(below: Path, masks: Path) -> Path:
-    """The mask of the same name, whatever its suffix."""
-    folder = masks / below.parent
-    names = sorted(folder.iterdir()) if folder.is_dir() else []
-    found = [p for p in names if p.stem == below.stem and p.suffix.lower() in SUFFIXES]
-    if len(found) != 1:
+    def of(self, below: Path) -> Path:
+        """The mask of the picture at this path below its folder; ValueError if there is not one."""
+        stem = stem_key(below, Path())
+        found = self._by_stem.get(stem, [])
+        if len(found) == 1:
+            return found[0]
         many = "no mask" if not found else f"{len(found)} masks"
-        raise ValueError(f"{masks} holds {many} for {below}: it must hold one of the same name.")
-    return found[0]
+        other = (s for s in self._by_stem if s.casefold() == stem.casefold() and s != stem)
+        alike = "".join(f" ({each} differs in upper and lower case)" for each in other)
+        raise ValueError(
+            f"{self.folder} holds {many} for {below}: it must hold one of the same name{alike}."
+        )
 
 
 def _check_places(orders: list[Order], extra, force: bool) -> None:
@@ -122,6 +132,7 @@ def _check_places(orders: list[Order], extra, force: bool) -> None:
     taken: dict[Path, Path] = {}
     for order in orders:
         for place in (order.out, *map(order.beside, extra)):
+            check_name(place, order.source)
             key = place.resolve()
             if key in read:
                 raise ValueError(
@@ -137,7 +148,5 @@ def _check_places(orders: list[Order], extra, force: bool) -> None:
                 raise ValueError(f"{place} is a folder, where a picture is to be written.")
             if place.exists() and not force:
                 raise ValueError(f"{place} exists already: give another OUT, or --force.")
-        parent = next(p for p in order.out.absolute().parents if p.exists())
-        effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
-        if not parent.is_dir() or not os.access(parent, os.W_OK, **effective):
-            raise ValueError(f"{parent} cannot be written to: give another OUT.")
+        if not is_writable(order.out.parent):
+            raise ValueError(f"{order.out.parent} cannot be written to: give another OUT.")

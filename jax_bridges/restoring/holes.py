@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from jax_bridges.data.images import BadImage
+from jax_bridges.data.errors import BadImage
 from jax_bridges.restoring.pictures import read_picture
 
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels

@@ -22,8 +22,9 @@ from jax_bridges.corruptions import (
     Identity,
     InpaintMask,
     Rows,
+    check_noise,
 )
-from jax_bridges.data.images import BadImage
+from jax_bridges.data.errors import BadImage
 from jax_bridges.keys import SIMULATED
 from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
@@ -126,6 +127,11 @@ class PriorRestorer:
         return self
 
     @property
+    def colours(self) -> bool:
+        """It makes colour pictures of gray ones."""
+        return self.operator.greys
+
+    @property
     def factor(self) -> int:
         """How many pixels of x, along an axis, are one of y."""
         return self.operator.enlarges
@@ -140,8 +146,7 @@ class PriorRestorer:
                 f"--batch={self.batch} and --coarse={self.coarse}: both must be at least 1."
             )
         look_up("tiling", dict.fromkeys(TILINGS), self.tiling)
-        if not 0 <= self.sigma_y < np.inf:
-            raise ValueError(f"--sigma-y={self.sigma_y}: it must be at least 0.")
+        check_noise("--sigma-y", self.sigma_y)
         if self.sigma_y and not (solver.noise or self.simulate):
             able = ", ".join(name for name, each in SOLVERS.items() if each.noise)
             raise ValueError(
@@ -250,7 +255,6 @@ class PriorRestorer:
         self, tasks: Iterable[Task], seed: int = 0, progress: Callable[[int], Any] | None = None
     ) -> Iterator[tuple[int, Picture]]:
         """(number, picture) of each task, in order; `progress` is told the tiles of each picture."""
-        colours = self.operator.greys
         for number, task in enumerate(tasks):
             picture, hole = self.read(task)
             solve, arguments = self._prepared(task, seed)
@@ -258,7 +262,7 @@ class PriorRestorer:
             if progress is not None:
                 spans = zip(restored.shape[:2], self.system.size, self.stride, strict=True)
                 progress(int(np.prod([1 + max(0, -(-(n - t) // s)) for n, t, s in spans])))
-            yield number, picture.compose(restored, hole, colours)
+            yield number, picture.compose(restored, hole, self.colours)
 
     def warm_up(self, task: Task) -> float:
         """Compiles for pictures of this one's size; the seconds it took."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import signal
@@ -17,10 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jax_bridges import hosts
-from jax_bridges.checkpoints import Checkpoints
-from jax_bridges.command import time_left
+from jax_bridges.checkpoints import Checkpoints, NotSaved
+from jax_bridges.command import one_sentence, time_left
 from jax_bridges.config import record
 from jax_bridges.data import Loader, Source
+from jax_bridges.io.atomic import naming
 from jax_bridges.keys import Purpose
 from jax_bridges.starting import first_says, release_signals
 from jax_bridges.training.parallel import Parallel
@@ -82,40 +84,52 @@ class StopSignal:
 
 
 class MetricsLog:
-    """Appends JSON lines to metrics.jsonl, and the same numbers to TensorBoard files beside it.
+    """Appends JSON lines to metrics.jsonl, and the same numbers to a TensorBoard file beside it.
 
-    Both are made by the first line.
+    Both are made by the first line. What cannot be written raises at once, where it can be said:
+    tensorboardX's own writer has a thread, which on a full disk ends in a traceback, and then hangs.
     """
 
     def __init__(self, workdir: Path):
         self._workdir, self._lines = workdir, None
 
     def _open(self) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
 
-        self._workdir.mkdir(parents=True, exist_ok=True)
+        board = self._workdir / "tensorboard"
+        board.mkdir(parents=True, exist_ok=True)
         path = self._workdir / "metrics.jsonl"
         cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._lines = open(path, "a", buffering=1)
         if cut:  # a killed run left half a line: the next one must not join it
             self._lines.write("\n")
-        self._board = SummaryWriter(str(self._workdir / "tensorboard"))
+        self._board = EventsWriter(str(board / "events"))
 
     def write(self, stage: str, step: int, **values: float) -> None:
         """One line; numbers are rounded to 6 digits, and null where they are not finite (JSON has no NaN)."""
-        if self._lines is None:
-            self._open()
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
         short = {k: float(f"{v:.6g}") if np.isfinite(v) else None for k, v in values.items()}
-        self._lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
-        for name, value in short.items():
-            if value is not None:
-                self._board.add_scalar(f"{stage}/{name}", value, step)
+        with naming(self._workdir / "metrics.jsonl"):
+            if self._lines is None:
+                self._open()
+            self._lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
+        with naming(self._workdir / "tensorboard"):
+            for name, value in short.items():
+                if value is not None:
+                    summary = scalar(f"{stage}/{name}", value)
+                    self._board.write_event(
+                        Event(wall_time=time.time(), step=step, summary=summary)
+                    )
+            self._board.flush()
 
     def close(self) -> None:
-        """Flushes both."""
+        """Closes both."""
         if self._lines is not None:
-            self._lines.close()
-            self._board.close()
+            for file in (self._lines, self._board):
+                with contextlib.suppress(OSError):  # said by `write`
+                    file.close()
             self._lines = None
 
 
@@ -246,6 +260,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
     Raises:
       Stopped: a signal came; everything is saved.
       Diverged: gradients stayed non-finite.
+      OSError: something could not be written; the text says what, and where the stage goes on.
     """
     config, checkpoints = run.config, run.checkpoints(stage.name)
     state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
@@ -287,6 +302,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
                 if now % (stage.max_skipped + 1) == 0:
                     _skipped(run, stage, state, checkpoints)
                 if now % config.log_every == 0 or last:
+                    checkpoints.check()
                     values = {k: float(v) for k, v in metrics.items()}  # waits for the device
                     seconds = time.perf_counter() - since
                     rate = (now - at) * stage.images / seconds
@@ -312,6 +328,16 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
                 if last or (config.pictures_every and now % config.pictures_every == 0):
                     show(state, now)
                     since, at = time.perf_counter(), now
+    except OSError as error:
+        if isinstance(error, NotSaved):
+            raise
+        with contextlib.suppress(NotSaved):  # what is said is the first
+            checkpoints.wait()
+        step = checkpoints.latest()
+        on = f"at step {step}" if step else "from its beginning"
+        raise OSError(
+            f"{one_sentence(error)} The same command goes on {on} of {stage.name}."
+        ) from error
     finally:
         bar.close()
         profile.close()
