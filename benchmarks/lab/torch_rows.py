@@ -26,6 +26,7 @@ from jax_bridges.training.parallel import Parallel
 from . import LeftOut
 from .jax_rows import output_path
 from .problems import DTYPE, make_problem
+from .teacher_batch import first_batch
 
 
 def products(toy: bool, scratch: str) -> dict:
@@ -64,7 +65,7 @@ def teacher(toy: bool, scratch: str, images: int, compiled: bool = False) -> dic
     """One step of ADM-256's teacher: loss, gradient, AdamW and moving average."""
     del scratch
     _, device = _torch(toy)
-    from .torch_step import first_batch, make_step
+    from .torch_step import make_step
 
     run = _open(toy, images)
     make = functools.partial(make_step, run, _weights(toy), first_batch(run), device, bfloat16=True)
