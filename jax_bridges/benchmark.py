@@ -32,13 +32,18 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_bridges import papers
 from jax_bridges.benchmark_options import OPTIONS, complete_options
 from jax_bridges.benchmark_rows import format_rows, machine
+from jax_bridges.benchmark_weights import (
+    place_random,
+    random_batch,
+    random_inputs,
+    relative_difference,
+)
 from jax_bridges.choices import look_up
 from jax_bridges.command import Parser, run_command
 from jax_bridges.command_line import read_config
@@ -49,14 +54,13 @@ from jax_bridges.keys import Purpose
 from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
 from jax_bridges.planning.abstract import (
     STAGES,
-    abstract_batch,
     abstract_run,
     call_flops,
     describe_plan,
     make_plan,
     step_flops,
 )
-from jax_bridges.planning.memory import GIB, advice, held_state
+from jax_bridges.planning.memory import GIB, advice, held_compiled, held_state
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.platforms import target
 from jax_bridges.stages.distill import distill
@@ -82,11 +86,18 @@ def measure_forward(
 ) -> Iterable[dict]:
     """One network call on `evaluate.batch` images that lie on the device."""
     del nfe
+    row, ours = time_forward(run, params, repeats)
+    yield row
+    if beside_torch:
+        yield {**row, "what": "forward, torch", **measure_torch(run, params, ours, repeats)}
+
+
+def time_forward(run: Run, params, repeats: int) -> tuple[dict, np.ndarray]:
+    """The row of a network call on `evaluate.batch` images, and what the network answered."""
     system, batch = run.system, run.config.evaluate.batch
     sharding = NamedSharding(run.parallel.mesh, PartitionSpec(("data", "fsdp")))
-    x, xT = jax.random.normal(jax.random.key(0), (2, batch, *system.size, system.channels))
-    label = jnp.arange(batch) % max(getattr(system.teacher, "num_classes", 0), 1)
-    inputs = jax.device_put((x, jnp.linspace(1.0, 900.0, batch), xT, label), sharding)
+    inputs = random_inputs(system.teacher, system.size, system.channels, batch)
+    inputs = jax.device_put(inputs, sharding)
 
     def call(params, x, t, xT, label):
         return system.teacher.apply({"params": params}, x, t, xT, None, label)
@@ -95,14 +106,11 @@ def measure_forward(
     compiled = jax.jit(run.parallel.gathered(call)).lower(params, *inputs).compile()
     took = time.perf_counter() - start
     seconds = median_seconds(lambda: compiled(params, *inputs), repeats)
-    row = {"images": batch, "calls": batch}
-    yield {"what": "forward", **row, "seconds": seconds, "compile": took}
-    if beside_torch:
-        found = measure_torch(run, params, inputs, np.asarray(compiled(params, *inputs)), repeats)
-        yield {"what": "forward, torch", **row, **found}
+    row = {"what": "forward", "images": batch, "calls": batch, "seconds": seconds, "compile": took}
+    return row, np.asarray(compiled(params, *inputs))
 
 
-def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> dict:
+def measure_torch(run: Run, params, ours: np.ndarray, repeats: int) -> dict:
     """The same call in plain PyTorch, and how far its output is from `ours`, relative to its range."""
     import torch
 
@@ -111,14 +119,12 @@ def measure_torch(run: Run, params, inputs, ours: np.ndarray, repeats: int) -> d
     network, net = run.config.network, run.system.teacher
     settings = {k: v for k, v in network.items() if k not in ("name", "dtype")}
     weights = flax_to_torch(jax.device_get(params), settings)
-    x, t, xT, label = map(np.asarray, inputs)
-    given = (x, t, xT if net.conditional else None, label if net.num_classes else None)
+    inputs = random_inputs(net, run.system.size, run.system.channels, len(ours))
     half = network_settings(network)["dtype"] == "bfloat16"
     device = "cuda" if target() == "cuda" and torch.cuda.is_available() else "cpu"
-    call = torch_forward(net, weights, given, device, half)
+    call = torch_forward(net, weights, inputs, device, half)
     seconds = median_seconds(call, repeats)
-    theirs = call().cpu().numpy()
-    difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-30))
+    difference = relative_difference(ours, call().cpu().numpy())
     about = {"torch": torch.__version__, "torch_device": device, "difference": difference}
     return {"seconds": seconds, "compile": 0.0, **about}
 
@@ -134,34 +140,42 @@ def torch_missing(config) -> str:
 
 def measure_train(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     """One step of the teacher."""
-    del params, nfe
-    yield measure_step(run, train(run), repeats)
+    del nfe
+    yield time_step(run, train(run), params, repeats)
 
 
 def measure_distill(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     """One step of IBMD: `bridge_updates` of the bridge net and one of the generator."""
     del nfe
-    yield measure_step(run, distill(run, params), repeats)
+    yield time_step(run, distill(run, params), params, repeats)
 
 
-def measure_step(run: Run, stage: Stage, repeats: int) -> dict:
-    """One step of a stage, its batch on the device already."""
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
+def time_step(run: Run, stage: Stage, params, repeats: int) -> dict:
+    """The row of a step of a stage that starts from `params`, its batch on the device already.
+
+    With the metrics of the first step (its loss, its gradient's norm), and the bytes that a device
+    holds by the compiler's count (`memory`; None where it gives none).
+    """
+    state = run.parallel.init(stage.make_state, run.key(stage.init), params)
+    frozen = None if stage.frozen is None else params
+    del params  # the state has a copy: where nobody else keeps them, their memory is free
     batch = run.parallel.put(random_batch(run, stage.batch_shape), stage.batch_axis)
     start = time.perf_counter()
-    compiled = stage.step.lower(state, stage.frozen, batch, run.key(stage.draws)).compile()
+    compiled = stage.step.lower(state, frozen, batch, run.key(stage.draws)).compile()
     took = time.perf_counter() - start
+    held = held_compiled(held_state(run, stage), compiled)
 
     def step():
         nonlocal state  # its buffers are donated
-        state, metrics = compiled(state, stage.frozen, batch, run.key(stage.draws))
+        state, metrics = compiled(state, frozen, batch, run.key(stage.draws))
         return metrics
 
+    first = {name: float(value) for name, value in step().items()}
     seconds = median_seconds(step, repeats)
     # In calls, so that the rate comes from the same formula as that of a forward pass.
     calls = step_flops(run.config, stage.name, 1.0)
-    row = {"what": stage.name, "images": stage.images, "calls": calls}
-    return {**row, "seconds": seconds, "compile": took}
+    row = {"what": stage.name, "images": stage.images, "calls": calls, "seconds": seconds}
+    return {**row, "compile": took, **first, "memory": None if held.work is None else held.total}
 
 
 def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
@@ -169,9 +183,7 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     batch = run.config.evaluate.batch
     images = random_batch(run, (batch,))
     system, few = run.system, run.config.distill.student_steps
-    student = run.parallel.init(
-        lambda key: system.init(key, system.student), run.key(Purpose.INIT_STUDENT)
-    )
+    student = place_random(run, system.student)
     makers = {
         f"teacher x {nfe}": (partial(teacher_sampler, run, nfe), params, nfe),
         f"student x {few}": (partial(student_sampler, run, few), student, few),
@@ -226,9 +238,7 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
         check_teacher(json.loads(config.to_json_best_effort()))
         params = load_teacher(run, config.teacher.checkpoint)
     else:
-        params = parallel.init(
-            lambda key: system.init(key, system.teacher), run.key(Purpose.INIT_TEACHER)
-        )
+        params = place_random(run, system.teacher)
     about = {
         "network": config.network.name,
         "dtype": network_settings(config.network)["dtype"],
@@ -239,19 +249,6 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
             row["images_per_second"] = row["images"] / row["seconds"]
             row["tflops"] = row["calls"] * flops / row["seconds"] / 1e12
             yield {**about, **row}
-
-
-def random_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A host batch of noise as images."""
-    draw = np.random.default_rng(0)
-
-    def fill(name: str, leaf) -> np.ndarray:
-        if name in ("x0", "xT"):
-            return draw.integers(0, 256, leaf.shape, np.uint8)
-        numbers = np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
-        return numbers % run.system.teacher.num_classes if name == "label" else numbers
-
-    return {k: fill(k, leaf) for k, leaf in abstract_batch(run, batch_shape).items()}
 
 
 def median_seconds(call: Callable, repeats: int) -> float:

@@ -1,31 +1,44 @@
 """The ADM UNet in plain PyTorch, to be timed beside models/adm.py; nothing else uses torch.
 
-`python -m jax_bridges.benchmark --what=forward,torch` runs both on the same weights (extra `bench`).
+`python -m jax_bridges.benchmark --what=forward,torch` runs both on the same weights (extra `bench`),
+and benchmarks/gpu.sh does on a GPU, training and `torch.compile` included.
 For a run on weights that went through the import, this writes a file of random ones:
 
     python -m jax_bridges.benchmark_torch ddbm_e2h64 e2h.pt
     python -m jax_bridges.import_torch e2h.pt teacher --as=ddbm --schedule=vp
 
-NCHW, float32 or autocast, written from the rules that models/adm.py follows; parameters have the
+float32 or autocast, written from the rules that models/adm.py follows; parameters have the
 released files' names, order and shapes. tests/test_benchmark_torch.py compares the two.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+try:
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+except ModuleNotFoundError:
+    if __name__ != "__main__":
+        raise
+    sys.exit("error: PyTorch is not installed: pip install 'jax_bridges[bench]'")
+
+from jax_bridges.benchmark_weights import random_params
 from jax_bridges.choices import look_up
-from jax_bridges.models import ADM
+from jax_bridges.command import Parser, run_command
+from jax_bridges.import_torch.names import abstract_params, flax_to_torch
+from jax_bridges.models import ADM, make_network
 from jax_bridges.models.adm import ADM_PRESETS
+
+# Of images and of kernels in memory.
+LAYOUTS = {"NCHW": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 def up(h: Tensor) -> Tensor:
@@ -179,36 +192,61 @@ class TorchADM(nn.Module):
         return self.out(h)
 
 
+def torch_network(
+    net: ADM,
+    weights: Mapping[str, np.ndarray],
+    device: str = "cpu",
+    layout: str = "NCHW",
+    compiled: bool = False,
+) -> nn.Module:
+    """The network of `net`'s architecture on these weights, on the device.
+
+    Args:
+      net: the flax network.
+      weights: its state dict, from `import_torch.names.flax_to_torch`.
+      device: "cpu" or "cuda".
+      layout: of images and kernels in memory, a key of LAYOUTS.
+      compiled: by `torch.compile`, at its first call.
+    """
+    with torch.device("meta"):  # no time goes into weights that are replaced
+        model = TorchADM(net)
+    model.load_state_dict({k: torch.tensor(a) for k, a in weights.items()}, assign=True)
+    model = model.to(device, memory_format=look_up("layout", LAYOUTS, layout))
+    return torch.compile(model, dynamic=False) if compiled else model
+
+
+def torch_images(images: np.ndarray, device: str = "cpu", layout: str = "NCHW") -> Tensor:
+    """`[B, H, W, C]` -> a tensor `[B, C, H, W]` on the device."""
+    images = torch.tensor(images, device=device).movedim(3, 1)
+    return images.contiguous(memory_format=look_up("layout", LAYOUTS, layout))
+
+
 def torch_forward(
     net: ADM,
     weights: Mapping[str, np.ndarray],
     inputs: tuple[np.ndarray | None, ...],
     device: str = "cpu",
     bfloat16: bool = False,
+    layout: str = "NCHW",
+    compiled: bool = False,
 ) -> Callable[[], Tensor]:
     """`call() -> F`, `[B, H, W, C]` float32: a forward pass on what lies on the device, waited for.
 
     Args:
-      net: the flax network whose architecture is wanted.
-      weights: its state dict, from `import_torch.names.flax_to_torch`.
-      inputs: x, c_noise, xT (or None), y (or None), as `ADM` takes them.
-      device: "cpu" or "cuda".
+      net, weights, device, layout, compiled: as of `torch_network`.
+      inputs: x, c_noise, xT, y, as `ADM` takes them; what this network does not take may be None.
       bfloat16: autocast, PyTorch's way to mixed precision.
     """
-    with torch.device("meta"):  # no time goes into weights that are replaced
-        model = TorchADM(net)
-    model.load_state_dict({k: torch.tensor(a) for k, a in weights.items()}, assign=True)
-    model = model.to(device).eval()
-    tensors = [None if a is None else torch.tensor(a, device=device) for a in inputs]
-    # NCHW in memory as well, which is PyTorch's own layout.
-    tensors = [
-        t.movedim(3, 1).contiguous() if t is not None and t.ndim == 4 else t for t in tensors
-    ]
+    model = torch_network(net, weights, device, layout, compiled).eval()
+    x, t, xT, y = inputs
+    given = [torch_images(x, device, layout), torch.tensor(t, device=device)]
+    given.append(torch_images(xT, device, layout) if net.conditional else None)
+    given.append(torch.tensor(y, device=device) if net.num_classes else None)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def call() -> Tensor:
         with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            out = model(*tensors)
+            out = model(*given)
         if device == "cuda":
             torch.cuda.synchronize()
         return out.float().movedim(1, 3)
@@ -225,22 +263,35 @@ def write_random(preset: str, path: str, seed: int = 0, **settings: Any) -> None
       seed: of the draws.
       settings: of `ADM`, where they shall differ from the preset's.
     """
-    torch.manual_seed(seed)
-    net = ADM(**{**look_up("preset", ADM_PRESETS, preset), **settings})
-    model = TorchADM(net)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter[0].numel() ** -0.5)
-    torch.save(model.state_dict(), path)
+    config = {**look_up("preset", ADM_PRESETS, preset), **settings}
+    make_network("adm", **config)  # says which setting is none
+    weights = flax_to_torch(random_params(abstract_params(config), seed), config)
+    torch.save({name: torch.tensor(array) for name, array in weights.items()}, path)
+
+
+def _setting(pair: str) -> tuple[str, Any]:
+    name, _, value = pair.partition("=")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        raise ValueError(f"--set {pair}: give KEY=VALUE with a JSON value.") from None
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+
+    def work():
+        prog = "python -m jax_bridges.benchmark_torch"
+        parser = Parser(prog=prog, description="Writes random ADM weights, to time an import.")
+        parser.add_argument("preset", help=", ".join(ADM_PRESETS))
+        parser.add_argument("path", help="file to write, e.g. e2h.pt")
+        text = "KEY=VALUE of ADM, VALUE as JSON, where it shall differ from the preset's"
+        parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+        options = parser.parse_args()
+        write_random(options.preset, options.path, **dict(map(_setting, options.set)))
+
+    return run_command(work)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Writes random ADM weights, to time an import.")
-    parser.add_argument("preset", help=", ".join(ADM_PRESETS))
-    parser.add_argument("path", help="file to write, e.g. e2h.pt")
-    text = "KEY=VALUE of ADM, VALUE as JSON, where it shall differ from the preset's"
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-    options = parser.parse_args()
-    pairs = (pair.split("=", 1) for pair in options.set)
-    write_random(options.preset, options.path, **{key: json.loads(value) for key, value in pairs})
+    sys.exit(main())

@@ -16,14 +16,22 @@ import numpy as np
 import pytest
 
 from jax_bridges import benchmark
+from jax_bridges.benchmark_weights import random_inputs, random_params, relative_difference
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.__main__ import main
-from jax_bridges.import_torch.names import torch_layout, torch_to_flax
+from jax_bridges.import_torch.names import (
+    abstract_params,
+    flax_to_torch,
+    torch_layout,
+    torch_to_flax,
+)
 from jax_bridges.models.adm import ADM, ADM_PRESETS
 
 torch = pytest.importorskip("torch")
 from jax_bridges.benchmark_torch import TorchADM, torch_forward, write_random  # noqa: E402
+
+torch.set_num_threads(1)  # these networks are too small for more
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))
@@ -94,7 +102,8 @@ def test_the_benchmark_on_imported_weights(tmp_path, capsys):
     flags = ["--as=ddbm", "--schedule=vp", "--set=head_channels=32"]
     assert main([str(file), str(workdir), *flags]) == 0, capsys.readouterr()
     state = torch.load(file, weights_only=True)
-    assert all(float(a.abs().max()) > 0 for a in state.values() if a.ndim > 1)
+    assert all(float(a.abs().min()) > 0 or a.ndim == 4 for a in state.values())
+    assert all(float(a.abs().max()) > 0 for a in state.values())
 
     config = base_config()
     config.data.update(name="edges2handbags", size=8)
@@ -110,6 +119,40 @@ def test_the_benchmark_on_imported_weights(tmp_path, capsys):
     found = rows["forward, torch"]
     assert 0 < found["difference"] < 1e-4 and found["torch"] == torch.__version__
     assert found["images"] == 2 and found["images_per_second"] == 2 / found["seconds"]
+
+
+def test_one_wrong_weight_is_seen():
+    """Random weights leave no layer without a say: changed on one side alone, each tells."""
+    config = {**TINY, "head_channels": 16, "new_attention_order": True}
+    net = ADM(**config)
+    params = random_params(abstract_params(config))
+    weights = flax_to_torch(params, config)
+    inputs = random_inputs(net, (8, 8), 3, 2)
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(net.apply({"params": params}, *map(jnp.asarray, inputs[:2])))
+    call = torch_forward(net, weights, inputs)
+    apart = {"": relative_difference(ours, call().numpy())}
+    for name, array in weights.items():
+        if name.endswith("weight"):  # a bias before a norm may have no say by right
+            wrong = array.copy()
+            wrong.flat[-1] += 1.0
+            call = torch_forward(net, {**weights, name: wrong}, inputs)
+            apart[name] = relative_difference(ours, call().numpy())
+    assert len(apart) > 50 and apart.pop("") < 1e-5
+    assert min(apart.values()) > 1e-3, min(apart, key=apart.get)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [{"layout": "channels_last"}, pytest.param({"compiled": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
+def test_layout_and_compiler_leave_the_numbers(how):
+    net = ADM(**TINY, head_channels=16)
+    weights = flax_to_torch(random_params(abstract_params(TINY)), TINY)
+    inputs = random_inputs(net, (8, 8), 3, 2)
+    plain, other = (torch_forward(net, weights, inputs, **more)() for more in ({}, how))
+    assert relative_difference(plain.numpy(), other.numpy()) < 1e-5
 
 
 def test_a_preset_that_there_is_not(tmp_path):

@@ -75,14 +75,14 @@ def torch_layout(config: Config, qkv_ndim: int = 3) -> dict[str, tuple[int, ...]
       qkv_ndim: dimensions of the 1x1 convolutions of attention: 3 (ADM, I2SB, DBIM) or 4 (DDBM).
     """
     layout = {}
-    for path, leaf in flatten_dict(_abstract_params(config)).items():
+    for path, leaf in flatten_dict(abstract_params(config)).items():
         layout[torch_name(path)] = _torch_shape(path, leaf.shape, qkv_ndim)
     return {name: layout[name] for name in sorted(layout, key=_rank)}
 
 
 def count_parameters(config: Config) -> int:
     """Number of parameters of `ADM(**config)`; allocates nothing."""
-    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(_abstract_params(config)))
+    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def torch_to_flax(state_dict: Mapping[str, np.ndarray], config: Config) -> dict:
@@ -255,7 +255,7 @@ def infer_adm_config(
     return {**config, **known}
 
 
-def _abstract_params(config: Config) -> dict:
+def abstract_params(config: Config) -> dict:
     """The parameters of `ADM(**config)` as shapes, by tracing alone."""
     net = ADM(**config)
     size = 2 ** (len(net.channel_mult) - 1)
