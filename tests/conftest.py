@@ -4,12 +4,15 @@ and not in memory, so that a laptop's is enough."""
 from __future__ import annotations
 
 import itertools
+import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.register_assert_rewrite("tests.support")
 
 
 def pytest_configure(config):
@@ -28,6 +31,30 @@ def room():
     yield
     if next(_modules) % 8 == 0:  # not after each: small programs are shared, and quick to forget
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def quick_compiler():
+    """For programs that run for milliseconds: compiling them is what takes time."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture
+def handlers():
+    """A run takes over the signals; pytest gets them back."""
+    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def float64():
+    """Closed forms are compared to nine digits."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,5 @@
 """Importing released checkpoints: names both ways, the families, and what is refused."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -28,9 +25,7 @@ from jax_bridges.import_torch.names import (
     torch_to_flax,
 )
 from jax_bridges.models.adm import ADM, ADM_PRESETS
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from adm_weights import weight  # noqa: E402
+from tests.golden.adm_weights import weight
 
 SMALL = {"model_channels": 64, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
 QKV = "middle_block.1.qkv.weight"

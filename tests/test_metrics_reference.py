@@ -16,8 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ended, free_port, started
-from runs import tiny
 
 from jax_bridges import reference
 from jax_bridges.metrics import Measure, Moments, frechet_distance
@@ -31,6 +29,8 @@ from jax_bridges.metrics.reference import (
     statistics_resize,
 )
 from jax_bridges.training import hosts
+from tests.support.processes import ended, free_port, started
+from tests.support.runs import tiny
 
 COUNT, SIDE, BATCH = 45, 4, 4  # 12 batches: not a multiple of eight devices
 
@@ -168,9 +168,8 @@ def test_the_fid_of_a_set_to_its_own_statistics_is_zero(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(golden))
     import gzip
 
-    import feature_nets_weights as given
-
     from jax_bridges.import_torch.writer import write_safetensors
+    from tests.golden import feature_nets_weights as given
 
     layouts = json.loads(gzip.decompress((golden / "feature_nets_layouts.json.gz").read_bytes()))
     weights = tmp_path / "inception.safetensors"

@@ -10,13 +10,15 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from restorers import bad_files, left_behind, photograph, tiny
-from runs import ROOT, quick_compiler, start  # noqa: F401
-from runs import tiny as tiny_run
 
 from jax_bridges import restore
 from jax_bridges.restoring import read_picture, seam_jump
 from jax_bridges.restoring.tiles import positions
+from tests.support.restorers import bad_files, left_behind, photograph, tiny
+from tests.support.runs import ROOT, start
+from tests.support.runs import tiny as tiny_run
+
+pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from runs import (
+
+import jax_bridges.main
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.stages.run import Diverged, MetricsLog
+from tests.support.runs import (
     assert_same_end,
-    handlers,  # noqa: F401
     lines,
-    quick_compiler,  # noqa: F401
     saved,
     start,
     tiny,
@@ -26,9 +28,7 @@ from runs import (
     write_config,
 )
 
-import jax_bridges.main
-from jax_bridges.checkpoints import Checkpoints
-from jax_bridges.stages.run import Diverged, MetricsLog
+pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
 
 # -- killed ------------------------------------------------------------------------------------
 

@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair
 
 from jax_bridges import samplers
 from jax_bridges.bridges import I2SB, VE, VP, Brownian, make_bridge
 from jax_bridges.keys import example_keys
 from jax_bridges.samplers import SAMPLERS, count_calls, make_sampler
 from jax_bridges.times import student_grid
+from tests.support.gaussian import GaussianPair
 
 LEAST = {
     "ancestral": 1,

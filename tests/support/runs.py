@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -13,30 +12,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-import pytest
 from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
+from tests.support import ROOT
 
-ROOT = Path(__file__).parents[1]
 TRAIN, DISTILL = 6, 4  # steps
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """These programs run for milliseconds: compiling them is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """A run takes over the signals; pytest gets them back."""
-    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 def tiny(images, **changes) -> ConfigDict:
