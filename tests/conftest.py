@@ -12,14 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.register_assert_rewrite("tests.support")
+from tests.support import compiler
 
 
 def pytest_configure(config):
-    if hasattr(config, "cache"):
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if hasattr(config, "cache"):  # not with -p no:cacheprovider
+        compiler.set_up(str(config.cache.mkdir("jax")))
 
 
 _modules = itertools.count(1)
@@ -34,11 +32,11 @@ def room():
 
 
 @pytest.fixture(scope="module")
-def quick_compiler():
-    """For programs that run for milliseconds: compiling them is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
+def optimised():
+    """For programs that run for seconds: compiled as a user's are."""
     jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.support.family import (
 )
 from tests.support.official import close
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def step_weights(bridge, t, s):

@@ -20,7 +20,7 @@ from tests.support.family import (
 from tests.support.gaussian import law_error, slope
 from tests.support.official import close
 
-pytestmark = pytest.mark.usefixtures("float64", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def run(sampler, bridge, times, conditional=True, **knobs):

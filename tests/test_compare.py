@@ -24,7 +24,7 @@ from jax_bridges.validation import check_given, validate
 from tests.support.config_files import read
 from tests.support.runs import DISTILL, TRAIN, saved, steps, tiny
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def small(images, **changes):

@@ -31,7 +31,7 @@ from jax_bridges.validation import validate
 from tests.support.restorers import save_player
 from tests.support.runs import tiny
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def measured():
     """What `main` below has printed in a process with 8 devices."""
     done = subprocess.run(
         [sys.executable, __file__],
-        env=environment(8, JAX_DISABLE_MOST_OPTIMIZATIONS="1"),
+        env=environment(8),
         capture_output=True,
         text=True,
     )

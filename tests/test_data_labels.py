@@ -18,7 +18,7 @@ from jax_bridges.stages.evaluate import pad
 from jax_bridges.validation import validate
 from tests.support.runs import saved, steps, tiny
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 GOLDEN = Path(__file__).parent / "golden" / "data_tfds.zip"
 CLASSES = ("ant", "bee", "cat")

@@ -21,7 +21,6 @@ from jax_bridges import reference
 from jax_bridges.metrics import Measure, Moments, frechet_distance
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.batches import in_batches
-from jax_bridges.metrics.inception import FEATURES
 from jax_bridges.metrics.reference import (
     RunningMoments,
     load_statistics,
@@ -33,6 +32,9 @@ from tests.support.processes import ended, free_port, started
 from tests.support.runs import tiny
 
 COUNT, SIDE, BATCH = 45, 4, 4  # 12 batches: not a multiple of eight devices
+FEATURES = (
+    16  # of the network that stands for Inception: matrices of 2048 take seconds to factorise
+)
 
 
 def pixels(count=COUNT) -> np.ndarray:
@@ -74,7 +76,7 @@ def test_pairs_of_images():
 
 # -- the command -------------------------------------------------------------------------------------
 def fake_inception(images, resize, where, shared):
-    """2048 features of which a few differ; the network itself has a test of its own."""
+    """Features of which a few differ; the network itself has a test of its own."""
     assert not shared and where == "weights" and resize == "legacy_pytorch"
     features = np.zeros((len(images), FEATURES), np.float32)
     features[:, :6] = images.reshape(len(images), -1)[:, :6]
@@ -84,6 +86,8 @@ def fake_inception(images, resize, where, shared):
 @pytest.fixture
 def without_network(monkeypatch):
     monkeypatch.setattr(reference, "inception_outputs", fake_inception)
+    for module in (reference, measure_module):
+        monkeypatch.setattr(module, "FEATURES", FEATURES)
     monkeypatch.setattr(measure_module, "weights_path", lambda need, where: Path("weights"))
 
 

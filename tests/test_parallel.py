@@ -36,7 +36,7 @@ def measured(tmp_path_factory):
     """What `main` below has printed in a process with 8 devices."""
     done = subprocess.run(
         [sys.executable, __file__, tmp_path_factory.mktemp("checkpoints")],
-        env=environment(8, JAX_DISABLE_MOST_OPTIMIZATIONS="1"), capture_output=True, text=True,
+        env=environment(8), capture_output=True, text=True,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]

@@ -20,8 +20,6 @@ from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
 from tests.support.restorers import BOX, TILE, left_behind, photograph, save_player, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(scope="module")
 def inpaint(tmp_path_factory):

@@ -18,8 +18,6 @@ from tests.support.restorers import bad_files, left_behind, photograph, tiny
 from tests.support.runs import ROOT, start
 from tests.support.runs import tiny as tiny_run
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):

@@ -21,8 +21,6 @@ from jax_bridges.restoring.methods import parse_method, parse_operator
 from jax_bridges.training.system import System
 from tests.support.restorers import TILE, left_behind, photograph, save_player, tiny
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 
 def prior_config(**changes):
     config = tiny(**changes)

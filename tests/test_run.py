@@ -26,7 +26,7 @@ from tests.support.runs import (
     tiny,
 )
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")

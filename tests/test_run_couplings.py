@@ -17,7 +17,7 @@ from tests.support.runs import (
     tiny,
 )
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def config_of(images, **changes):

@@ -28,7 +28,7 @@ from tests.support.runs import (
     write_config,
 )
 
-pytestmark = pytest.mark.usefixtures("handlers", "quick_compiler")
+pytestmark = pytest.mark.usefixtures("handlers")
 
 # -- killed ------------------------------------------------------------------------------------
 

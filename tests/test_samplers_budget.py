@@ -142,7 +142,7 @@ def test_more_calls_than_table_entries_are_refused():
             SAMPLERS[name](linear, bridge, XT, 12, KEYS)
 
 
-@pytest.mark.parametrize("name", set(LEAST) - {"ancestral"})
+@pytest.mark.parametrize("name", sorted(set(LEAST) - {"ancestral"}))
 def test_noise_free_bridges_are_refused(name):
     with pytest.raises(ValueError, match=f"'{name}'.*deterministic.*'ancestral'"):
         SAMPLERS[name](linear, make_bridge("i2sb", deterministic=True), XT, 6, KEYS)

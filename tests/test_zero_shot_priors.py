@@ -25,8 +25,6 @@ from tests.support.config_files import read
 from tests.support.imports import HEADS, SMALL, imported, saved
 from tests.support.restorers import save_player
 
-pytestmark = pytest.mark.usefixtures("quick_compiler")
-
 PRIOR = DDPM.create()
 
 # -- classifier guidance -----------------------------------------------------------------------------

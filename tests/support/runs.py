@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
 from tests.support import ROOT
+from tests.support.processes import environment
 
 TRAIN, DISTILL = 6, 4  # steps
 
@@ -96,16 +96,9 @@ def write_config(config, tmp_path) -> Path:
 def start(config, workdir, tmp_path) -> subprocess.Popen:
     """`python -m jax_bridges.main` in a process of its own."""
     path = write_config(config, tmp_path)
-    cache = jax.config.jax_compilation_cache_dir or str(tmp_path / "cache")
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": cache,
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "jax_bridges.main", f"--config={path}", f"--workdir={workdir}"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
