@@ -4,6 +4,7 @@ and not in memory, so that a laptop's is enough."""
 from __future__ import annotations
 
 import itertools
+import signal
 from pathlib import Path
 
 import jax
@@ -11,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support import compiler
+
 
 def pytest_configure(config):
-    if hasattr(config, "cache"):
-        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    if hasattr(config, "cache"):  # not with -p no:cacheprovider
+        compiler.set_up(str(config.cache.mkdir("jax")))
 
 
 _modules = itertools.count(1)
@@ -28,6 +29,30 @@ def room():
     yield
     if next(_modules) % 8 == 0:  # not after each: small programs are shared, and quick to forget
         jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def optimised():
+    """For programs that run for seconds: compiled as a user's are."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def handlers():
+    """A run takes over the signals; pytest gets them back."""
+    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def float64():
+    """Closed forms are compared to nine digits."""
+    with jax.enable_x64(True):
+        yield
 
 
 @pytest.fixture(scope="session")

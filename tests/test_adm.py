@@ -8,7 +8,6 @@ too big to be kept here) are compared as well.
 import gzip
 import json
 import os
-import sys
 from pathlib import Path
 
 import jax
@@ -33,10 +32,9 @@ from jax_bridges.models.adm import (
     upsample,
 )
 from jax_bridges.models.attention import attend
+from tests.golden.adm_weights import weight
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from adm_weights import weight  # noqa: E402
 
 VECTORS = os.environ.get("JAX_BRIDGES_VECTORS")
 TINY = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}

@@ -17,6 +17,7 @@ from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
 from jax_bridges.planning.abstract import abstract_run, call_flops
 from jax_bridges.training.parallel import Parallel
+from tests.support.commands import benchmark_main
 
 ROOT = Path(__file__).parents[1]
 JPEG = "--config=configs/jpeg.py"
@@ -139,14 +140,6 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     )  # fmt: skip
 
 
-def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
-    monkeypatch.chdir(ROOT)
-    status = benchmark.main()
-    out = capsys.readouterr()
-    return status, out.out, out.err
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -179,7 +172,7 @@ def call_main(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
 def test_mistakes_get_one_sentence(monkeypatch, capsys, tmp_path, arguments, words):
     file = tmp_path / "benchmark.json"
     results = [] if "--plan" in arguments else [f"--json={file}"]
-    status, _, error = call_main(monkeypatch, capsys, *arguments, *results)
+    status, _, error = benchmark_main(monkeypatch, capsys, *arguments, *results)
     assert status == 1
     assert error.startswith("error: ") and words in error
     assert len(error.strip().splitlines()) == 1
@@ -189,7 +182,7 @@ def test_mistakes_get_one_sentence(monkeypatch, capsys, tmp_path, arguments, wor
 @pytest.mark.slow
 def test_table_and_file(monkeypatch, capsys, tmp_path):
     file = tmp_path / "deep" / "benchmark.json"
-    status, out, _ = call_main(
+    status, out, _ = benchmark_main(
         monkeypatch, capsys, "--what=forward", "--dtype=float32,bfloat16", "--batch=2", "--repeats=1",
         "--peak-tflops=2", f"--json={file}", "--config=configs/jpeg.py", "--config.network.widths=(8,)",
     )  # fmt: skip

@@ -7,7 +7,6 @@ same record: tests/test_adm.py checks ours against golden/adm_oracle.npz.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import jax
@@ -27,6 +26,7 @@ from jax_bridges.import_torch.names import (
     torch_to_flax,
 )
 from jax_bridges.models.adm import ADM, ADM_PRESETS
+from tests.golden.adm_weights import weight
 
 torch = pytest.importorskip("torch")
 from jax_bridges.benchmark_torch import TorchADM, torch_forward, write_random  # noqa: E402
@@ -34,8 +34,6 @@ from jax_bridges.benchmark_torch import TorchADM, torch_forward, write_random  #
 torch.set_num_threads(1)  # these networks are too small for more
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-from adm_weights import weight  # noqa: E402
 
 TINY = {"model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
 CASES = {

@@ -2,40 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair
 
-from jax_bridges.bridges import I2SB, VE, VP, Brownian, I2SBinDDBM, make_bridge, symmetric_betas
-
-pytestmark = pytest.mark.smoke
-
-with np.load(Path(__file__).parent / "golden" / "bridges.npz") as file:
-    GOLDEN = dict(file)
-
-SMOOTH = {"vp": VP(), "ve": VE(), "brownian": Brownian(epsilon=0.7, T=1.25)}
-TABLES = {"i2sb": I2SB.create(beta_max=1.0), "i2sb_ddbm": I2SBinDDBM.create(beta_max=1.0)}
-ALL = SMOOTH | TABLES
-
-
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
-def golden(name):
-    """Arrays saved under `name/`."""
-    return {k.split("/")[1]: v for k, v in GOLDEN.items() if k.startswith(name + "/")}
-
-
-def close(got, want, rtol=1e-9, atol=1e-12):
-    np.testing.assert_allclose(np.asarray(got), want, rtol=rtol, atol=atol)
-
+from jax_bridges.bridges import I2SB, Brownian, make_bridge, symmetric_betas
+from tests.support.gaussian import GaussianPair
+from tests.support.official import ALL, SMOOTH, TABLES, close, golden
 
 # -- official numbers
 # --------------------------------------------------------------------------------

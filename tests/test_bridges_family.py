@@ -8,20 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import (
-    ALL,
-    HALVES,
-    NOISY,
-    PAIR,
-    close,
-    float64,  # noqa: F401
-    interpolant,
-    quick_compiler,  # noqa: F401
-)
 
 from jax_bridges.bridges import GOUB, ResShift, make_bridge
 from jax_bridges.samplers import SAMPLERS
 from jax_bridges.times import uniform_grid
+from tests.support.family import (
+    ALL,
+    HALVES,
+    NOISY,
+    PAIR,
+    interpolant,
+)
+from tests.support.official import close
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def step_weights(bridge, t, s):

@@ -8,19 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from family import (
+
+from jax_bridges.samplers import SAMPLERS, sample_dbim, sample_few_step
+from jax_bridges.times import angle_grid, dbim_grid, student_grid, uniform_grid
+from tests.support.family import (
     ALL,
     HALVES,
     NOISY,
     PAIR,
-    close,
-    float64,  # noqa: F401
-    quick_compiler,  # noqa: F401
 )
-from gaussian import law_error, slope
+from tests.support.gaussian import law_error, slope
+from tests.support.official import close
 
-from jax_bridges.samplers import SAMPLERS, sample_dbim, sample_few_step
-from jax_bridges.times import angle_grid, dbim_grid, student_grid, uniform_grid
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def run(sampler, bridge, times, conditional=True, **knobs):

@@ -7,8 +7,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from config_files import read
-from runs import DISTILL, TRAIN, handlers, quick_compiler, saved, steps, tiny  # noqa: F401
 
 import jax_bridges.main
 from jax_bridges.acts.compare import of_method, teacher_rows
@@ -23,6 +21,10 @@ from jax_bridges.training.distillers import DISTILLERS, make_distiller, sample_s
 from jax_bridges.training.settings import distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import check_given, validate
+from tests.support.config_files import read
+from tests.support.runs import DISTILL, TRAIN, saved, steps, tiny
+
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def small(images, **changes):

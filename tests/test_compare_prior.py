@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from restorers import save_player
-from runs import handlers, quick_compiler, tiny  # noqa: F401
 
 import jax_bridges.main
 from jax_bridges.acts.compare import student_runs
@@ -29,6 +27,10 @@ from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate
+from tests.support.restorers import save_player
+from tests.support.runs import tiny
+
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")

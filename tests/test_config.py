@@ -6,30 +6,15 @@ import json
 from pathlib import Path
 
 import pytest
-from config_files import CONFIGS as FOLDER
-from config_files import load
-from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config, differences
 from jax_bridges.models import network_settings
 from jax_bridges.training.system import System
 from jax_bridges.validation import validate
+from tests.support.config_files import CONFIGS as FOLDER
+from tests.support.config_files import changed, load
 
 CONFIGS = sorted(FOLDER.glob("*.py"))
-
-
-def changed(**keys) -> ConfigDict:
-    """The base with some keys changed; `a__b` stands for the key `a.b`."""
-    config = base_config()
-    config.unlock()
-    for key, value in keys.items():
-        path = key.split("__")
-        part = config
-        for name in path[:-1]:
-            part = part[name]
-        with part.ignore_type():
-            part[path[-1]] = value
-    return config
 
 
 # What goes together or not: what is changed, and words that the sentence must hold: the key and what to do.

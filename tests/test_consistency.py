@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaussian import GaussianPair, law_error
 from ml_collections import ConfigDict
 
 from jax_bridges import samplers
@@ -18,6 +17,9 @@ from jax_bridges.bridges import I2SB, VE, VP, I2SBinDDBM, make_bridge
 from jax_bridges.distillation import consistency
 from jax_bridges.samplers import count_calls, sample_dbim
 from jax_bridges.times import consistency_grid, uniform_grid
+from tests.support.gaussian import GaussianPair, law_error
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 GOLDEN = Path(__file__).parent / "golden"
 PAIR = GaussianPair(slope=0.8, std=0.3)
@@ -28,12 +30,6 @@ BRIDGES = {
     "i2sb": I2SB.create(beta_max=0.3),
     "i2sb_ddbm": I2SBinDDBM.create(beta_max=1.0),
 }
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def draw(seed, *shape):

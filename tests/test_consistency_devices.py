@@ -7,38 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from toy import image_batch, pointwise, random_params, small_config
 
 from jax_bridges.training.distillers import make_distiller
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
+from tests.support.processes import environment
+from tests.support.toy import image_batch, pointwise, random_params, small_config
 
 pytestmark = pytest.mark.slow
 BATCH, STEPS = 16, 4
-HERE = Path(__file__).parent
 METHODS = {"cbd": {}, "cbt": {"distill.cbt.target": "ema", "distill.microbatches": 2}}
 
 
 @pytest.fixture(scope="module")
 def measured():
     """What `main` below has printed in a process with 8 devices."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-    }
     done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True
+        [sys.executable, __file__],
+        env=environment(8),
+        capture_output=True,
+        text=True,
     )
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pictures import images, make_keys
 from PIL import Image
 from scipy import ndimage
 
@@ -26,6 +25,7 @@ from jax_bridges.corruptions import (
 from jax_bridges.corruptions import blur as blurs
 from jax_bridges.corruptions import jpeg as jpegs
 from jax_bridges.corruptions import superres as superresolutions
+from tests.support.pictures import images, make_keys
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "corruptions_64.npz")
 

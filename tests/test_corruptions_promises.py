@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pictures import images, make_keys
 
 from jax_bridges.corruptions import (
     CORRUPTIONS,
@@ -25,6 +24,7 @@ from jax_bridges.corruptions import (
     fill_hole,
     make_corruption,
 )
+from tests.support.pictures import images, make_keys
 
 SMALL_BANK = {"count": 8}
 ALL = {

@@ -9,8 +9,6 @@ import jax
 import jax._src.cudnn.fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import pytest
-from config_files import CONFIGS, load, read
-from toy import small_config
 
 from jax_bridges.config import base_config
 from jax_bridges.models.adm import ADM_PRESETS
@@ -26,6 +24,8 @@ from jax_bridges.platforms import aim_at
 from jax_bridges.stages.distill import distill
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
+from tests.support.config_files import CONFIGS, load, read
+from tests.support.toy import small_config
 
 
 def shape(*sizes, dtype=jnp.float32):

@@ -10,9 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair, law
-from test_config import changed
-from toy import image_batch, optimizer_config, same, small_config
 
 from jax_bridges.bridges import VP, Brownian, make_bridge
 from jax_bridges.data.unpaired import Unpaired
@@ -26,15 +23,12 @@ from jax_bridges.training.state import Player, State
 from jax_bridges.training.steps import make_teacher_step
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate
+from tests.support.config_files import changed
+from tests.support.gaussian import GaussianPair, law
+from tests.support.toy import image_batch, optimizer_config, same, small_config
 
 PAIR = GaussianPair(slope=0.8, std=0.3, source_mean=0.2, source_std=1.1)
 FLOW = Brownian(deterministic=True, t_min=1e-7)
-
-
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def schroedinger_covariance(std0: float, stdT: float, noise2: float) -> float:

@@ -5,11 +5,11 @@ from types import SimpleNamespace as Config
 
 import numpy as np
 import pytest
-from folders import folder, pairs, ramp, save
 from PIL import Image
 
 from jax_bridges.data import files as files_module
 from jax_bridges.data import make_source
+from tests.support.folders import folder, pairs, ramp, save
 
 # Bad files ---------------------------------------------------------------------------------------
 

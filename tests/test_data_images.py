@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from folders import folder, only, ramp, save, wide_ramp
 from PIL import Image
+
+from tests.support.folders import folder, only, ramp, save, wide_ramp
 
 # What modes become -------------------------------------------------------------------------------
 

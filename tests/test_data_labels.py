@@ -11,11 +11,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from runs import handlers, quick_compiler, saved, steps, tiny  # noqa: F401
 
 import jax_bridges.main
 from jax_bridges.data import Loader, check_classes, first, has_labels, is_paired, make_source, pad
 from jax_bridges.validation import validate
+from tests.support.runs import saved, steps, tiny
+
+pytestmark = pytest.mark.usefixtures("handlers")
 
 GOLDEN = Path(__file__).parent / "golden" / "data_tfds.zip"
 CLASSES = ("ant", "bee", "cat")

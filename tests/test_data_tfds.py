@@ -6,7 +6,6 @@ writes it anew where TensorFlow is installed.
 
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -199,13 +198,12 @@ def test_reads_what_tfds_prepares_now(tmp_path):
     if importlib.util.find_spec("tensorflow") is None:
         pytest.skip("preparing a TFDS set needs TensorFlow: pip install 'jax_bridges[tfds]'")
     # In another process: TensorFlow takes its time and would stay loaded.
-    code = f"import test_data_tfds as t; t.prepare({str(tmp_path)!r})"
+    code = f"from tests.test_data_tfds import prepare; prepare({str(tmp_path)!r})"
     run = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parent,
-        env={**os.environ, "PYTHONPATH": ROOT},
+        cwd=ROOT,
     )
     assert run.returncode == 0, run.stderr[-2000:]
     check_reading(tmp_path)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import folder, pairs, ramp, save
 
 from jax_bridges.data.walk import find_pictures, listed, name_key, stem_key
 from jax_bridges.restoring.files import find_orders
+from tests.support.folders import folder, pairs, ramp, save
 
 
 def touch(base: Path, *names: str) -> Path:

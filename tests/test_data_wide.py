@@ -9,14 +9,14 @@ import struct
 import numpy as np
 import pytest
 import tifffile
-from folders import only
 from PIL import Image
-from restorers import encoded, pixels, png
 
 from jax_bridges.data.decode import open_picture
 from jax_bridges.data.errors import BadImage
 from jax_bridges.data.images import read_images
 from jax_bridges.restoring import read_picture
+from tests.support.folders import only
+from tests.support.restorers import encoded, pixels, png
 
 HEIGHT, WIDTH = 21, 18
 

@@ -6,7 +6,6 @@ import threading
 import jax
 import numpy as np
 import pytest
-from runs import tiny
 
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data.arrays import ArraySource
@@ -22,6 +21,7 @@ from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, validate
+from tests.support.runs import tiny
 
 
 def run_of(tmp_path, **changes) -> Run:

@@ -27,13 +27,21 @@ ABOUT = {
 
 
 def row(name: str, work: str = "fine", worker: str = "jax", expected=0.0, limit=30.0, **settings):
-    return Row(name, f"about {name}", worker, f"gpu_stand_ins:{work}", settings, expected, limit)
+    return Row(
+        name,
+        f"about {name}",
+        worker,
+        f"tests.support.gpu_stand_ins:{work}",
+        settings,
+        expected,
+        limit,
+    )
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
     """Starts `run_rows` on stand-ins; what it told is in `start.told`."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
     def begin(*rows, minutes=1.0, retry=False, size="toy"):
         begin.told = []

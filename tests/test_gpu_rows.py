@@ -13,8 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import toy
-from toy import compiled, same
 
 from benchmarks.lab import LeftOut, jax_rows, main_job, torch_rows
 from benchmarks.lab.problems import make_problem
@@ -27,6 +25,8 @@ from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.steps import make_teacher_step
+from tests.support import toy
+from tests.support.toy import compiled, same
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,10 +15,10 @@ import sys
 import jax
 import numpy as np
 import pytest
-from processes import GLOO, ended, free_port, spoken, started
 
 from jax_bridges.hosts import count_tpu_workers, find_hosts, slurm_tasks
 from jax_bridges.training.parallel import Parallel
+from tests.support.processes import GLOO, ended, free_port, spoken, started
 
 STEP = {
     "SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "n[1-2]", "SLURM_PROCID": "3",
@@ -188,25 +188,14 @@ def test_both_processes_get_all_samples_in_order(measured, mode):
 
 # -- run in each of two processes ------------------------------------------------------------------
 def main(port: int, process: int) -> None:
-    from test_parallel import (
-        STEPS,
-        UPDATES,
-        batch,
-        difference,
-        make_system,
-        moved,
-        optimizer_config,
-        pointwise,
-        random_params,
-        shard,
-    )  # fmt: skip
-
     from jax_bridges import hosts
     from jax_bridges.samplers import sample_few_step
     from jax_bridges.times import student_grid
     from jax_bridges.training.optimizers import make_optimizer
     from jax_bridges.training.state import Player, State, graft
     from jax_bridges.training.steps import make_ibmd_step
+    from tests.support.games import STEPS, UPDATES, batch, difference, make_system, moved, shard
+    from tests.support.toy import optimizer_config, pointwise, random_params
 
     hosts.start(find_hosts("auto", f"127.0.0.1:{port}", 2, process))
     hosts.only_chief_prints()

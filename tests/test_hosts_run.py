@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from processes import ended, free_port, spoken, started
-from runs import lines, tiny, wait_for_lines, write_config
 
 from jax_bridges.checkpoints import Checkpoints
+from tests.support.processes import ended, free_port, spoken, started
+from tests.support.runs import lines, tiny, wait_for_lines, write_config
 
 STEPS = 30
 

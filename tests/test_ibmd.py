@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaussian import GaussianPair
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.distillation import bridge_net_loss, generator_loss
+from tests.support.gaussian import GaussianPair
 
 PAIR = GaussianPair(slope=0.8, std=0.3)
 BRIDGE = make_bridge("brownian")

@@ -11,7 +11,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from imports import (
+
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.import_torch.__main__ import main
+from jax_bridges.import_torch.names import torch_to_flax
+from jax_bridges.import_torch.workdir import _write
+from jax_bridges.stages.train import load_teacher
+from tests.support.imports import (
     GOLDEN,
     HEADS,
     I2SB,
@@ -23,12 +29,6 @@ from imports import (
     saved,
     weights,
 )
-
-from jax_bridges.checkpoints import Checkpoints
-from jax_bridges.import_torch.__main__ import main
-from jax_bridges.import_torch.names import torch_to_flax
-from jax_bridges.import_torch.workdir import _write
-from jax_bridges.stages.train import load_teacher
 
 # When a read fails, orbax leaves futures open that warn whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -12,7 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from imports import (
+
+from jax_bridges.config import base_config, model_differences
+from jax_bridges.corruptions import I2SB_TASKS, make_corruption
+from jax_bridges.import_torch import read_torch
+from jax_bridges.import_torch.__main__ import main
+from jax_bridges.import_torch.names import flax_to_torch, torch_layout, torch_to_flax
+from jax_bridges.import_torch.workdir import i2sb_settings
+from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.validation import validate
+from tests.support.imports import (
     FAMILY,
     HEADS,
     I2SB,
@@ -25,15 +34,6 @@ from imports import (
     saved,
     weights,
 )  # fmt: skip
-
-from jax_bridges.config import base_config, model_differences
-from jax_bridges.corruptions import I2SB_TASKS, make_corruption
-from jax_bridges.import_torch import read_torch
-from jax_bridges.import_torch.__main__ import main
-from jax_bridges.import_torch.names import flax_to_torch, torch_layout, torch_to_flax
-from jax_bridges.import_torch.workdir import i2sb_settings
-from jax_bridges.stages.train import check_teacher, load_teacher, train
-from jax_bridges.validation import validate
 
 # When a read fails, orbax leaves futures open that warn whenever they are collected.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -1,8 +1,5 @@
 """Importing released checkpoints: names both ways, the families, and what is refused."""
 
-import sys
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -29,9 +26,7 @@ from jax_bridges.import_torch.names import (
     unwrapped,
 )
 from jax_bridges.models.adm import ADM, ADM_PRESETS, adm_layout
-
-sys.path.insert(0, str(Path(__file__).parent / "golden"))
-from adm_weights import weight  # noqa: E402
+from tests.golden.adm_weights import weight
 
 SMALL = {"model_channels": 64, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
 HEADS = {"head_channels": 64}

@@ -10,11 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ledger import PACKAGE, Ledger
 from ml_collections import ConfigDict
-from restorers import TILE, photograph, save_player, tiny
-from runs import quick_compiler  # noqa: F401
-from toy import image_batch, same, small_config
 
 from jax_bridges.acts.compare_prior import prior_sampler
 from jax_bridges.acts.zero_shot import restorer
@@ -54,6 +50,9 @@ from jax_bridges.zero_shot import (
     solve_hierarchical,
     solve_mask_shift,
 )
+from tests.support.ledger import PACKAGE, Ledger
+from tests.support.restorers import TILE, photograph, save_player, tiny
+from tests.support.toy import image_batch, same, small_config
 
 # Sees the noise of its step at each of the step's three calls.
 HEUN = "samplers/heun.py:sample_heun.<locals>.call"

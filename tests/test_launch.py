@@ -1,23 +1,20 @@
 """launch/: every script is shell, explains itself, and prints what it would do, as stored here.
 
-After a change of a script: `python tests/test_launch.py` writes tests/golden/launch.txt anew.
+After a change of a script: `python -m tests.test_launch` writes tests/golden/launch.txt anew.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-LAUNCH = ROOT / "launch"
-STORED = Path(__file__).parent / "golden" / "launch.txt"
-SCRIPTS = sorted(LAUNCH.glob("*.sh"))
-COMMANDS = [p for p in SCRIPTS if p.name != "common.sh"]
+from tests.support import GOLDEN, ROOT
+from tests.support.scripts import COMMANDS, LAUNCH, SCRIPTS, call
+
+STORED = GOLDEN / "launch.txt"
 RUN = "-- --config=configs/inpaint.py:imagenet256_i2sb --workdir=/mnt/runs"
 
 DRY_RUNS = [
@@ -37,21 +34,6 @@ DRY_RUNS = [
     "docker.sh --for cuda --dry-run",
     "docker.sh --for tpu --tag mine:1 --dry-run",
 ]  # fmt: skip
-
-
-def call(command: str, launch: Path = LAUNCH, **more: str) -> subprocess.CompletedProcess:
-    """A script, without any program of a cloud or cluster in reach, but with a project and a zone."""
-    script, *arguments = shlex.split(command)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "TMPDIR": "/tmp",
-        "TPU_PROJECT": "p",
-        "TPU_ZONE": "z",
-    }
-    return subprocess.run(
-        ["bash", str(launch / script), *arguments],
-        capture_output=True, text=True, env=environment | more, timeout=60,
-    )  # fmt: skip
 
 
 def dry_run(command: str) -> str:

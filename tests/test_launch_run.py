@@ -9,7 +9,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from test_launch import COMMANDS, LAUNCH, call
+
+from tests.support.scripts import COMMANDS, LAUNCH, call
 
 RUN = "tpu_vm_run.sh --name t --skip-setup -- --config=c.py --workdir=/mnt/runs/c"
 MOUNT = RUN.replace("--skip-setup", "--skip-setup --mount 10.0.0.2:/share")

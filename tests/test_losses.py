@@ -6,17 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair
-from test_bridges import close, float64, golden  # noqa: F401
 
 from jax_bridges.bridges import I2SB, VP, Brownian
 from jax_bridges.losses import bridge_matching, squared_error
 from jax_bridges.preconditioning import BridgeKarras, I2SBScaling, precondition
+from tests.support.gaussian import GaussianPair
+from tests.support.official import close, golden
 
 
 @pytest.mark.parametrize("tag,beta_max", [("b03", 0.3), ("b10", 1.0)])
 @pytest.mark.parametrize("masked", [False, True])
-def test_i2sb_loss(float64, tag, beta_max, masked):  # noqa: F811
+def test_i2sb_loss(float64, tag, beta_max, masked):
     """Its mean square in units of the network's output is ours in x_0 with weight 1 / sigma^2."""
     want, bridge, scaling = golden("ops"), I2SB.create(beta_max=beta_max), I2SBScaling()
     t = jnp.asarray(want["step"] / 999)

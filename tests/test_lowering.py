@@ -18,7 +18,6 @@ import jax._src.cudnn.fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from runs import tiny
 
 from jax_bridges.acts.zero_shot import restorer
 from jax_bridges.corruptions import CORRUPTIONS, make_corruption
@@ -47,6 +46,7 @@ from jax_bridges.zero_shot import (
     solve_mask_shift,
     tile_denoiser,
 )
+from tests.support.runs import tiny
 
 lpips = importlib.import_module("jax_bridges.metrics.lpips")  # the function of that name hides it
 HOPPER = ("cuda", (9, 0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
-from runs import silent_backend, tiny
-from test_papers import read
 
 import jax_bridges.main
 from jax_bridges.config import base_config
@@ -44,6 +41,9 @@ from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.validation import validate
+from tests.support.config_files import read
+from tests.support.processes import environment
+from tests.support.runs import silent_backend, tiny
 
 ROOT = Path(__file__).parents[1]
 ROW = "inpaint:imagenet256_i2sb"  # 552.8 million parameters, as IBMD's Table 7 has them
@@ -240,9 +240,8 @@ def test_a_plan_whose_compiler_does_not_say(monkeypatch):
 
 # -- the compiler agrees ---------------------------------------------------------------------------
 COMPILE = """
-import json, sys, jax
-jax.config.update("jax_num_cpu_devices", 8)
-from runs import tiny
+import json, sys
+from tests.support.runs import tiny
 from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.planning.memory import held_state
@@ -262,8 +261,8 @@ print(json.dumps(out))
 def test_the_compiled_step_takes_as_many_bytes_as_was_said():
     """Its arguments are the state, plus a batch of a few kilobytes."""
     done = subprocess.run(
-        [sys.executable, "-c", COMPILE], cwd=ROOT / "tests", capture_output=True, text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        [sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True,
+        env=environment(8),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)

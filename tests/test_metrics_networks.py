@@ -5,7 +5,6 @@ The numbers come from golden/feature_nets_make.py: pytorch-fid, torch-fidelity, 
 
 import gzip
 import json
-import sys
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -17,10 +16,9 @@ from jax_bridges.metrics import inception_outputs, lpips, resnet_logits
 from jax_bridges.metrics import weights as weights_module
 from jax_bridges.metrics.resize import bicubic_torch, bilinear_tf1, bilinear_torch
 from jax_bridges.metrics.weights import FILES, weights_path
+from tests.golden import feature_nets_weights as given
 
 HERE = Path(__file__).parent / "golden"
-sys.path.insert(0, str(HERE))
-import feature_nets_weights as given  # noqa: E402
 
 GOLDEN = np.load(HERE / "feature_nets.npz")
 LAYOUTS = json.loads(gzip.decompress((HERE / "feature_nets_layouts.json.gz").read_bytes()))
@@ -94,7 +92,7 @@ def test_against_torch_itself(file):
     torch = pytest.importorskip("torch", reason="torch is not installed: pip install '.[torch]'")
     reason = "lpips is not installed: pip install '.[torch]'"
     package = pytest.importorskip("lpips", reason=reason)
-    from feature_nets_make import load, nchw
+    from tests.golden.feature_nets_make import load, nchw
 
     for side in (40, 300, 350):
         images = given.images(2, side)

@@ -1,6 +1,5 @@
 """Protocols, scores, reference statistics, intervals: against public implementations and laws."""
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,10 +30,9 @@ from jax_bridges.metrics import (
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics import metric as metric_module
 from jax_bridges.metrics.reference import save_statistics
+from tests.golden import feature_nets_weights as given
 
 HERE = Path(__file__).parent / "golden"
-sys.path.insert(0, str(HERE))
-import feature_nets_weights as given  # noqa: E402
 
 GOLDEN = np.load(HERE / "feature_nets.npz")
 

@@ -16,22 +16,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from processes import ended, free_port, started
-from runs import tiny
 
 from jax_bridges import hosts, reference
 from jax_bridges.metrics import Moments, frechet_distance, measure_images
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.batches import in_batches
-from jax_bridges.metrics.inception import FEATURES
 from jax_bridges.metrics.reference import (
     RunningMoments,
     load_statistics,
     save_statistics,
     statistics_resize,
 )
+from tests.support.processes import ended, free_port, started
+from tests.support.runs import tiny
 
 COUNT, SIDE, BATCH = 45, 4, 4  # 12 batches: not a multiple of eight devices
+FEATURES = (
+    16  # of the network that stands for Inception: matrices of 2048 take seconds to factorise
+)
 
 
 def pixels(count=COUNT) -> np.ndarray:
@@ -73,7 +75,7 @@ def test_pairs_of_images():
 
 # -- the command -------------------------------------------------------------------------------------
 def fake_inception(images, resize, where, shared):
-    """2048 features of which a few differ; the network itself has a test of its own."""
+    """Features of which a few differ; the network itself has a test of its own."""
     assert not shared and where == "weights" and resize == "legacy_pytorch"
     features = np.zeros((len(images), FEATURES), np.float32)
     features[:, :6] = images.reshape(len(images), -1)[:, :6]
@@ -83,6 +85,8 @@ def fake_inception(images, resize, where, shared):
 @pytest.fixture
 def without_network(monkeypatch):
     monkeypatch.setattr(reference, "inception_outputs", fake_inception)
+    for module in (reference, measure_module):
+        monkeypatch.setattr(module, "FEATURES", FEATURES)
     monkeypatch.setattr(measure_module, "weights_path", lambda need, where: Path("weights"))
 
 
@@ -167,9 +171,8 @@ def test_the_fid_of_a_set_to_its_own_statistics_is_zero(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(golden))
     import gzip
 
-    import feature_nets_weights as given
-
     from jax_bridges.io.safetensors import write_safetensors
+    from tests.golden import feature_nets_weights as given
 
     layouts = json.loads(gzip.decompress((golden / "feature_nets_layouts.json.gz").read_bytes()))
     weights = tmp_path / "inception.safetensors"

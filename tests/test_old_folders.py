@@ -9,8 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from imports import a_run, configured, resolved
-from runs import handlers, lines, quick_compiler  # noqa: F401
 
 import jax_bridges.config
 from jax_bridges.checkpoints import Checkpoints
@@ -18,6 +16,8 @@ from jax_bridges.config import FORMAT, base_config, differences, migrate, record
 from jax_bridges.main import check_workdir, run
 from jax_bridges.restore import Restorer
 from jax_bridges.stages.train import check_teacher, load_teacher
+from tests.support.imports import a_run, configured, resolved
+from tests.support.runs import lines
 
 TOTAL = 110.0283  # of the absolute values of the run's teacher, by that commit's own code
 ARCHIVE = Path(__file__).parent / "golden/old.tar.xz"

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import leaves_equal, optimizer_config, same
 
 from jax_bridges.training.optimizers import SCHEDULES, ema_update, make_optimizer, make_schedule
 from jax_bridges.training.state import Player
 from jax_bridges.training.steps import gradients
+from tests.support.toy import leaves_equal, optimizer_config, same
 
 # -- average, optimiser, schedules ----------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from config_files import load, read
 from jax.sharding import AbstractMesh
 
 from jax_bridges.bridges import make_bridge
@@ -35,6 +33,8 @@ from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.validation import validate
+from tests.support.config_files import load, read
+from tests.support.processes import environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -285,9 +285,8 @@ def test_batches_have_what_the_task_needs():
 
 # -- compiling -------------------------------------------------------------------------------------
 COMPILE = """
-import json, resource, sys, jax
-jax.config.update("jax_num_cpu_devices", 8)
-from config_files import read
+import json, resource, sys
+from tests.support.config_files import read
 from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
@@ -310,8 +309,8 @@ def compile_for_eight(row: str, stage: str, fsdp: int) -> dict[str, float]:
     """GiB a device of a compiled step, GiB that compiling took here, and FLOPs a device."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, row, stage, str(fsdp)],
-        cwd=ROOT / "tests", capture_output=True, text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        cwd=ROOT, capture_output=True, text=True,
+        env=environment(8),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)

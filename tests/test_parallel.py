@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy import image_batch, optimizer_config, pointwise, random_params, small_config
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.platforms import aim_at
@@ -28,25 +26,17 @@ from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_ibmd_step, make_teacher_step
-from jax_bridges.training.system import System
-
-BATCH, STEPS, UPDATES = 16, 5, 2
-HERE = Path(__file__).parent
+from tests.support.games import STEPS, UPDATES, batch, difference, make_system, moved, shard
+from tests.support.processes import environment
+from tests.support.toy import optimizer_config, pointwise, random_params
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """What `main` below has printed in a process with 8 devices."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        # The programs are tiny: compiling them is what takes time.
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-    }
     done = subprocess.run(
         [sys.executable, __file__, tmp_path_factory.mktemp("checkpoints")],
-        env=environment, capture_output=True, text=True,
+        env=environment(8), capture_output=True, text=True,
     )  # fmt: skip
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
     assert lines, done.stdout[-2000:] + done.stderr[-4000:]
@@ -145,46 +135,6 @@ def test_one_device_is_a_mesh_of_one():
 # -- run in a process with 8 devices --------------------------------------------------------------
 
 
-def make_system():
-    config = small_config(**{"distill.student_steps": 2})
-    config.distill.bridge_updates = UPDATES
-    return config, System.create(config)
-
-
-def batch(step, group=None):
-    """Draws in the order of the run, whatever is done with them."""
-    if group is None:
-        return image_batch(BATCH, step * BATCH)
-    parts = [image_batch(BATCH, (step * group + k) * BATCH) for k in range(group)]
-    return jax.tree.map(lambda *a: np.stack(a), *parts)
-
-
-def difference(a, b):
-    """Largest absolute difference of parameters and averages of all players."""
-    pairs = (
-        np.abs(np.asarray(x) - np.asarray(y)).max()
-        for name in a.players
-        for field in ("params", "ema")
-        for x, y in zip(
-            jax.tree.leaves(getattr(a.players[name], field)),
-            jax.tree.leaves(getattr(b.players[name], field)),
-            strict=True,
-        )
-    )
-    return float(max(pairs))
-
-
-def moved(state, start):
-    """Smallest movement of a player's parameters: a game in which nobody moves compares well."""
-    return min(
-        max(
-            float(np.abs(np.asarray(a) - b).max())
-            for a, b in zip(*map(jax.tree.leaves, pair), strict=True)
-        )
-        for pair in ((state.players[n].params, start[n]) for n in state.players)
-    )
-
-
 def uneven(state):
     """Number of replicated leaves whose shards are not all the same."""
     bad = 0
@@ -203,11 +153,6 @@ def travels(text):
         shapes = [shape.split(",") for shape in re.findall(r"\w+\[([\d,]*)\]", out)]
         found.setdefault(kind, []).extend([int(n) for n in s if n] for s in shapes)
     return found
-
-
-def shard(leaf):
-    """Shape of what one device holds of a leaf."""
-    return list(leaf.addressable_shards[0].data.shape)
 
 
 def teacher_run(modes, out):

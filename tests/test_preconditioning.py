@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bridges import SMOOTH, TABLES, close, float64, golden  # noqa: F401
 
 from jax_bridges.bridges import DDPM, I2SB, VP
 from jax_bridges.losses import squared_error
@@ -19,6 +18,7 @@ from jax_bridges.preconditioning import (
     precondition,
 )
 from jax_bridges.times import training_times
+from tests.support.official import SMOOTH, TABLES, close, golden
 
 
 def toy_network(x, c_noise, xT, z):
@@ -36,7 +36,7 @@ CASES = [("ddbm", "vp"), ("ddbm", "ve"), ("dbim", "vp"), ("dbim", "ve"), ("dbim"
 
 
 @pytest.mark.parametrize("project,tag", CASES)
-def test_scalings(float64, project, tag):  # noqa: F811
+def test_scalings(float64, project, tag):
     want = golden(f"{project}_{tag}")
     bridge, scaling = setup(project, tag)
     c_in, c_skip, c_out, c_noise = scaling.scalings(bridge, want["t"])
@@ -50,7 +50,7 @@ def test_scalings(float64, project, tag):  # noqa: F811
 
 
 @pytest.mark.parametrize("tag", ["vp", "ve"])
-def test_scalings_with_covariance(float64, tag):  # noqa: F811
+def test_scalings_with_covariance(float64, tag):
     want, scaling = golden(f"ddbm_{tag}"), BridgeKarras(cov_xy=0.125)
     c_in, c_skip, c_out, _ = scaling.scalings(SMOOTH[tag], want["t"])
     close(c_in, want["c_in_cov0125"], rtol=1e-8)
@@ -60,7 +60,7 @@ def test_scalings_with_covariance(float64, tag):  # noqa: F811
 
 
 @pytest.mark.parametrize("project,tag", CASES)
-def test_denoisers_and_training_losses(float64, project, tag):  # noqa: F811
+def test_denoisers_and_training_losses(float64, project, tag):
     want = golden(f"{project}_{tag}")
     bridge, scaling = setup(project, tag)
     x0, xT, t = want["train_x0"], want["train_xT"], jnp.asarray(want["train_t"])
@@ -74,7 +74,7 @@ def test_denoisers_and_training_losses(float64, project, tag):  # noqa: F811
 
 
 @pytest.mark.parametrize("tag,beta_max", [("b03", 0.3), ("b10", 1.0)])
-def test_i2sb_prediction_and_network_time(float64, tag, beta_max):  # noqa: F811
+def test_i2sb_prediction_and_network_time(float64, tag, beta_max):
     want, bridge = golden("ops"), I2SB.create(beta_max=beta_max)
     step = want["step"]
     seen = []
@@ -116,7 +116,7 @@ def test_a_network_of_the_noise_is_told_whole_entries():
 
 @pytest.mark.parametrize("tag", ["vp", "ve"])
 @pytest.mark.parametrize("cov", [0.0, 0.15])
-def test_karras_keeps_input_and_target_at_unit_variance(float64, tag, cov):  # noqa: F811
+def test_karras_keeps_input_and_target_at_unit_variance(float64, tag, cov):
     """Var[c_in x_t] = 1 and Var[(x_0 - c_skip x_t) / c_out] = 1, computed from the coefficients."""
     bridge, s0, sT = SMOOTH[tag], 0.5, 0.4
     scaling = BridgeKarras(sigma_data=s0, sigma_data_end=sT, cov_xy=cov)

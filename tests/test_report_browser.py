@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
-from reports import finished_run
 
 from jax_bridges.report import build_report
+from tests.support.browser import CHROMIUM, Browser
+from tests.support.reports import finished_run
 
 pytestmark = [
     pytest.mark.slow,

@@ -6,9 +6,9 @@ import os
 import re
 
 import pytest
-from reports import ROWS, Page, finished_run, results_of
 
 from jax_bridges.report import build_report, format_table, headline, write_results
+from tests.support.reports import ROWS, Page, finished_run, results_of
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 from PIL import Image
-from reports import ROWS, colour
 
 from jax_bridges.report import (
     chart,
@@ -21,6 +20,7 @@ from jax_bridges.report import (
 )
 from jax_bridges.report.curves import Series, _axis, has_outliers, quality_series, step_series
 from jax_bridges.report.pictures import GAP, MARGIN, OUTLINE, _fit_labels
+from tests.support.reports import ROWS, colour
 
 # ---------------------------------------------------------------- pictures
 

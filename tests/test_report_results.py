@@ -7,7 +7,6 @@ import re
 
 import numpy as np
 import pytest
-from reports import ROWS, colour, results_of
 
 from jax_bridges.io import atomic as files_module
 from jax_bridges.report import (
@@ -20,6 +19,7 @@ from jax_bridges.report import (
 )
 from jax_bridges.report.results import check_results
 from jax_bridges.report.table import make_columns, sort_rows
+from tests.support.reports import ROWS, colour, results_of
 
 # ---------------------------------------------------------------- results.json, metrics.jsonl
 

@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from restorers import BOX, TILE, left_behind, photograph, save_player, tiny
-from runs import quick_compiler  # noqa: F401
 
 from jax_bridges import export
 from jax_bridges.corruptions import keep_known
@@ -21,6 +19,7 @@ from jax_bridges.restoring.models import noise_field, tile_seeds
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
+from tests.support.restorers import BOX, TILE, left_behind, photograph, save_player, tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
-from restorers import bad_files, files_of_at_most, left_behind, photograph, tiny
-from runs import ROOT, quick_compiler, start  # noqa: F401
-from runs import tiny as tiny_run
 
 from jax_bridges import restore
 from jax_bridges.restoring import read_picture, seam_jump
 from jax_bridges.tiling import positions
+from tests.support.restorers import bad_files, files_of_at_most, left_behind, photograph, tiny
+from tests.support.runs import ROOT, start
+from tests.support.runs import tiny as tiny_run
 
 
 @pytest.fixture(scope="module")

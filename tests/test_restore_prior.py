@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from restorers import TILE, left_behind, photograph, save_player, tiny
-from runs import quick_compiler  # noqa: F401
 
 from jax_bridges import restore
 from jax_bridges.choices import parse_choice
@@ -21,6 +19,7 @@ from jax_bridges.restore import PriorRestorer, Task
 from jax_bridges.restoring import read_picture
 from jax_bridges.restoring.methods import parse_method, parse_operator
 from jax_bridges.training.system import System
+from tests.support.restorers import TILE, left_behind, photograph, save_player, tiny
 
 
 def prior_config(**changes):

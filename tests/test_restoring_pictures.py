@@ -9,12 +9,12 @@ import re
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
-from restorers import bad_files, encoded, pixels, png
 
 from jax_bridges.data.images import BadImage
 from jax_bridges.restoring import Picture, read_picture
 from jax_bridges.restoring import pictures as pictures_module
 from jax_bridges.restoring.sheets import before_and_after, sample_sheet
+from tests.support.restorers import bad_files, encoded, pixels, png
 
 RNG = np.random.default_rng(0)
 

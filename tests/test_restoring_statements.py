@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms
-from restorers import encoded, pixels, png
 
 from jax_bridges.restoring import read_picture
+from tests.support.restorers import encoded, pixels, png
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 GRAY = SRGB[:16] + b"GRAY" + SRGB[20:]  # only what it is for is looked at

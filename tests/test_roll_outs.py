@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.distillation import roll_out_chain, roll_out_random
@@ -14,6 +13,7 @@ from jax_bridges.keys import example_keys, normal
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.samplers.few_step import first_input
 from jax_bridges.times import student_grid
+from tests.support.gaussian import GaussianPair
 
 PAIR = GaussianPair(slope=0.8, std=0.3)
 BRIDGE = make_bridge("brownian")

@@ -13,23 +13,23 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from runs import (
+
+import jax_bridges.main
+from jax_bridges.acts import distil
+from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.stages.run import MetricsLog, Stopped
+from tests.support.runs import (
     DISTILL,
     TRAIN,
     assert_same_end,
-    handlers,  # noqa: F401
     lines,
-    quick_compiler,  # noqa: F401
     saved,
     silent_backend,
     steps,
     tiny,
 )
 
-import jax_bridges.main
-from jax_bridges.acts import distil
-from jax_bridges.checkpoints import Checkpoints
-from jax_bridges.stages.run import MetricsLog, Stopped
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,16 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from runs import (
-    handlers,  # noqa: F401
-    quick_compiler,  # noqa: F401
+
+import jax_bridges.main
+from jax_bridges.stages.run import MetricsLog, Stopped, StopSignal
+from tests.support.runs import (
     saved,
     steps,
     tiny,
 )
 
-import jax_bridges.main
-from jax_bridges.stages.run import MetricsLog, Stopped, StopSignal
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def config_of(images, **changes):

@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 from absl import flags
 from PIL import Image
-from restorers import files_of_at_most
-from runs import (
+
+import jax_bridges.main
+from jax_bridges.checkpoints import Checkpoints, NotSaved
+from jax_bridges.command import run_command
+from jax_bridges.stages.run import Diverged, MetricsLog
+from jax_bridges.training.state import Player, State
+from tests.support.restorers import files_of_at_most
+from tests.support.runs import (
     assert_same_end,
-    handlers,  # noqa: F401
     lines,
-    quick_compiler,  # noqa: F401
     saved,
     start,
     tiny,
@@ -29,11 +33,7 @@ from runs import (
     write_config,
 )
 
-import jax_bridges.main
-from jax_bridges.checkpoints import Checkpoints, NotSaved
-from jax_bridges.command import run_command
-from jax_bridges.stages.run import Diverged, MetricsLog
-from jax_bridges.training.state import Player, State
+pytestmark = pytest.mark.usefixtures("handlers")
 
 # -- killed ------------------------------------------------------------------------------------
 

@@ -8,23 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair, law, law_error, slope
 
 from jax_bridges import samplers
 from jax_bridges.bridges import I2SB, VE, VP, Brownian, I2SBinDDBM
 from jax_bridges.keys import example_keys
 from jax_bridges.samplers import SAMPLERS, sample_dbim, sample_dbim_high_order
 from jax_bridges.times import angle_grid, dbim_grid, karras_grid, student_grid, uniform_grid
+from tests.support.gaussian import GaussianPair, law, law_error, slope
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 PAIR = GaussianPair(slope=0.8, std=0.3, source_mean=0.2, source_std=1.1)
 # Ends where almost no noise is left, so that the law there is the target's.
 BRIDGES = {"vp": VP(t_min=1e-7), "ve": VE(t_min=1e-4, T=1.0), "brownian": Brownian(t_min=1e-7)}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def run(sampler, bridge, times, conditional=True, **knobs):

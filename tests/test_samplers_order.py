@@ -8,21 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gaussian import GaussianPair, slope
 
 from jax_bridges import samplers
 from jax_bridges.bridges import VE, VP, Brownian
 from jax_bridges.samplers import SAMPLERS, sample_dbim, sample_dbim_high_order
 from jax_bridges.times import karras_grid
+from tests.support.gaussian import GaussianPair, slope
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 # Ends where almost no noise is left, so that the law there is the target's.
 BRIDGES = {"vp": VP(t_min=1e-7), "ve": VE(t_min=1e-4, T=1.0), "brownian": Brownian(t_min=1e-7)}
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 # A pixel each for several widths of the target: one alone may have its error change sign.

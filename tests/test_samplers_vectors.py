@@ -19,6 +19,8 @@ from jax_bridges.bridges import I2SB, VE, VP, I2SBinDDBM
 from jax_bridges.preconditioning import BridgeKarras, I2SBScaling, precondition
 from jax_bridges.times import dbim_grid, i2sb_steps, karras_grid
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 GOLDEN = Path(__file__).parent / "golden"
 BRIDGES = {
     "vp": VP(),
@@ -26,12 +28,6 @@ BRIDGES = {
     "ve20": VE(t_min=0.0005, T=20.0),
     "i2sb": I2SBinDDBM.create(beta_max=1.0),
 }
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def load(name: str) -> dict:

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_bridges import ALL, SMOOTH, golden
 
 from jax_bridges import times
 from jax_bridges.bridges import DDPM, I2SB, VE, VP
+from tests.support.official import ALL, SMOOTH, golden
 
 
 def test_i2sb_steps_are_the_official_ones():

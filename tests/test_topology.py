@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_benchmark import call_main
 
 from jax_bridges.planning.abstract import StagePlan, bytes_refused, on_chip
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
+from tests.support.commands import benchmark_main
 
 ROOT = Path(__file__).parents[1]
 HERE = importlib.util.find_spec("libtpu") is not None
@@ -58,10 +58,10 @@ def test_without_the_compiler(monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"libtpu: pip install 'jax_bridges\[tpu\]'"):
         compile_only_devices(read_topology("v5e:2x2"))
     config = "--config=configs/inpaint.py"
-    status, out, error = call_main(monkeypatch, capsys, "--plan", config, "--topology=v5e:2x2")
+    status, out, error = benchmark_main(monkeypatch, capsys, "--plan", config, "--topology=v5e:2x2")
     assert (status, out) == (1, "") and "its compiler, libtpu" in error
     wrong = ("--topology=v5e:2x2", "--devices=4")
-    status, out, error = call_main(monkeypatch, capsys, "--plan", config, *wrong)
+    status, out, error = benchmark_main(monkeypatch, capsys, "--plan", config, *wrong)
     assert (status, out) == (1, "") and "leave --devices out" in error
 
 

@@ -10,20 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from gaussian import GaussianPair
 from ml_collections import ConfigDict
-from toy import (
-    Pointwise,
-    compiled,
-    image_batch,
-    leaves_equal,
-    optimizer_config,
-    random_params,
-    same,
-    small_config,
-    small_system,
-    zero_z,
-)
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import make_corruption
@@ -37,6 +24,19 @@ from jax_bridges.training.steps import (
     time_weight,
 )
 from jax_bridges.training.system import Pair, System
+from tests.support.gaussian import GaussianPair
+from tests.support.toy import (
+    Pointwise,
+    compiled,
+    image_batch,
+    leaves_equal,
+    optimizer_config,
+    random_params,
+    same,
+    small_config,
+    small_system,
+    zero_z,
+)
 
 # -- grafting -------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from jax_bridges.zero_shot import (
     measure,
     solve_ddnm,
 )
+from tests.support.config_files import read
 
 ROOT = pathlib.Path(__file__).parent.parent
 PRIOR = DDPM.create()
@@ -158,34 +159,28 @@ def test_times_towards_clean_are_a_square():
 # -- the run ----------------------------------------------------------------------------------------
 
 
-def tiny():
-    namespace = {}
-    exec((ROOT / "configs" / "zero_shot.py").read_text(), namespace)
-    return namespace["get_config"]()
-
-
 def test_configuration_is_valid_and_bad_ones_are_refused():
-    validate(tiny())
+    validate(read("zero_shot"))
     for change, message in (
         ({"bridge": {"name": "i2sb"}}, "need a diffusion prior"),
         ({"keep_known": True}, "sees no x_T"),
         ({"corruption": {"name": "jpeg"}}, "trains on clean images"),
     ):
-        config = tiny()
+        config = read("zero_shot")
         config.update(change)
         if "bridge" in change:
             config.bridge = ConfigDict(change["bridge"])
         with pytest.raises(ValueError, match=message):
             validate(config)
-    config = tiny()
+    config = read("zero_shot")
     config.zero_shot.tasks = {}
     with pytest.raises(ValueError, match="no student can be"):
         validate(config)
-    config = tiny()
+    config = read("zero_shot")
     config.zero_shot.tasks.sr4.operator.name = "jpeg"
     with pytest.raises(ValueError, match="no linear|no setting"):
         validate(config)
-    config = tiny()
+    config = read("zero_shot")
     config.zero_shot.settings.ddrm.steps = 3
     with pytest.raises(ValueError, match="no setting 'steps'"):
         validate(config)
@@ -196,7 +191,7 @@ def test_configuration_is_valid_and_bad_ones_are_refused():
             "ddpm: .* steps at least 2, but they are 0.0001, 2.0 and 1000",
         ),
     ):
-        config = tiny()
+        config = read("zero_shot")
         for key, value in part.items():
             config[key] = value
         with pytest.raises(ValueError, match=words):
@@ -210,7 +205,7 @@ def test_configuration_is_valid_and_bad_ones_are_refused():
 def test_a_run_that_cannot_fit_leaves_nothing(tmp_path):
     from jax_bridges.main import run
 
-    config = tiny()
+    config = read("zero_shot")
     config.parallel.device_gib = 1e-5
     with pytest.raises(ValueError, match="train: a device would hold"):
         run(config, tmp_path / "run")
@@ -221,7 +216,7 @@ def test_a_run_that_cannot_fit_leaves_nothing(tmp_path):
 def test_a_run_trains_a_prior_and_writes_the_table(tmp_path):
     from jax_bridges.main import run
 
-    config = tiny()
+    config = read("zero_shot")
     config.data.size = 16
     config.network.widths = (8, 8)
     config.network.groups = 4

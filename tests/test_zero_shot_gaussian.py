@@ -15,18 +15,14 @@ from jax_bridges.bridges import DDPM
 from jax_bridges.corruptions import InpaintMask, SuperResolution
 from jax_bridges.zero_shot import SOLVERS, measure
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SIDE, PIXELS = 4, 16
 MEAN, VARIANCE = 0.3, 1.0
 MASK = np.zeros((1, SIDE, SIDE, 1))
 MASK[:, 1:3, :, :] = 1
 POOL, HOLE = SuperResolution(kind="pool", factor=2), InpaintMask(mask=MASK)
 PRIOR = DDPM.create()
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def denoise(x, t):

@@ -3,7 +3,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from config_files import read
 
 from jax_bridges.bridges import DDPM, EDM
 from jax_bridges.corruptions import (
@@ -16,6 +15,7 @@ from jax_bridges.corruptions import (
 from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.validation import validate
 from jax_bridges.zero_shot import SOLVERS, applicable, make_method, make_solver, settings_of
+from tests.support.config_files import read
 
 PRIOR = DDPM.create()
 

@@ -6,10 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from imports import HEADS, SMALL, imported, saved
-from restorers import save_player
-from runs import quick_compiler  # noqa: F401
-from test_zero_shot import tiny
 
 from jax_bridges.bridges import DDPM, EDM
 from jax_bridges.corruptions import SuperResolution
@@ -25,6 +21,9 @@ from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate
 from jax_bridges.zero_shot import guided_denoiser, walk
 from jax_bridges.zero_shot.steps import ancestral, kernel, predict
+from tests.support.config_files import read
+from tests.support.imports import HEADS, SMALL, imported, saved
+from tests.support.restorers import save_player
 
 PRIOR = DDPM.create()
 
@@ -117,7 +116,7 @@ def adm_file(tmp_path, **settings):
 
 def run_of(recorded):
     """A configuration that restores with this network."""
-    config = tiny()
+    config = read("zero_shot")
     config.network = recorded["network"]
     config.preconditioning = {"name": "epsilon"}
     config.data.size = 16
@@ -284,7 +283,7 @@ def test_a_classifier_guides_a_restoration(tmp_path, monkeypatch):
     assert jnp.abs(guided - 0.5 * x).max() > 1e-3
 
     prior = tmp_path / "prior"
-    config = tiny()
+    config = read("zero_shot")
     config.data.size, config.network.widths, config.network.groups = 16, (8,), 4
     recorded = json.loads(config.to_json_best_effort())
     save_player(prior, "train", "teacher", System.create(config), recorded, spread=0.04)

@@ -26,16 +26,12 @@ from jax_bridges.zero_shot.dps import dps_step
 from jax_bridges.zero_shot.repaint import repaint_step
 from jax_bridges.zero_shot.steps import predict, travel_back, walk
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 FILE = np.load(pathlib.Path(__file__).parent / "golden" / "zero_shot.npz")
 ALPHA_BAR = np.cumprod(1 - linear_betas())
 HOLE = 1 - FILE["mask"][None, :, :, None].astype(np.float32)
 POOL = SuperResolution(kind="pool", factor=4)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    with jax.enable_x64(True):
-        yield
 
 
 def denoiser(alpha_bar, learned=False):

@@ -7,10 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.benchmark_weights import random_batch
-from jax_bridges.keys import fold, normal
+from jax_bridges.keys import ONLY, Stream, fold, normal
 from jax_bridges.stages.run import Run
 from jax_bridges.training.steps import draw_times, time_weight
-from jax_bridges.training.system import NOISE
 
 
 def first_batch(run: Run) -> dict[str, np.ndarray]:
@@ -26,7 +25,7 @@ def first_batch(run: Run) -> dict[str, np.ndarray]:
     def draw(batch):
         pair = system.prepare(batch, run.key(1), augment=True)
         t = draw_times(system, config, pair)
-        noise = normal(fold(pair.keys, NOISE), 0, pair.x0)
+        noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.x0)
         masked = pair.mask is not None and system.keep_known
         return {
             "x0": pair.x0,

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from adm_weights import weight
+
+from tests.golden.adm_weights import weight
 
 CASES = {
     # ADM-512's half-width first level; legacy attention.

@@ -12,7 +12,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import feature_nets_weights as given
 import lpips
 import numpy as np
 import pytorch_fid.inception
@@ -22,6 +21,8 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
+
+from tests.golden import feature_nets_weights as given
 
 HERE = Path(__file__).parent
 NUMBERS, LAYOUTS = HERE / "feature_nets.npz", HERE / "feature_nets_layouts.json.gz"

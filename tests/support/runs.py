@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,26 +16,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
+from tests.support import ROOT
+from tests.support.processes import environment
 
-ROOT = Path(__file__).parents[1]
 TRAIN, DISTILL = 6, 4  # steps
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compiler():
-    """These programs run for milliseconds: compiling them is what takes time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """A run takes over the signals; pytest gets them back."""
-    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -127,16 +109,9 @@ def write_config(config, tmp_path) -> Path:
 def start(config, workdir, tmp_path) -> subprocess.Popen:
     """`python -m jax_bridges.main` in a process of its own."""
     path = write_config(config, tmp_path)
-    cache = jax.config.jax_compilation_cache_dir or str(tmp_path / "cache")
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": cache,
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "jax_bridges.main", f"--config={path}", f"--workdir={workdir}"],
-        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 

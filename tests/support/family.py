@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import jax
-import numpy as np
-import pytest
-from gaussian import GaussianPair
-from runs import quick_compiler  # noqa: F401
-
 from jax_bridges.bridges import GOUB, ResShift, StochasticInterpolant
+from tests.support.gaussian import GaussianPair
 
 interpolant = StochasticInterpolant.create
 NOISY = {
@@ -26,14 +21,3 @@ HALVES = {
 }
 ALL = NOISY | HALVES | {"rectified": interpolant(gamma="zero")}
 PAIR = GaussianPair(slope=0.8, std=0.3, source_mean=0.2, source_std=1.1)
-
-
-@pytest.fixture(autouse=True)
-def float64():
-    """Closed forms are compared to nine digits."""
-    with jax.enable_x64(True):
-        yield
-
-
-def close(got, want, rtol=1e-9, atol=1e-12):
-    np.testing.assert_allclose(np.asarray(got), want, rtol=rtol, atol=atol)

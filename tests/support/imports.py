@@ -16,8 +16,8 @@ from jax_bridges.import_torch.names import torch_layout
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
+from tests.support import GOLDEN
 
-GOLDEN = Path(__file__).parent / "golden"
 I2SB = GOLDEN / "import_i2sb.pt"  # golden/import_make.py, with torch
 SMALL = {
     "model_channels": 32, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,),

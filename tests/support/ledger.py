@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-PACKAGE = Path(__file__).parents[1] / "jax_bridges"
+PACKAGE = Path(__file__).parents[2] / "jax_bridges"
 
 
 class Ledger:

@@ -9,11 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import jax
+from tests.support import ROOT
+from tests.support.compiler import xla_flags
 
-HERE = Path(__file__).parent
 # What gloo's threads print, piece by piece, with numbers between them: one piece may follow any
 # other, of any thread.
 GLOO = (
@@ -30,21 +29,19 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
+def environment(devices: int = 1, **more: str) -> dict[str, str]:
+    """Of a process on the CPU, split into so many devices, that finds the tests and their cache."""
+    flags = xla_flags(f"--xla_force_host_platform_device_count={devices}")
+    set_ = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
+    return {**os.environ, **set_, **more}
+
+
 @contextlib.contextmanager
 def started(*commands, devices=4):
     """Processes, one a command; none of them outlives the block."""
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
     processes = [
         subprocess.Popen(
-            [sys.executable, *map(str, command)], cwd=HERE.parent, env=environment,
+            [sys.executable, *map(str, command)], cwd=ROOT, env=environment(devices),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for command in commands
