@@ -182,8 +182,8 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     """Restored images, host to host: the teacher with `nfe` calls and the student with its own."""
     batch = run.config.evaluate.batch
     images = random_batch(run, (batch,))
-    system, few = run.system, run.config.distill.student_steps
-    student = place_random(run, system.student)
+    few = run.config.distill.student_steps
+    student = place_random(run, "generator")
     makers = {
         f"teacher x {nfe}": (partial(teacher_sampler, run, nfe), params, nfe),
         f"student x {few}": (partial(student_sampler, run, few), student, few),
@@ -238,7 +238,7 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
         check_teacher(json.loads(config.to_json_best_effort()))
         params = load_teacher(run, config.teacher.checkpoint)
     else:
-        params = place_random(run, system.teacher)
+        params = place_random(run, "teacher")
     about = {
         "network": config.network.name,
         "dtype": network_settings(config.network)["dtype"],

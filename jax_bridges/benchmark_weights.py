@@ -45,9 +45,9 @@ def random_params(shapes: PyTree, seed: int = 0) -> PyTree:
         return jax.tree.unflatten(structure, list(pool.map(draw, leaves)))
 
 
-def place_random(run: Run, network) -> PyTree:
-    """Random parameters of `system.teacher` or `system.student` on the devices, as a run has them."""
-    params = random_params(abstract_params(run.system, network))
+def place_random(run: Run, player: str) -> PyTree:
+    """Random parameters of a player's network on the devices, as a run has them."""
+    params = random_params(abstract_params(run.system, player))
     return jax.device_put(params, run.parallel.shardings(params))
 
 

@@ -21,7 +21,8 @@ from jax_bridges.config import migrate
 from jax_bridges.training.state import Player, State
 from jax_bridges.typing import PyTree
 
-FORMAT = 1  # raised when the layout of the items changes
+# Raised when the layout of the items changes. 2: a bridge net is told the call by an input of its own.
+FORMAT = 2
 
 # The last two follow from the first; orbax warns when it has to change them.
 _READ_ONLY = ocp.CheckpointManagerOptions(read_only=True, create=False, save_interval_steps=0)
@@ -151,6 +152,12 @@ class Checkpoints:
             )
             done = int(read.data["next_step"])
         except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+            if self.meta(step)["format"] < FORMAT:
+                raise ValueError(
+                    f"{self.folder} was begun by an earlier version, with other networks: what is finished "
+                    "serves, but this cannot go on. Give a new --workdir, and the old one as "
+                    "--config.teacher.checkpoint to keep its teacher."
+                ) from error
             older = [s for s in self._manager.all_steps() if s < step]
             raise ValueError(
                 f"{self.folder / str(step)} is damaged ({_short(error)}): delete it and start again; "

@@ -37,7 +37,7 @@ from jax_bridges.metrics import to_uint8
 from jax_bridges.models import portable
 from jax_bridges.platforms import aim_at
 from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
-from jax_bridges.training.distillers import check_calls, sample_student
+from jax_bridges.training.methods import check_calls, sample_student
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import PyTree
 

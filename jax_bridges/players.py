@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
 from jax_bridges.models import make_network
-from jax_bridges.training.distillers import DISTILLERS
+from jax_bridges.training.methods import METHODS
 from jax_bridges.training.system import System, image_size
 from jax_bridges.typing import PyTree
 
@@ -23,7 +23,7 @@ TRAIN, DISTILL = "train", "distill"  # stages: folders under checkpoints/, lines
 PLAYERS = {
     "student": (DISTILL, "generator"),
     "teacher": (TRAIN, "teacher"),
-    **{method: (f"{DISTILL}_{method}", "generator") for method in DISTILLERS},
+    **{method: (f"{DISTILL}_{method}", "generator") for method in METHODS},
 }
 
 

@@ -4,7 +4,7 @@
     python -m jax_bridges.settings --format=md > docs/settings.md
 
 The table is made of the rows below and of those that parts bring: data, metrics, optimisers, every method
-of distillation (`Distiller.settings`), and the constructors of bridges, corruptions and their like. From it
+of distillation (`Method.settings`), and the constructors of bridges, corruptions and their like. From it
 come the base configuration (`config.base_config`), the checks of values (`check`), --helpfull and
 docs/settings.md.
 """
@@ -42,7 +42,7 @@ from jax_bridges.schema import (
 from jax_bridges.settings_text import as_markdown, as_text
 from jax_bridges.training import optimizers, steps
 from jax_bridges.training.couplings import MODES
-from jax_bridges.training.distillers import DISTILLERS
+from jax_bridges.training.methods import METHODS
 from jax_bridges.training.parallel import MODES as PARALLEL_MODES
 from jax_bridges.training.settings import (
     BATCH,
@@ -98,7 +98,7 @@ def rows() -> tuple[Setting, ...]:
                weight="inverse_sigma"),
         *under("train.optimizer", optimizers.SETTINGS),
 
-        S("distill.method", "ibmd", Choice(DISTILLERS), "How; the others have a part of their own below."),
+        S("distill.method", "ibmd", Choice(METHODS), "How; the others have a part of their own below."),
         *_methods(),
 
         S("evaluate.images", 256, COUNT, "Held-out images."),
@@ -113,7 +113,7 @@ def rows() -> tuple[Setting, ...]:
         S("evaluate.published", "", TEXT, "Task of published.csv whose rows stand beside ours."),
         S("evaluate.published_data", "", TEXT, "What our images are, in its words: you vouch for it."),
 
-        S("compare.students", (), Each(Choice(DISTILLERS), unique=True), "Methods of distillation to "
+        S("compare.students", (), Each(Choice(METHODS), unique=True), "Methods of distillation to "
                 "compare (configs/compare.py); none: one student, by distill.method."),
         S("compare.samplers", ("ancestral", "dbim", "dbim2", "dbim3", "heun"),
                 Each(Choice(SAMPLERS, named=True), unique=True), "Of the teacher."),
@@ -163,7 +163,7 @@ def part_rows(part: str, name: str) -> tuple[Setting, ...]:
     return tuple(  # the student's input is its method's; in a configuration types are names
         Setting(row.key, "float32", Choice(DTYPES), row.meaning) if "dtype" in row.key else row
         for row in found
-        if row.key != "z_channels"
+        if row.key not in ("z_channels", "mark_channels")
     )
 
 
@@ -177,7 +177,7 @@ def _part(part: str, meaning: str, **defaults: Any) -> tuple[Setting, ...]:
 def _methods() -> Iterable[Setting]:
     """What the methods of distillation read: shared rows once, others where their method has them."""
     told: dict[str, Setting] = {}
-    for name, method in DISTILLERS.items():
+    for name, method in METHODS.items():
         for row in placed(name, method.settings):
             told.setdefault(row.key, row)
     return told.values()

@@ -26,7 +26,7 @@ from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
 from jax_bridges.training.couplings import check_mode
-from jax_bridges.training.distillers import DISTILLERS, check_method
+from jax_bridges.training.methods import METHODS, check_method
 from jax_bridges.training.optimizers import check_optimizer
 from jax_bridges.training.settings import placed
 from jax_bridges.training.system import image_size
@@ -279,7 +279,7 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
             if why and key.startswith(prefix) and config.get(prefix[:-1]) is not None:
                 raise ValueError(f"{key} was given, but {why}: leave one of them out.")
     methods = tuple(config.compare.students) or (config.distill.method,)
-    read = {row.key for method in methods for row in placed(method, DISTILLERS[method].settings)}
+    read = {row.key for method in methods for row in placed(method, METHODS[method].settings)}
     for key in given:
         if not key.startswith("distill.") or key == "distill.method":
             continue

@@ -16,8 +16,8 @@ from jax_bridges.report.curves import quality_series
 from jax_bridges.report.headline import headline
 from jax_bridges.restore import Restorer
 from jax_bridges.samplers import count_calls
-from jax_bridges.training.consistency_step import student_function
-from jax_bridges.training.distillers import DISTILLERS, make_distiller, sample_student
+from jax_bridges.training.methods import METHODS, find_method, sample_student
+from jax_bridges.training.methods.consistency import student_function
 from jax_bridges.training.settings import distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import check_given, validate
@@ -31,7 +31,7 @@ def small(images, **changes):
     """A comparison of all methods."""
     parts = {f"distill.{part}.steps": DISTILL for part in ("cbd", "cbt")}
     compare = {
-        "compare.students": tuple(DISTILLERS),
+        "compare.students": tuple(METHODS),
         "compare.samplers": ("ancestral", "dbim", "heun"),
         "compare.teacher_nfe": (1, 2, 6),
     }
@@ -65,7 +65,7 @@ def test_a_comparison_from_end_to_end_goes_on_where_it_stopped(images, tmp_path,
     before = {p: p.stat().st_mtime_ns for p in (workdir / "checkpoints").rglob("*") if p.is_file()}
     jax_bridges.main.run(small(images), workdir)
     assert steps(workdir, "train") == list(range(1, TRAIN + 1))
-    for method in DISTILLERS:
+    for method in METHODS:
         assert steps(workdir, f"distill_{method}") == list(range(1, DISTILL + 1))
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
     again = json.loads((workdir / "results.json").read_text())["rows"]
@@ -76,9 +76,7 @@ def test_a_comparison_from_end_to_end_goes_on_where_it_stopped(images, tmp_path,
 
     # Each moved away from the teacher, and each in its own way.
     teacher = saved(workdir, "train")["ema"]["teacher"]["out"]["kernel"]
-    ends = [
-        saved(workdir, f"distill_{m}")["params"]["generator"]["out"]["kernel"] for m in DISTILLERS
-    ]
+    ends = [saved(workdir, f"distill_{m}")["params"]["generator"]["out"]["kernel"] for m in METHODS]
     everyone = [teacher, *ends]
     for i, one in enumerate(everyone):
         for other in everyone[:i]:
@@ -130,7 +128,7 @@ def test_the_configuration_takes_any_task():
     ):
         config = read(f"compare:{variant}")
         assert config.task == task and config.corruption.name == corruption
-        assert set(config.compare.students) == set(DISTILLERS)
+        assert set(config.compare.students) == set(METHODS)
         validate(config)
     with pytest.raises(ValueError, match="no variant 'inpant': choose .*inpaint"):
         read("compare:inpant")
@@ -149,7 +147,7 @@ def test_several_students_are_told_apart():
 # -- methods behind one interface --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", DISTILLERS)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("nfe", [1, 2, 4])
 def test_every_student_spends_exactly_the_calls_it_was_given(images, method, nfe):
     """Counted inside the network."""
@@ -164,7 +162,7 @@ def test_every_student_spends_exactly_the_calls_it_was_given(images, method, nfe
         def apply(self, variables, x, *rest):
             return counted(x)
 
-    object.__setattr__(system, "student", Network())
+    system.networks["generator"] = Network()
     image = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
     keys = example_keys(jax.random.key(1), np.arange(2))
     pair = Pair(image, image, None, keys)
@@ -180,8 +178,8 @@ def test_a_consistency_student_keeps_known_pixels_and_starts_as_the_teacher(
     config = small(images, **{"compare.students": (), "network.conditional": conditional})
     config.distill.method = method
     system = System.create(config)
-    make_state, _ = DISTILLERS[method].make(system, make_distiller(config.distill)[1])
-    teacher = system.init(jax.random.key(0), system.teacher)
+    make_state, _ = METHODS[method].make(system, find_method(config.distill)[1])
+    teacher = system.init(jax.random.key(0), "teacher")
     state = make_state(jax.random.key(1), teacher)
     assert set(state.players) == {"generator"}
     batch = {
@@ -235,7 +233,7 @@ def test_keys_that_the_method_does_not_read_are_refused(images, method, given, w
     check_given(config, ["train.steps", "distill.batch", "distill.ema"])
     with pytest.raises(ValueError, match=words):
         check_given(config, ["data.size", given])
-    config.compare.students = tuple(DISTILLERS)
+    config.compare.students = tuple(METHODS)
     check_given(config, [given])
 
 

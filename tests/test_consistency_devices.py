@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_bridges.training.distillers import make_distiller
+from jax_bridges.training.methods import find_method
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -66,8 +66,8 @@ def play(config, parallel) -> tuple[State, float, float]:
     """The state after a few steps, the last loss, and how far the parameters have moved."""
     system = pointwise(System.create(config), width=32)
     teacher = random_params(system.teacher)
-    distiller, settings = make_distiller(config.distill)
-    make_state, step = distiller.make(system, settings)
+    method, settings = find_method(config.distill)
+    make_state, step = method.make(system, settings)
     step = parallel.step(step)
     state = parallel.init(make_state, jax.random.key(0), teacher)
     start = jax.tree.map(np.asarray, state.players["generator"].params)

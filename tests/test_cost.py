@@ -129,7 +129,7 @@ def call_of(config):
     def call(params, x, t, label):
         return system.teacher.apply({"params": params}, x, t, x, None, label)
 
-    params = abstract_params(system, system.teacher)
+    params = abstract_params(system, "teacher")
     image = shape(1, *system.size, system.channels)
     return call, (params, image, shape(1), shape(1, dtype=jnp.int32))
 
@@ -212,6 +212,6 @@ def test_a_step_counts_the_same_with_loops_and_without():
     for platform in ("cpu", "any"):
         with aim_at(platform):
             run = abstract_run(small_config(**changes), Parallel.create("fsdp"))
-            stage = distill(run, abstract_params(run.system, run.system.teacher))
+            stage = distill(run, abstract_params(run.system, "teacher"))
             found[platform] = count_flops(stage.step, *abstract_arguments(run, stage))
     assert found["cpu"] == pytest.approx(found["any"], rel=1e-3)

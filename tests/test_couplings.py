@@ -181,7 +181,7 @@ class GaussianTask(System):
 def gaussian_system(pair, bridge, scaling) -> GaussianTask:
     system = System.create(small_config())
     fields = {f.name: getattr(system, f.name) for f in dataclasses.fields(system)}
-    fields |= dict(teacher=Affine(), bridge=bridge, keep_known=False)
+    fields |= dict(networks={"teacher": Affine()}, bridge=bridge, keep_known=False)
     fields |= dict(preconditioning=make_preconditioning(scaling))
     return GaussianTask(**fields, pair=pair)
 

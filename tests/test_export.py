@@ -60,8 +60,8 @@ def left_behind(workdir: Path, config: ConfigDict) -> dict:
     """The distilled part of a run's folder, without the training."""
     system = System.create(config)
     zeros = {
-        "generator": jax.eval_shape(lambda k: system.init(k, system.student), jax.random.key(0)),
-        "bridge_net": jax.eval_shape(lambda k: system.init(k, system.teacher), jax.random.key(0)),
+        "generator": jax.eval_shape(lambda k: system.init(k, "generator"), jax.random.key(0)),
+        "bridge_net": jax.eval_shape(lambda k: system.init(k, "teacher"), jax.random.key(0)),
     }
     zeros = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), zeros)
     ema = {name: noisy(tree, i) for i, (name, tree) in enumerate(zeros.items())}

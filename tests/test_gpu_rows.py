@@ -53,7 +53,7 @@ def test_the_first_batch_is_that_of_the_step():
     """Its loss, put together here from the arrays, is what the training step says."""
     run = adm_run()
     run = dataclasses.replace(run, system=toy.pointwise(run.system, width=8))
-    params = random_params(abstract_params(run.system, run.system.teacher))
+    params = random_params(abstract_params(run.system, "teacher"))
     b = first_batch(run)
     assert 0 < b["mask"].mean() < 1 and b["weight"].std() > 0
 
@@ -77,7 +77,7 @@ def test_three_steps_of_pytorch_are_ours():
     run = adm_run(model_channels=64, channel_mult=(1,), attention_ds=(1,))
     run.config.train.optimizer.update(learning_rate=1e-3, weight_decay=0.1, schedule="cosine")
     run.config.train.steps = 5
-    params = random_params(abstract_params(run.system, run.system.teacher))
+    params = random_params(abstract_params(run.system, "teacher"))
     settings = {k: v for k, v in run.config.network.items() if k not in ("name", "dtype")}
     step = make_step(run, flax_to_torch(params, settings), first_batch(run))
     theirs = [{k: float(v) for k, v in step().items()} for _ in range(3)]

@@ -191,9 +191,9 @@ def main(port: int, process: int) -> None:
     from jax_bridges import hosts
     from jax_bridges.samplers import sample_few_step
     from jax_bridges.times import student_grid
+    from jax_bridges.training.methods.ibmd import make_ibmd_step
     from jax_bridges.training.optimizers import make_optimizer
     from jax_bridges.training.state import Player, State, graft
-    from jax_bridges.training.steps import make_ibmd_step
     from tests.support.games import STEPS, UPDATES, batch, difference, make_system, moved, shard
     from tests.support.toy import optimizer_config, pointwise, random_params
 
@@ -205,7 +205,7 @@ def main(port: int, process: int) -> None:
     teacher = random_params(system.teacher)
     start = {
         "generator": graft(teacher, random_params(system.student, seed=2)),
-        "bridge_net": graft(teacher, random_params(system.bridge_net, seed=3)),
+        "bridge_net": graft(teacher, random_params(system.networks["bridge_net"], seed=3)),
     }
     start = jax.tree.map(np.asarray, start)
     times = student_grid(system.bridge, 2)

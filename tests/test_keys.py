@@ -40,8 +40,8 @@ from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.stages.train import STEPS, train
 from jax_bridges.training import steps as steps_module
+from jax_bridges.training.methods.ibmd import ROLL_OUTS
 from jax_bridges.training.parallel import Parallel
-from jax_bridges.training.steps import ROLL_OUTS
 from jax_bridges.training.system import System
 from jax_bridges.zero_shot import (
     SOLVERS,
@@ -71,13 +71,14 @@ class Scale(nn.Module):
     """The smallest network: one number, and dropout."""
 
     z_channels: int = 0
+    mark_channels: int = 0
     conditional: bool = False
     dropout: float = 0.0
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x, c_noise, xT=None, z=None, label=None, train=False):
-        del c_noise, xT, label
+    def __call__(self, x, c_noise, xT=None, z=None, label=None, train=False, mark=None):
+        del c_noise, xT, label, mark
         x = nn.Dropout(self.dropout, deterministic=not train)(x)
         x = x * self.param("scale", nn.initializers.ones, ())
         if self.z_channels:
@@ -101,10 +102,10 @@ def small_run(tmp_path, bridge=None, **changes) -> Run:
     config.bridge = ConfigDict(bridge or config.bridge)
     system = System.create(config)
     nets = {
-        name: Scale(z_channels=getattr(system, name).z_channels, dropout=0.5 * (name == "teacher"))
-        for name in ("teacher", "student", "bridge_net")
+        player: Scale(net.z_channels, net.mark_channels, dropout=0.5 * (player == "teacher"))
+        for player, net in system.networks.items()
     }
-    system = dataclasses.replace(system, rotate=True, **nets)
+    system = dataclasses.replace(system, rotate=True, networks=nets)
     alone = Alone(**vars(Parallel.create("fsdp", devices=jax.devices()[:1])))
     return Run(config, tmp_path, system, alone, None, None, NoLog(), StopSignal())
 

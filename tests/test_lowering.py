@@ -67,13 +67,15 @@ class Toy(nn.Module):
     dtype: Any
     conditional: bool
     z_channels: int = 0
+    mark_channels: int = 0
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x, c_noise, xT=None, z=None, y=None, train=False):
+    def __call__(self, x, c_noise, xT=None, z=None, y=None, train=False, mark=None):
         conv = partial(nn.Conv, 8, (3, 3), (4, 4), dtype=self.dtype)
         h = conv()(jnp.concatenate([x, xT], -1) if self.conditional else x)
         h += conv(name="z_in")(z) if self.z_channels else 0
+        h += nn.Dense(8, name="mark_in")(mark)[:, None, None] if self.mark_channels else 0
         h = h * jnp.cos(c_noise)[:, None, None, None].astype(self.dtype)
         q = h.reshape(len(x), -1, 1, 8)
         h = attend(q, q, q).reshape(h.shape)
@@ -100,9 +102,11 @@ def abstract(dtype, toy=True, **changes):
     if toy:
         system = run.system
         dtype, sees = system.teacher.dtype, system.teacher.conditional
-        names = ("teacher", "student", "bridge_net")
-        made = {name: Toy(dtype, sees, getattr(system, name).z_channels) for name in names}
-        run.system = dataclasses.replace(system, **made)
+        made = {
+            player: Toy(dtype, sees, net.z_channels, net.mark_channels)
+            for player, net in system.networks.items()
+        }
+        run.system = dataclasses.replace(system, networks=made)
     return run
 
 
@@ -116,8 +120,8 @@ def lowered(platform: str, program) -> str:
     return text
 
 
-def weights(run, network="teacher"):
-    return abstract_params(run.system, getattr(run.system, network))
+def weights(run, player="teacher"):
+    return abstract_params(run.system, player)
 
 
 def step_of(run, stage):
@@ -185,7 +189,7 @@ def test_samplers(name, platform):
 def test_samplers_of_students(method, platform):
     def program(dtype):
         run = abstract(dtype, **{"distill.method": method})
-        return student_sampler(run, 2), (weights(run, "student"), abstract_batch(run, (4,)), KEY)
+        return student_sampler(run, 2), (weights(run, "generator"), abstract_batch(run, (4,)), KEY)
 
     assert "stablehlo.while" in lowered(platform, program)
 

@@ -58,7 +58,7 @@ def mesh_of(devices: int, fsdp: int) -> Parallel:
 def stages(config, parallel):
     """The run and both of its stages, from shapes."""
     run = abstract_run(config, parallel)
-    return run, train(run), distill(run, abstract_params(run.system, run.system.teacher))
+    return run, train(run), distill(run, abstract_params(run.system, "teacher"))
 
 
 def size(tree) -> int:
@@ -69,10 +69,8 @@ def size(tree) -> int:
 def test_bytes_of_a_state_are_exact():
     """Adam: a player is parameters, their average and twice their size; the teacher is read only."""
     run, first, second = stages(base_config(), mesh_of(1, 1))
-    teacher = size(abstract_params(run.system, run.system.teacher))
-    both = sum(
-        size(abstract_params(run.system, n)) for n in (run.system.student, run.system.bridge_net)
-    )
+    teacher = size(abstract_params(run.system, "teacher"))
+    both = sum(size(abstract_params(run.system, n)) for n in ("generator", "bridge_net"))
     held = held_state(run, first)
     assert (held.parameters, held.averages, held.frozen) == (teacher, teacher, 0)
     assert 2 * teacher < held.optimiser <= 2 * teacher + COUNTERS
@@ -250,7 +248,7 @@ out = {}
 for mode, fsdp in (("pmap", 1), ("fsdp", 4), ("fsdp", 8)):
     config = tiny(".", **{"distill.batch": 8, "network.widths": (256,)})
     run = abstract_run(config, Parallel.create(mode, fsdp))
-    stage = distill(run, abstract_params(run.system, run.system.teacher))
+    stage = distill(run, abstract_params(run.system, "teacher"))
     memory = compile_step(run, stage).memory_analysis()
     out[f"{mode} {fsdp}"] = held_state(run, stage).state, memory.argument_size_in_bytes
 print(json.dumps(out))

@@ -245,7 +245,7 @@ def test_step_flops_are_those_of_the_step(roll_out, calls, updates, by_hand):
     run = abstract_run(config, mesh_of(1, 1))
     call = call_flops(run.system)
     with aim_at("any"):
-        stage = distill(run, abstract_params(run.system, run.system.teacher))
+        stage = distill(run, abstract_params(run.system, "teacher"))
         counted = count_flops(stage.step, *abstract_arguments(run, stage))
         assert step_flops(config, "distill", call) == by_hand * call * 8
         assert counted == pytest.approx(by_hand * call * 8, rel=0.04)
@@ -293,7 +293,7 @@ from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel
 row, stage, fsdp = sys.argv[1:]
 run = abstract_run(read(row), Parallel.create("auto", int(fsdp)))
-teacher = abstract_params(run.system, run.system.teacher)
+teacher = abstract_params(run.system, "teacher")
 compiled = compile_step(run, train(run) if stage == "train" else distill(run, teacher))
 memory = compiled.memory_analysis()
 print(json.dumps({
@@ -340,7 +340,7 @@ def test_sharding_splits_the_work_and_the_state():
 def test_both_steps_of_a_row_lower_for_eight_devices(row):
     """Traced whole and partitioned by shape, each in seconds: what a typo in a row would break."""
     run = abstract_run(read(row), mesh_of(8, 8))
-    teacher = abstract_params(run.system, run.system.teacher)
+    teacher = abstract_params(run.system, "teacher")
     for stage in (train(run), distill(run, teacher)):
         text = lower(run, stage).as_text()
         assert text.count("stablehlo.convolution") > 100

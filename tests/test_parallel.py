@@ -22,10 +22,11 @@ from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
+from jax_bridges.training.methods.ibmd import make_ibmd_step
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import make_ibmd_step, make_teacher_step
+from jax_bridges.training.steps import make_teacher_step
 from tests.support.games import STEPS, UPDATES, batch, difference, make_system, moved, shard
 from tests.support.processes import environment
 from tests.support.toy import optimizer_config, pointwise, random_params
@@ -189,7 +190,7 @@ def game_run(modes, out, folder):
     teacher = random_params(system.teacher)
     start = {
         "generator": graft(teacher, random_params(system.student, seed=2)),
-        "bridge_net": graft(teacher, random_params(system.bridge_net, seed=3)),
+        "bridge_net": graft(teacher, random_params(system.networks["bridge_net"], seed=3)),
     }
 
     def make(start):

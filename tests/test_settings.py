@@ -37,7 +37,7 @@ from jax_bridges.schema import (
     whole,
 )
 from jax_bridges.settings import part_rows, rows
-from jax_bridges.training.distillers import DISTILLERS
+from jax_bridges.training.methods import METHODS
 from jax_bridges.validation import check_given, validate
 
 ROOT = Path(__file__).parents[1]
@@ -205,10 +205,10 @@ def test_the_command_prints_what_has_the_word(monkeypatch, capsys):
 
 def test_a_method_brings_its_rows(monkeypatch):
     """Its own below its name, shared ones once; the configuration and the checks follow."""
-    cbd = DISTILLERS["cbd"]
+    cbd = METHODS["cbd"]
     own = Setting("discriminators", 2, COUNT, "Third players.")
     toy = dataclasses.replace(cbd, name="toy", settings=(own, *cbd.settings))
-    monkeypatch.setitem(DISTILLERS, "toy", toy)
+    monkeypatch.setitem(METHODS, "toy", toy)
     keys = [row.key for row in rows()]
     assert len(keys) == len(set(keys)) and "distill.toy.gamma" in keys
     config = base_config()

@@ -16,13 +16,10 @@ from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.preconditioning import make_preconditioning
+from jax_bridges.training.methods.ibmd import make_ibmd_step
 from jax_bridges.training.optimizers import ema_update, make_optimizer
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import (
-    make_ibmd_step,
-    make_teacher_step,
-    time_weight,
-)
+from jax_bridges.training.steps import make_teacher_step, time_weight
 from jax_bridges.training.system import Pair, System
 from tests.support.gaussian import GaussianPair
 from tests.support.toy import (
@@ -169,7 +166,7 @@ def both_steps(parts: int):
     state = State.create(teacher=Player.create(teacher, adam))
     game = State.create(
         generator=Player.create(graft(teacher, zero_z(system.student)), adam),
-        bridge_net=Player.create(graft(teacher, zero_z(system.bridge_net)), adam),
+        bridge_net=Player.create(graft(teacher, zero_z(system.networks["bridge_net"])), adam),
     )
     return first, state, second, game, teacher
 

@@ -32,7 +32,7 @@ def forward(toy: bool, scratch: str, images: int) -> dict:
     """One call of ADM-256; its output is kept for PyTorch's rows."""
     run = open_run("adm256", toy, images)
     before = peak_bytes()
-    row, output = time_forward(run, place_random(run, run.system.teacher), repeats=10)
+    row, output = time_forward(run, place_random(run, "teacher"), repeats=10)
     path = output_path(scratch, images)
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, output)
@@ -47,9 +47,9 @@ def step(
     run = open_run(problem, toy, images, remat)
     before = peak_bytes()
     if stage == "train":  # keeps no parameters but the state's, which are a copy
-        row = time_step(run, train(run), place_random(run, run.system.teacher), repeats=5)
+        row = time_step(run, train(run), place_random(run, "teacher"), repeats=5)
     else:
-        params = place_random(run, run.system.teacher)
+        params = place_random(run, "teacher")
         row = time_step(run, distill(run, params), params, repeats=3)
     return finish(run, row, before)
 

@@ -149,7 +149,7 @@ def _weights(toy: bool) -> dict[str, np.ndarray]:
     """The state dict of the weights that JAX's rows have."""
     run = _open(toy, 1)
     settings = {k: v for k, v in run.config.network.items() if k not in ("name", "dtype")}
-    return flax_to_torch(random_params(abstract_params(run.system, run.system.teacher)), settings)
+    return flax_to_torch(random_params(abstract_params(run.system, "teacher")), settings)
 
 
 def _wait(device: str) -> None:

@@ -53,9 +53,7 @@ def train_and_distil(
     else:
         teacher_stage = train(run)
         stages.append((run, teacher_stage))
-        shapes = jax.eval_shape(
-            lambda k: system.init(k, system.teacher), run.key(Purpose.INIT_TEACHER)
-        )
+        shapes = jax.eval_shape(lambda k: system.init(k, "teacher"), run.key(Purpose.INIT_TEACHER))
         # For the plan; laid out like the teacher that will take its place in the compiled step.
         teacher = run.parallel.init(
             lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
@@ -68,17 +66,14 @@ def train_and_distil(
     previews = Previews(run)
     if not config.teacher.checkpoint:
         show = partial(previews.teacher, TRAIN)
-        state = train_stage(run, teacher_stage, show)
-        teacher = state.players["teacher"].ema
-        del state
+        teacher = train_stage(run, teacher_stage, show)
 
     # -- students ----------------------------------------------------------------------------------------
     students = {}
     for its, stage in student_stages:
         stage.frozen = teacher
-        state = train_stage(its, stage, partial(previews.student, its, stage.name, teacher))
-        students[stage.name] = state.players["generator"].ema
-        del state
+        show = partial(previews.student, its, stage.name, teacher)
+        students[stage.name] = train_stage(its, stage, show)
     return teacher, students
 
 

@@ -52,9 +52,7 @@ def zero_shot(run: Run, begin: Callable[[], None]) -> None:
         stage = train(run)
         plan_stages(run, [(run, stage)])
         begin()
-        state = train_stage(run, stage, lambda state, step: None)
-        prior = state.players["teacher"].ema
-        del state
+        prior = train_stage(run, stage, lambda state, step: None)
     jobs = zero_shot_jobs(run, (prior, weights), classifier)
     told = settings(config)
     evaluate(run, jobs, told, name="zero_shot", published=partial(of_papers, run))

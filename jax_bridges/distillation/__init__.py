@@ -1,4 +1,4 @@
-"""Distillers: pure losses of each player, and roll-outs (named in `training.steps.ROLL_OUTS`)."""
+"""Distillers: pure losses of each player, and roll-outs (named in `training.methods.ibmd.ROLL_OUTS`)."""
 
 from __future__ import annotations
 

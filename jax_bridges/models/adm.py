@@ -182,6 +182,7 @@ class ADM(nn.Module):
       conditional: xT is concatenated to x on channels.
       z_channels: noise z enters through `z_in`, a first convolution of its own that starts at zero:
         a student's parameters = its teacher's + `z_in/kernel`. (IBMD, app. B)
+      mark_channels: numbers that the network is told of an image besides its time and class.
       dropout: rate inside residual blocks, when `train`; needs the rng "dropout".
       remat: recompute each block in the backward pass: less memory, about a third more time.
       attention: implementation; "auto": cuDNN's where there is one, else XLA's.
@@ -202,6 +203,7 @@ class ADM(nn.Module):
     num_classes: Natural = 0
     conditional: bool = False
     z_channels: Natural = 0
+    mark_channels: Natural = 0
     dropout: Decay = 0.0
     remat: bool = False
     attention: Annotated[str, Choice(IMPLEMENTATIONS)] = "auto"
@@ -223,6 +225,7 @@ class ADM(nn.Module):
         z: Array | None = None,
         y: Array | None = None,
         train: bool = False,
+        mark: Array | None = None,
     ) -> Array:
         """Evaluates the network.
 
@@ -233,6 +236,7 @@ class ADM(nn.Module):
           z: `[B, H, W, z_channels]` standard normal; used iff `z_channels` > 0.
           y: `[B]` integer class labels; used iff `num_classes` > 0.
           train: dropout on.
+          mark: `[B, mark_channels]`; used iff `mark_channels` > 0.
 
         Returns:
           F, `[B, H, W, out_channels]` float32.
@@ -267,6 +271,9 @@ class ADM(nn.Module):
         if self.num_classes:
             embed = partial(nn.Embed, self.num_classes, width, **full)
             emb += embed(embedding_init=nn.initializers.normal(1.0), name="label_emb")(y)
+
+        if self.mark_channels:
+            emb += _dense(width, **full, use_bias=False, kernel_init=_zeros, name="mark_in")(mark)
 
         # Input.
         h = jnp.concatenate([x, xT], axis=-1) if self.conditional else x

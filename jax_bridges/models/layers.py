@@ -90,6 +90,6 @@ def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **
     return nn.Conv(features, (size, size), dtype=dtype, kernel_init=init, name=name, **kw)
 
 
-def dense(features: int, name: str) -> nn.Dense:
+def dense(features: int, name: str, **kw) -> nn.Dense:
     """A dense layer in float32."""
-    return nn.Dense(features, promote_dtype=promote_dtype, name=name)
+    return nn.Dense(features, promote_dtype=promote_dtype, name=name, **kw)

@@ -71,6 +71,7 @@ class UNet(nn.Module):
       attention: levels (0 = finest) that end with self-attention.
       conditional: the network also sees x_T, concatenated to the input.
       z_channels: channels of the generator's noise input; 0 for a teacher.
+      mark_channels: numbers that the network is told of an image besides its time.
       heads: of self-attention.
       groups: of GroupNorm.
       dropout: inside the residual blocks, of the teacher in training only.
@@ -84,6 +85,7 @@ class UNet(nn.Module):
     attention: Annotated[tuple[int, ...], Each(whole(least=0))] = ()
     conditional: bool = False
     z_channels: Natural = 0
+    mark_channels: Natural = 0
     heads: Count = 4
     groups: Count = 8
     dropout: Decay = 0.0
@@ -103,6 +105,7 @@ class UNet(nn.Module):
         z: Array | None = None,
         y: Array | None = None,
         train: bool = False,
+        mark: Array | None = None,
     ) -> Array:
         """Network output `[B, H, W, C]` float32.
 
@@ -113,6 +116,7 @@ class UNet(nn.Module):
           z: `[B, H, W, z_channels]` noise of a generator.
           y: class labels, which this network has no use for.
           train: dropout on.
+          mark: `[B, mark_channels]`.
         """
         del y
         if x.shape[1] % self.multiple or x.shape[2] % self.multiple:
@@ -122,7 +126,12 @@ class UNet(nn.Module):
             )
         emb = timestep_embedding(c_noise, self.widths[0])
         emb = dense(4 * self.widths[0], "time1")(emb)
-        emb = nn.silu(dense(4 * self.widths[0], "time2")(nn.silu(emb)))
+        emb = dense(4 * self.widths[0], "time2")(nn.silu(emb))
+        if self.mark_channels:
+            emb += dense(
+                4 * self.widths[0], "mark_in", use_bias=False, kernel_init=nn.initializers.zeros
+            )(mark)
+        emb = nn.silu(emb)
 
         inputs = jnp.concatenate([x, xT], axis=-1) if self.conditional else x
         inputs = space_to_depth(inputs.astype(self.dtype), self.patch)

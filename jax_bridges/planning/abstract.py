@@ -24,7 +24,7 @@ from jax_bridges.platforms import aim_at, platform_of, target
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import train
-from jax_bridges.training.distillers import make_distiller
+from jax_bridges.training.methods import find_method
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
@@ -95,7 +95,7 @@ def make_plan(
     for name in stages:
         look_up("stage", dict.fromkeys(STAGES), name)
     run = abstract_run(config, parallel)
-    teacher = abstract_params(run.system, run.system.teacher)
+    teacher = abstract_params(run.system, "teacher")
     call = call_flops(run.system)
     plans = []
     makers = {"train": lambda: train(run), "distill": lambda: distill(run, teacher)}
@@ -133,20 +133,15 @@ def abstract_run(config, parallel: Parallel) -> Run:
     return AbstractRun(config, None, System.create(config), parallel, None, None, None, None)
 
 
-def abstract_params(system: System, network) -> PyTree:
-    """Shapes of the parameters of `system.teacher` or `system.student`."""
-    return jax.eval_shape(lambda key: system.init(key, network), jax.random.key(0))
+def abstract_params(system: System, player: str) -> PyTree:
+    """Shapes of the parameters of a player's network."""
+    return jax.eval_shape(lambda key: system.init(key, player), jax.random.key(0))
 
 
 def abstract_state(run: Run, stage: Stage) -> tuple[PyTree, PyTree]:
     """Shapes of a stage's state and frozen parameters, with the shardings they will have."""
     state = jax.eval_shape(stage.make_state, jax.random.key(0), stage.frozen)
-
-    def place(leaf, sharding):
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    trees = state, stage.frozen
-    return jax.tree.map(place, trees, run.parallel.shardings(trees))
+    return run.parallel.placed((state, stage.frozen))
 
 
 def abstract_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -254,7 +249,7 @@ def call_flops(system: System) -> float:
     def call(params, x, t, label):
         return system.teacher.apply({"params": params}, x, t, x, None, label)
 
-    params = abstract_params(system, system.teacher)
+    params = abstract_params(system, "teacher")
     return count_flops(call, params, x, t, label)
 
 
@@ -270,8 +265,8 @@ def step_flops(config, stage: str, call: float) -> float:
             0 if train.mode == "bridge" else train.simulation_steps
         )  # DSBM's first round has none
         return (3 + made) * call * train.batch
-    distiller, settings = make_distiller(config.distill)
-    return distiller.calls(settings) * call * settings.batch
+    method, settings = find_method(config.distill)
+    return method.calls(settings) * call * settings.batch
 
 
 # -- text ----------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
       stages: (stage, seconds a step, what a device holds) of each stage that is still to train.
     """
     system, config = run.system, run.config
-    teacher = jax.tree.leaves(abstract_params(system, system.teacher))
+    teacher = jax.tree.leaves(abstract_params(system, "teacher"))
     device = jax.devices()[0]
     lines = [
         f"task       {config.task}: {run.train_data.name}, {len(run.train_data)} training and "

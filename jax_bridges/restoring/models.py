@@ -30,7 +30,7 @@ from jax_bridges.players import read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior
-from jax_bridges.training.distillers import check_calls, sample_student
+from jax_bridges.training.methods import check_calls, sample_student
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree

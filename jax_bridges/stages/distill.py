@@ -5,7 +5,7 @@ from __future__ import annotations
 from jax_bridges.keys import Purpose
 from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.training.distillers import make_distiller
+from jax_bridges.training.methods import find_method
 from jax_bridges.typing import PyTree
 
 
@@ -16,9 +16,9 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
       teacher: its averaged parameters, or their shapes (for the plan).
       name: of the stage, where a run distils several students.
     """
-    distiller, settings = make_distiller(run.config.distill)
-    make_state, step = distiller.make(run.system, settings)
-    batch_shape = distiller.batch_shape(settings)
+    method, settings = find_method(run.config.distill)
+    make_state, step = method.make(run.system, settings)
+    batch_shape = method.batch_shape(settings)
     return Stage(
         name=name,
         init=Purpose.INIT_STUDENT,
@@ -28,5 +28,6 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
         batch_shape=batch_shape,
         steps=settings.steps,
         max_skipped=settings.max_skipped,
+        player="generator",
         frozen=teacher,
     )

@@ -11,7 +11,7 @@ from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.times import padded
-from jax_bridges.training.distillers import make_distiller, sample_student, student_times
+from jax_bridges.training.methods import find_method, sample_student, student_times
 from jax_bridges.typing import PyTree
 
 
@@ -100,7 +100,7 @@ def source_job(run: Run) -> Job:
 def plain_jobs(run: Run, teacher: PyTree, student: PyTree) -> list[Job]:
     """The rows of a run with one student: `evaluate.sampler` and the student's own."""
     config, sampler = run.config.evaluate, make_sampler(run.config.evaluate.sampler)
-    distiller, _ = make_distiller(run.config.distill)
+    method, _ = find_method(run.config.distill)
     jobs, seen = [source_job(run)], set()
     for budget in config.teacher_nfe:
         calls = sampler.calls(sampler.grid(run.system.bridge, budget))
@@ -111,5 +111,5 @@ def plain_jobs(run: Run, teacher: PyTree, student: PyTree) -> list[Job]:
         jobs.append(Job("teacher", sampler.name, calls, make, teacher, f"teacher {calls}"))
     for n in config.student_nfe:
         make = partial(student_sampler, run, n)
-        jobs.append(Job("student", distiller.sampler, n, make, student, f"student {n}"))
+        jobs.append(Job("student", method.sampler, n, make, student, f"student {n}"))
     return jobs

@@ -222,6 +222,7 @@ class Stage:
       steps: length of the stage.
       max_skipped: steps in a row with a non-finite gradient before the run stops; looked at every so
         many and one, and whenever a line is logged.
+      player: whose average the stage is for.
       frozen: parameters the step reads but does not train; shapes until they are known.
       data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
     """
@@ -234,6 +235,7 @@ class Stage:
     batch_shape: tuple[int, ...]
     steps: int
     max_skipped: int
+    player: str
     frozen: PyTree = None
     data: Callable[[Run], Source] | None = None
 
@@ -248,14 +250,14 @@ class Stage:
         return len(self.batch_shape) - 1
 
 
-def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> State:
+def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> PyTree:
     """Trains a stage from where it stopped to its end; a finished one is only read.
 
     Args:
       show: `show(state, step)` saves a picture; called at the end and every `pictures_every` steps.
 
     Returns:
-      The state at the last step.
+      The averaged parameters of `stage.player` at the last step.
 
     Raises:
       Stopped: a signal came; everything is saved.
@@ -263,14 +265,14 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
       OSError: something could not be written; the text says what, and where the stage goes on.
     """
     config, checkpoints = run.config, run.checkpoints(stage.name)
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     done = checkpoints.latest() or 0
+    if done >= stage.steps:
+        print(f"{stage.name}: already done ({done} steps)", flush=True)
+        with checkpoints:
+            return checkpoints.restore_ema(_average(run, stage))[stage.player]
+    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     if done:
         state = checkpoints.restore(state)
-    if done >= stage.steps:
-        checkpoints.close()
-        print(f"{stage.name}: already done ({done} steps)", flush=True)
-        return state
     if done:
         print(f"{stage.name}: going on at step {done} of {stage.steps}", flush=True)
 
@@ -342,7 +344,14 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> S
         bar.close()
         profile.close()
         checkpoints.close()
-    return state
+    return state.players[stage.player].ema
+
+
+def _average(run: Run, stage: Stage) -> dict[str, PyTree]:
+    """The shapes of what a stage is for, each leaf where it belongs."""
+    key = run.key(stage.init)
+    shapes = jax.eval_shape(stage.make_state, key, stage.frozen).players[stage.player].ema
+    return {stage.player: run.parallel.placed(shapes)}
 
 
 def _tell(bar: tqdm, stage: Stage, step: int, loss: float, rate: float, left: float) -> None:

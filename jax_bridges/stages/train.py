@@ -32,17 +32,17 @@ def train(run: Run) -> Stage:
     begun = run.done(TRAIN) > 0
 
     def make_state(key, start) -> State:
-        params = system.init(key, system.teacher)
+        params = system.init(key, "teacher")
         params = params if start is None else graft(start, params)
         players = {"teacher": Player.create(params, optimizer)}
         if config.mode == "dsbm":
-            back = system.init(jax.random.fold_in(key, SECOND_PLAYER), system.teacher)
+            back = system.init(jax.random.fold_in(key, SECOND_PLAYER), "teacher")
             players["forward"] = Player.create(back, optimizer)
         return State.create(**players)
 
     if config.mode == "reflow" and not init:  # only its cost is asked for
         key = run.key(Purpose.INIT_TEACHER)
-        frozen = jax.eval_shape(lambda k: system.init(k, system.teacher), key)
+        frozen = jax.eval_shape(lambda k: system.init(k, "teacher"), key)
     else:
         needed = init and (config.mode == "reflow" or not begun)
         frozen = load_teacher(run, init) if needed else None
@@ -55,6 +55,7 @@ def train(run: Run) -> Stage:
         batch_shape=(config.batch,),
         steps=config.steps,
         max_skipped=config.max_skipped,
+        player="teacher",
         frozen=frozen,
     )
 
@@ -103,12 +104,8 @@ def check_teacher(config: dict) -> None:
 def load_teacher(run: Run, path: str) -> PyTree:
     """The averaged parameters of the teacher in folder `path`, each leaf born where it belongs."""
     key = run.key(Purpose.INIT_TEACHER)
-    shapes = jax.eval_shape(lambda k: run.system.init(k, run.system.teacher), key)
-    like = jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        run.parallel.shardings(shapes),
-    )
+    shapes = jax.eval_shape(lambda k: run.system.init(k, "teacher"), key)
+    like = run.parallel.placed(shapes)
     checkpoints, name = open_player(path, "teacher")
     with checkpoints:
         return checkpoints.restore_ema({name: like})[name]

@@ -103,6 +103,14 @@ class Parallel:
 
         return jax.tree.map(rule, tree)
 
+    def placed(self, shapes: PyTree) -> PyTree:
+        """The shapes, each with the sharding it will have."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes,
+            self.shardings(shapes),
+        )
+
     def whole(self, param: Array) -> Array:
         """A parameter as a layer uses it (ZeRO-3): gathered from its shards, its gradient summed into them.
 

@@ -1,6 +1,6 @@
 """The settings of a distillation by its method: which are whose, and where they are.
 
-A method brings its settings as rows (`Distiller.settings`). Those that all methods have are SHARED and lie in
+A method brings its settings as rows (`Method.settings`). Those that all methods have are SHARED and lie in
 `config.distill`; the others lie there too for IBMD, and in `config.distill.METHOD` for the others.
 """
 

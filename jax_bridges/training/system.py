@@ -14,7 +14,6 @@ from jax_bridges.corruptions import keep_known, make_corruption
 from jax_bridges.keys import AugmentDraw, Keys, Stream, example_keys, fold, randint
 from jax_bridges.models import make_network, network_settings
 from jax_bridges.preconditioning import make_preconditioning, precondition
-from jax_bridges.training.settings import distill_settings
 from jax_bridges.typing import Array, Denoiser, Generator, PyTree
 
 
@@ -38,9 +37,8 @@ class System:
     """A bridge, its preconditioning, the task's corruption, and the networks.
 
     Attributes:
-      teacher: network of the teacher.
-      student: the same network with the generator's noise input.
-      bridge_net: the same network, told by extra inputs which of the student's calls made x_0.
+      networks: player -> its network. "teacher" is always there, and those that the method of
+        `config.distill` asks for: "generator", the student, has a noise input besides.
       keep_known: a denoiser returns known pixels unchanged; the loss then counts the hole alone.
       flip, rotate: augmentations that x_0 and x_T share.
       size: (H, W) of the images.
@@ -50,9 +48,7 @@ class System:
     bridge: Bridge
     preconditioning: Any
     corruption: Any
-    teacher: Any
-    student: Any
-    bridge_net: Any
+    networks: dict[str, Any]
     keep_known: bool
     flip: bool
     rotate: bool
@@ -79,14 +75,17 @@ class System:
         network_settings(config.network)
         network = dict(config.network)
         name = network.pop("name")
-        distill = distill_settings(config.distill)
+        from jax_bridges.training.methods import find_method  # they are made of systems
+
+        method, distill = find_method(config.distill)
         return cls(
             bridge=make_bridge(**config.bridge),
             preconditioning=make_preconditioning(**config.preconditioning),
             corruption=make_corruption(**config.corruption),
-            teacher=make_network(name, **network),
-            student=make_network(name, **network, z_channels=distill.z_channels),
-            bridge_net=make_network(name, **network, z_channels=told_calls(distill) - 1),
+            networks={
+                player: make_network(name, **network, **inputs)
+                for player, inputs in ({"teacher": {}} | method.networks(distill)).items()
+            },
             keep_known=config.keep_known,
             flip=config.data.flip,
             rotate=config.data.rotate,
@@ -95,27 +94,49 @@ class System:
         )
 
     # -- networks --------------------------------------------------------------------------------
-    def init(self, key: Array, network: Any) -> PyTree:
-        """Fresh parameters of `self.teacher`, `self.student` or `self.bridge_net`."""
+    @property
+    def teacher(self) -> Any:
+        """The teacher's network."""
+        return self.networks["teacher"]
+
+    @property
+    def student(self) -> Any:
+        """The generator's network."""
+        return self.networks["generator"]
+
+    def init(self, key: Array, player: str) -> PyTree:
+        """Fresh parameters of a player's network."""
+        network = self.networks[player]
         image = jnp.zeros((1, *self.size, self.channels))
         z = jnp.zeros((1, *self.size, network.z_channels)) if network.z_channels else None
+        mark = {"mark": jnp.zeros((1, n))} if (n := network.mark_channels) else {}
         label = jnp.zeros((1,), jnp.int32)
-        return network.init(key, image, jnp.zeros((1,)), image, z, label)["params"]
+        return network.init(key, image, jnp.zeros((1,)), image, z, label, **mark)["params"]
 
-    def denoiser(self, params: PyTree, pair: Pair, dropout: Array | None = None) -> Denoiser:
-        """The denoiser `x0_hat = denoise(x_t, t, x_T)` of a teacher's parameters.
+    def denoiser(
+        self,
+        params: PyTree,
+        pair: Pair,
+        player: str = "teacher",
+        *,
+        mark: Array | None = None,
+        dropout: Array | None = None,
+    ) -> Denoiser:
+        """The denoiser `x0_hat = denoise(x_t, t, x_T)` of a player's parameters.
 
         Args:
           pair: the images it will be called with: their known pixels and labels are built in.
+          mark: `[B, mark_channels]`, what the network is told of each image besides, if it listens.
           dropout: a key turns dropout on.
         """
+        told = {} if mark is None else {"mark": mark}
         rngs = None if dropout is None else {"dropout": dropout}
 
         def network(x, c_noise, xT, z):
             del z
             train = rngs is not None
-            return self.teacher.apply(
-                {"params": params}, x, c_noise, xT, None, pair.label, train, rngs=rngs
+            return self.networks[player].apply(
+                {"params": params}, x, c_noise, xT, None, pair.label, train, rngs=rngs, **told
             )
 
         return self.known(precondition(network, self.bridge, self.preconditioning), pair)
@@ -127,25 +148,6 @@ class System:
             return self.student.apply(
                 {"params": params}, x, c_noise, xT, self.z_scale * z, pair.label
             )
-
-        return self.known(precondition(network, self.bridge, self.preconditioning), pair)
-
-    def bridge_denoiser(self, params: PyTree, pair: Pair, call: Array) -> Denoiser:
-        """The denoiser of a bridge net's parameters.
-
-        Args:
-          call: `[B]` int, which of the student's calls made x_0; the network is told, if it listens.
-        """
-        told = self.bridge_net.z_channels
-
-        def network(x, c_noise, xT, z):
-            del z
-            mark = None
-            if told:
-                # One channel a call, all ones where it was this one; the first call has no channel.
-                one_hot = jax.nn.one_hot(call - 1, told, dtype=x.dtype)
-                mark = jnp.broadcast_to(one_hot[:, None, None, :], (*x.shape[:3], told))
-            return self.bridge_net.apply({"params": params}, x, c_noise, xT, mark, pair.label)
 
         return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
@@ -194,18 +196,6 @@ class System:
         return (
             (both, None) if xT is None else (both[..., : self.channels], both[..., self.channels :])
         )
-
-
-def told_calls(distill) -> int:
-    """Of how many of the student's calls the bridge net is told (1: it is told nothing).
-
-    One bridge net for the answers of all calls would match only their mixture: a blurred first call
-    would be made up for by an over-dispersed last one.
-    """
-    if distill.get("method", "ibmd") != "ibmd":  # there is no bridge net
-        return 1
-    told = distill.bridge_net_sees_call and distill.roll_out == "random"
-    return distill.student_steps if told else 1
 
 
 def image_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -46,8 +46,7 @@ def save_player(
     workdir: Path, stage: str, player: str, system: System, recorded: dict, spread: float = 0.12
 ) -> None:
     """A checkpoint of one player with random weights of this standard deviation."""
-    network = system.student if player == "generator" else system.teacher
-    shapes = jax.eval_shape(lambda k: system.init(k, network), jax.random.key(0))
+    shapes = jax.eval_shape(lambda k: system.init(k, player), jax.random.key(0))
     rng = np.random.default_rng(len(stage))
     params = jax.tree.map(lambda s: rng.normal(0, spread, s.shape).astype(np.float32), shapes)
     with Checkpoints(workdir / "checkpoints" / stage) as checkpoints:

@@ -46,11 +46,12 @@ class Pointwise(nn.Module):
 
     conditional: bool = False
     z_channels: int = 0
+    mark_channels: int = 0
     dropout: float = 0.0
     width: int = 32
 
     @nn.compact
-    def __call__(self, x, c_noise, xT=None, z=None, label=None, train=False):
+    def __call__(self, x, c_noise, xT=None, z=None, label=None, train=False, mark=None):
         t = jnp.broadcast_to((c_noise / 1000.0).reshape(-1, 1, 1, 1), x.shape)
         parts = [x, t, jnp.sqrt(t)] + ([xT] if self.conditional else [])
         h = nn.Dense(self.width, name="first")(jnp.stack(parts, axis=-1))
@@ -58,6 +59,11 @@ class Pointwise(nn.Module):
             zero = nn.initializers.zeros
             extra = nn.Dense(self.width, use_bias=False, kernel_init=zero, name="z_in")(z)
             h += extra[..., None, :]
+        if self.mark_channels:
+            told = nn.Dense(
+                self.width, use_bias=False, kernel_init=nn.initializers.zeros, name="mark_in"
+            )
+            h += told(mark)[:, None, None, None, :]
         h = nn.tanh(nn.Dense(self.width, name="second")(nn.tanh(h)))
         return nn.Dense(1, name="last")(h)[..., 0]
 
@@ -92,10 +98,10 @@ def small_system(config=None) -> System:
 def pointwise(system: System, width: int) -> System:
     """The system with pointwise networks of the same inputs."""
     made = {
-        name: Pointwise(width=width, z_channels=getattr(system, name).z_channels)
-        for name in ("teacher", "student", "bridge_net")
+        player: Pointwise(width=width, z_channels=net.z_channels, mark_channels=net.mark_channels)
+        for player, net in system.networks.items()
     }
-    return dataclasses.replace(system, **made)
+    return dataclasses.replace(system, networks=made)
 
 
 @functools.lru_cache(maxsize=8)
@@ -103,16 +109,19 @@ def random_params(net, seed=0):
     """Parameters that are random all over, without running an initialiser."""
     rng = np.random.default_rng(seed)
     image, z = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 8, 8, net.z_channels))
+    mark = {"mark": jnp.zeros((1, n))} if (n := getattr(net, "mark_channels", 0)) else {}
     shapes = jax.eval_shape(
-        lambda: net.init(jax.random.key(0), image, jnp.zeros(1), image, z)["params"]
+        lambda: net.init(jax.random.key(0), image, jnp.zeros(1), image, z, **mark)["params"]
     )
     return jax.tree.map(lambda s: np.float32(0.4 * rng.normal(size=s.shape)), shapes)
 
 
 def zero_z(net):
-    """What `net.init` gives where it matters here: a noise input of zeros."""
+    """What `net.init` gives where it matters here: inputs of zeros, of noise and marks."""
     params = random_params(net, seed=1)
-    zero = {k: jax.tree.map(np.zeros_like, v) for k, v in params.items() if k == "z_in"}
+    zero = {
+        k: jax.tree.map(np.zeros_like, v) for k, v in params.items() if k in ("z_in", "mark_in")
+    }
     return params | zero
 
 

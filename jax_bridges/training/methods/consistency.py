@@ -1,20 +1,27 @@
-"""The training step of consistency students: CBD and CBT."""
+"""Consistency students as they are trained: CBD and CBT (CDBM, arXiv 2410.22637)."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
+from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up
+from jax_bridges.corruptions import Corruption
 from jax_bridges.distillation import consistency
-from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
+from jax_bridges.keys import ONLY, Keys, Stream, fold, normal, uniform
+from jax_bridges.samplers import sample_consistency
 from jax_bridges.schema import COUNT, FLAG, Choice, Setting, number, under
-from jax_bridges.times import training_times
+from jax_bridges.times import consistency_grid, training_times
+from jax_bridges.training.methods.base import Grid, MakeState, Method
 from jax_bridges.training.optimizers import SETTINGS as OPTIMIZER
-from jax_bridges.training.settings import SHARED
-from jax_bridges.training.state import State
+from jax_bridges.training.optimizers import make_optimizer
+from jax_bridges.training.settings import SHARED, distill_part
+from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import TIMES, Mean, Step, gradients
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
@@ -116,3 +123,84 @@ def make_consistency_step(
         return State(step=state.step + 1, players={"generator": generator}), metrics
 
     return step
+
+
+def _make(system: System, settings, *, from_teacher: bool) -> tuple[MakeState, Step]:
+    optimizer = make_optimizer(settings.optimizer, settings.steps)
+
+    def make_state(key: Array, teacher: PyTree) -> State:
+        generator = graft(teacher, system.init(key, "generator"))
+        return State.create(generator=Player.create(generator, optimizer))
+
+    step = make_consistency_step(system, settings, optimizer, from_teacher=from_teacher)
+    return make_state, step
+
+
+def _boots(bridge: Bridge, nfe: int, settings) -> bool:
+    return settings.boot and nfe > 1 and not bridge.deterministic
+
+
+def _grid(bridge: Bridge, nfe: int, settings) -> np.ndarray:
+    gamma = settings.gamma * float(bridge.T)
+    return consistency_grid(bridge, nfe - _boots(bridge, nfe, settings), gamma)
+
+
+def _sample(
+    system: System,
+    params: PyTree,
+    pair: Pair,
+    nfe: int,
+    keys: Keys,
+    settings,
+    clip: bool = False,
+    grid: Grid | None = None,
+) -> Array:
+    times, length = (_grid(system.bridge, nfe, settings), None) if grid is None else grid
+    boot = _boots(system.bridge, nfe, settings)
+    return sample_consistency(
+        student_function(system, params, pair),
+        system.bridge,
+        pair.xT,
+        times,
+        keys,
+        boot=student_denoiser(system, params, pair) if boot else None,
+        clip=clip,
+        length=length,
+    )
+
+
+def _check(settings, bridge: Bridge, corruption: Corruption) -> None:
+    del corruption
+    part = distill_part(settings.method)
+    grain = consistency.grain(bridge) / float(bridge.T)
+    for key in ("gamma", "dt"):
+        if settings[key] < grain:
+            raise ValueError(
+                f"{part}.{key} is {settings[key]}: it must be at least {grain:.2g}, for times closer than "
+                "that are one to this bridge."
+            )
+    if settings.distance == "pseudo_huber" and settings.distance_scale <= 0:
+        raise ValueError(
+            f"{part}.distance_scale is {settings.distance_scale}: pseudo_huber's gradient needs one "
+            "above 0; give distance 'l2' for none."
+        )
+
+
+def _method(name: str, *, from_teacher: bool, **defaults) -> Method:
+    return Method(
+        name,
+        networks=lambda settings: {"generator": {"z_channels": settings.z_channels}},
+        make=partial(_make, from_teacher=from_teacher),
+        batch_shape=lambda settings: (settings.batch,),
+        sample=_sample,
+        grid=_grid,
+        check=_check,
+        # The student there and back, its target, and CBD's teacher.
+        calls=lambda settings: 3 + 1 + from_teacher,
+        sampler=name,
+        settings=consistency_settings(**defaults),
+    )
+
+
+CBD = _method("cbd", from_teacher=True)
+CBT = _method("cbt", from_teacher=False, gap="shrinking", gap_weight="inverse_gap")

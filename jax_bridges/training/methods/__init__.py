@@ -1,0 +1,91 @@
+"""The methods by which a student is trained. `METHODS` maps `config.distill.method` to one.
+
+A further one is a file here, beside its pure losses in distillation/, and a line of METHODS.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jax_bridges.bridges import Bridge
+from jax_bridges.choices import look_up
+from jax_bridges.corruptions import Corruption
+from jax_bridges.keys import Keys
+from jax_bridges.training.methods.base import Grid, Method
+from jax_bridges.training.methods.consistency import CBD, CBT
+from jax_bridges.training.methods.ibmd import IBMD
+from jax_bridges.training.optimizers import check_optimizer
+from jax_bridges.training.settings import distill_part, distill_settings
+from jax_bridges.training.system import Pair, System
+from jax_bridges.typing import Array, PyTree
+
+METHODS = {method.name: method for method in (IBMD, CBD, CBT)}
+
+
+def find_method(distill) -> tuple[Method, Any]:
+    """The method that `config.distill` names, and its settings; an unknown name is a ValueError."""
+    found = look_up("method of distillation", METHODS, distill.get("method", "ibmd"))
+    return found, distill_settings(distill)
+
+
+def check_method(
+    distill, method: str, bridge: Bridge, corruption: Corruption, asked: tuple[int, ...]
+) -> None:
+    """Refuses keys of `config.distill` with which `method` cannot run, whatever `distill.method` says.
+
+    Args:
+      distill: `config.distill`.
+      method: a key of METHODS.
+      bridge, corruption: what the student will be trained on.
+      asked: `config.evaluate.student_nfe`, the numbers of calls that it must be able to answer in.
+
+    Raises:
+      ValueError: one sentence that names the key.
+    """
+    distill = distill.copy_and_resolve_references()
+    distill.method = method
+    found, settings = find_method(distill)
+    check_optimizer(settings.optimizer, f"{distill_part(method)}.optimizer")
+    found.check(settings, bridge, corruption)
+    for nfe in asked:
+        try:
+            found.grid(bridge, nfe, settings)
+        except ValueError as error:
+            raise ValueError(f"evaluate.student_nfe is {asked}. {error}") from None
+
+
+def check_calls(distill, bridge: Bridge, nfe: int) -> None:
+    """ValueError if a student that was trained with `config.distill` cannot answer in `nfe` calls."""
+    student_times(distill, bridge, nfe)
+
+
+def student_times(distill, bridge: Bridge, nfe: int) -> np.ndarray:
+    """The times of its `nfe` calls, less those that its sampler makes elsewhere; raises as `check_calls`."""
+    found, settings = find_method(distill)
+    return found.grid(bridge, nfe, settings)
+
+
+def sample_student(
+    system: System,
+    distill,
+    params: PyTree,
+    pair: Pair,
+    nfe: int,
+    keys: Keys,
+    clip: bool = False,
+    grid: Grid | None = None,
+) -> Array:
+    """The student's answer with exactly `nfe` network calls, `[B, H, W, C]`, by its method's sampler.
+
+    Args:
+      distill: `config.distill` of its training.
+      params: averaged parameters of the player "generator".
+      pair: what to restore.
+      keys: `[B]`.
+      clip: clamps the answer to [-1, 1].
+      grid: see `Method.sample`.
+    """
+    found, settings = find_method(distill)
+    return found.sample(system, params, pair, nfe, keys, settings, clip, grid)
