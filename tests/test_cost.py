@@ -84,7 +84,8 @@ def test_a_backward_pass_is_two_more_products():
 
 
 def test_every_device_of_a_shard_map_counts():
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    automatic = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=automatic)
     spread = jax.shard_map(
         lambda x: x * x, mesh=mesh, in_specs=jax.P("data"), out_specs=jax.P("data")
     )

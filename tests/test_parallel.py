@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax._src.cudnn.fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -21,6 +22,8 @@ import pytest
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
+from jax_bridges.stages.abstract_plan import abstract_arguments, abstract_run
+from jax_bridges.stages.train import train
 from jax_bridges.times import student_grid
 from jax_bridges.training.methods.ibmd import make_ibmd_step
 from jax_bridges.training.optimizers import make_optimizer
@@ -115,6 +118,14 @@ def test_sampling_is_the_same_in_all_modes(measured, mode):
     found = measured["sampled"][mode]
     assert found["difference"] < 1e-4 and found["source"] < 1e-6
     assert found["shape"] == [16, 8, 8, 3] and found["is_numpy"]
+
+
+def test_attention_of_a_gpu_lowers_on_eight(measured):
+    """Two layers, there and back: on its device's images alone, or to be split over devices by JAX."""
+    assert measured["cuda"] == {
+        "pmap": {"__cudnn$fmha": 4, "CustomSPMDPartitioning": 0},
+        "4x2": {"__cudnn$fmha": 0, "CustomSPMDPartitioning": 4},
+    }
 
 
 def test_what_does_not_fit_is_refused(measured):
@@ -268,6 +279,25 @@ def game_run(modes, out, folder):
         )
 
 
+def lowered_for_cuda(modes, out):
+    """The teacher's step in bfloat16."""
+    cudnn.check_cudnn_version = lambda: 91000
+    small = {"network.widths": (32,), "network.attention": (0,), "network.dtype": "bfloat16"}
+    config = small_config(**small, **{"train.batch": BATCH})
+    # A pmap lowers for its own devices alone; on several hosts it is a jit of the same.
+    for name, parallel in {
+        "pmap": dataclasses.replace(modes["pmap"], hosts=2),
+        "4x2": modes["4x2"],
+    }.items():
+        with aim_at("cuda", (9, 0)):
+            run = abstract_run(config, parallel)
+            stage = train(run)
+            traced = stage.step.trace(*abstract_arguments(run, stage))
+        text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        calls = ("__cudnn$fmha", "CustomSPMDPartitioning")
+        out["cuda"][name] = {call: text.count(f"custom_call @{call}") for call in calls}
+
+
 def main():
     modes = {
         "one": Parallel.create("fsdp", 1, jax.devices()[:1]),
@@ -275,9 +305,10 @@ def main():
         "4x2": dataclasses.replace(Parallel.create("fsdp", 2), min_shard=100),
         "2x4": dataclasses.replace(Parallel.create("fsdp", 4), min_shard=100),
     }
-    out = {k: {} for k in ("teacher", "game", "restored", "sampled")}
+    out = {k: {} for k in ("teacher", "game", "restored", "sampled", "cuda")}
     teacher_run(modes, out)
     game_run(modes, out, Path(sys.argv[1]))
+    lowered_for_cuda(modes, out)
     out["devices"] = jax.device_count()
     try:
         Parallel.create("fsdp", 3)

@@ -6,7 +6,6 @@ billion parameters can be planned, and its steps compiled for a mesh, on a lapto
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import re
 import time
@@ -181,16 +180,16 @@ def lower(run: Run, stage: Stage) -> jax.stages.Lowered:
     For a CPU it is lowered as an accelerator would have it, with loops: unrolled, as it runs faster
     there, the step of a paper's row is 80 networks long.
     """
-    arguments, platform = abstract_arguments(run, stage), platform_of(run.parallel.mesh)
-    with contextlib.ExitStack() as aimed:
-        if platform == "cpu":
-            aimed.enter_context(aim_at("any"))
-        elif platform != target():  # chips that are not here
-            aimed.enter_context(aim_at(platform))
-        if not isinstance(run.parallel.mesh, AbstractMesh):
-            return stage.step.lower(*arguments)
-        # Devices that are not there have no platform of their own.
-        return stage.step.trace(*arguments).lower(lowering_platforms=(platform,))
+    arguments, mesh = abstract_arguments(run, stage), run.parallel.mesh
+    if isinstance(mesh, AbstractMesh):  # no devices, so nothing that asks them
+        with aim_at("any"):
+            traced = stage.step.trace(*arguments)
+        return traced.lower(lowering_platforms=(platform_of(mesh),))
+    platform = platform_of(mesh)
+    if platform == target() != "cpu":
+        return stage.step.lower(*arguments)
+    with aim_at("any" if platform == "cpu" else platform):  # or chips that are not here
+        return stage.step.lower(*arguments)
 
 
 def compile_step(run: Run, stage: Stage) -> jax.stages.Compiled:
