@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.lab import schedule
-from benchmarks.lab.record import Record
+from benchmarks.lab.record import Record, machine
 from benchmarks.lab.rows import ROWS, Row
 from benchmarks.lab.table import markdown
 
@@ -208,6 +208,21 @@ def test_mistakes_get_one_sentence(argv, words, monkeypatch, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gpu_is_what_nvidia_says(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for said, expected in {
+        "echo NVIDIA H200, 580.159.03, 143771": ("NVIDIA H200", "580.159.03", 140.4),
+        "echo No devices were found": None,
+        "exit 9": None,
+    }.items():
+        tool.write_text(f"#!/bin/sh\n{said}\n")
+        tool.chmod(0o755)
+        found = machine()
+        about = (found["device"], found["driver"], found["device_gib"])
+        assert about == (expected or (found["cpu"], None, None))
 
 
 def test_packages_that_are_missing_are_named(monkeypatch):
