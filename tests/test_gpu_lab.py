@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks.lab import schedule
-from benchmarks.lab.record import Record
+from benchmarks.lab.record import Record, machine
 from benchmarks.lab.rows import ROWS, Row
 from benchmarks.lab.table import markdown
 
@@ -121,23 +121,18 @@ def test_no_row_is_begun_that_would_not_fit_and_none_runs_on(start, monkeypatch)
     assert start.told[0] == "long: not begun, it takes about 30 s"
 
 
-def test_stopped_in_a_row_nothing_is_left_behind(start, tmp_path):
-    def stop(seconds):
-        raise KeyboardInterrupt
+def test_stopped_in_a_row_nothing_is_left_behind(start, tmp_path, monkeypatch):
+    """Ctrl-C while a row hangs: raised here from what it calls now and then."""
+    monkeypatch.setattr(schedule, "BEAT", 0.5)
+    measure = schedule.Worker.measure
 
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr(schedule, "BEAT", 1.0)
-    try:
-        original = schedule.Worker.measure
-        monkey.setattr(
-            schedule.Worker,
-            "measure",
-            lambda self, r, a, limit, beat: original(self, r, a, limit, stop),
-        )
-        with pytest.raises(KeyboardInterrupt):
-            start(row("a"), row("hanging", "hangs"), row("b"))
-    finally:
-        monkey.undo()
+    def stop(seconds):
+        if (tmp_path / "scratch" / "child").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule.Worker, "measure", lambda *args: measure(*args[:-1], stop))
+    with pytest.raises(KeyboardInterrupt):
+        start(row("a"), row("hanging", "hangs"), row("b"))
     assert [line["row"] for line in lines(tmp_path)] == ["a"]
     assert gone(int((tmp_path / "scratch" / "child").read_text()))
 
@@ -221,6 +216,21 @@ def test_mistakes_get_one_sentence(argv, words, monkeypatch, capsys, tmp_path):
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_gpu_is_what_nvidia_says(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for said, expected in {
+        "echo NVIDIA H200, 580.159.03, 143771": ("NVIDIA H200", "580.159.03", 140.4),
+        "echo No devices were found": None,
+        "exit 9": None,
+    }.items():
+        tool.write_text(f"#!/bin/sh\n{said}\n")
+        tool.chmod(0o755)
+        found = machine()
+        about = (found["device"], found["driver"], found["device_gib"])
+        assert about == (expected or (found["cpu"], None, None))
 
 
 def test_packages_that_are_missing_are_named(monkeypatch):

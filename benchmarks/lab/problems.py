@@ -23,7 +23,7 @@ def adm256(config: ConfigDict, toy: bool) -> None:
 
 def unet64(config: ConfigDict, toy: bool) -> None:
     """A 64-pixel UNet of 20M parameters on the default task, L = 3."""
-    widths = (8, 16) if toy else (128, 256, 256)
+    widths = (8, 8, 8) if toy else (128, 256, 256)
     config.network.update(widths=widths, blocks=1 if toy else 2, patch=2, attention=(1, 2))
     config.data.size = 16 if toy else 64
     config.distill.bridge_updates = 1 if toy else 3
