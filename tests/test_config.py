@@ -131,6 +131,14 @@ REFUSALS = [
         ["'bridge_karras' with sigma_data=0.0 is not finite on the bridge 'i2sb'"],
     ),
     (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a bridge with a slope"]),
+    (
+        dict(corruption={"name": "denoise", "std": 15.0}),
+        ["denoise: std is 15: noise is in units of images in [-1, 1]", "15 of 255 is 0.118"],
+    ),
+    (
+        dict(corruption={"name": "inpaint_freeform", "area": (0.1, 0.2)}),
+        ["area is in percents", "give 10 and 20"],
+    ),
     (dict(data__size="big"), ["data.size = big must be"]),
     (
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),
