@@ -237,6 +237,7 @@ def test_errors_are_one_line_and_exit_code_1(images, tmp_path, monkeypatch, caps
             (tiny(images), tmp_path / "file", "file"),
             (tiny(images), tmp_path / "file" / "run", "file is no folder"),
             (tiny(images), "gs://bucket/run", "mount the bucket"),
+            (tiny(images), tmp_path / "caf\udce9", "caf\\udce9: its name is no UTF-8"),
         )
     ):
         (tmp_path / str(number)).mkdir()
