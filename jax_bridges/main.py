@@ -131,6 +131,13 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
             f"--workdir={workdir} is no folder: mount the bucket (gcsfuse) or a shared disk, and name "
             "the folder it is mounted on."
         )
+    try:
+        str(workdir).encode()
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"--workdir={workdir}: its name is no UTF-8, and checkpoints can only be written where it "
+            "is: give another one."
+        ) from None
     if not path.exists():
         check_writable(workdir)
         if workdir.exists() and any(workdir.iterdir()):

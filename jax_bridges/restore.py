@@ -40,7 +40,6 @@ from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.errors import BadImage
 from jax_bridges.players import PLAYERS
-from jax_bridges.report.pictures import save_png
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import Box, find_hole, parse_box
 from jax_bridges.restoring.jobs import fill_box, fill_free, restore_whole, run_jobs, widest_part
@@ -48,7 +47,7 @@ from jax_bridges.restoring.methods import OPERATORS
 from jax_bridges.restoring.models import open_model
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 from jax_bridges.restoring.prior import TILINGS, PriorRestorer
-from jax_bridges.restoring.sheets import before_and_after, sample_sheet
+from jax_bridges.restoring.sheets import write_all
 from jax_bridges.zero_shot import SOLVERS
 
 
@@ -307,7 +306,10 @@ def run(argv: list[str]) -> list[Path]:
             pixels += picture.size[0] * picture.size[1]
             if len(samples) == flags.samples:
                 samples = [samples[i] for i in range(flags.samples)]
-                written += _write(restorer, order, done.pop(order) and samples, boxes, flags)
+                del done[order]
+                task = Task(order.source, order.mask, boxes, flags.invert)
+                given = restorer.before(task) if flags.compare or flags.samples > 1 else None
+                written += write_all(order, samples, given, flags.compare, flags.force)
                 print(f"{order.source} -> {order.out}", flush=True)
     spent, megapixels = time.perf_counter() - begin, pixels / 1e6
     many = f"{len(tasks)} pictures" if len(tasks) > 1 else "1 picture"
@@ -348,19 +350,17 @@ def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]
     """Reads every picture once, so that a bad one shows before anything is compiled or written."""
     good, bad, notes = [], [], {}
     for order in orders:
-        if order.wrong:
-            bad.append(f"{order.source}: {order.wrong}")
-            continue
         try:
+            if order.wrong:
+                raise BadImage(order.wrong)
             picture, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
         except BadImage as error:
             bad.append(f"{order.source}: {error}.")
             continue
         good.append(order)
-        said = [] if hole is None else [restorer.limits(hole)]
         lost = (picture.coloured() if restorer.model.colours else picture).left_out
-        said.append(f"what is written lacks {', and '.join(lost)}" if lost else "")
-        for note in filter(None, said):
+        lacks = lost and f"what is written lacks {', and '.join(lost)}"
+        for note in filter(None, (hole is not None and restorer.limits(hole), lacks)):
             notes.setdefault(note, []).append(order.source)
     if bad and (flags.on_bad_file == "refuse" or not good):
         hint = (
@@ -375,24 +375,6 @@ def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]
         more = f" and {len(names) - 1} more" if len(names) > 1 else ""
         print(f"note: {names[0]}{more}: {note}.", file=sys.stderr, flush=True)
     return good
-
-
-def _write(restorer: Restorer, order: Order, samples: list[Picture], boxes, flags) -> list[Path]:
-    """The samples of one picture, and the sheets that were asked for."""
-    written = [samples[0].save(order.out, force=flags.force)]
-    for i, picture in enumerate(samples[1:], start=2):
-        written.append(picture.save(order.beside(str(i)), force=flags.force))
-    if flags.compare or len(samples) > 1:
-        task = Task(order.source, order.mask, boxes, flags.invert)
-        before, hole = restorer.before(task)
-        images = [picture.to_uint8() for picture in samples]
-        if flags.compare:
-            sheet = before_and_after(before.to_uint8(), images[0], hole)
-            written.append(save_png(order.beside("compare"), sheet))
-        if len(samples) > 1:
-            sheet = sample_sheet(before.to_uint8(), images, hole)
-            written.append(save_png(order.beside("grid"), sheet))
-    return written
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -63,6 +63,14 @@ REFUSALS = [
     ),
     (dict(preconditioning={"name": "velocity"}), ["'velocity' needs a path", "which a table"]),
     (
+        dict(corruption={"name": "denoise", "std": 15.0}),
+        ["denoise: std is 15: noise is in units of images in [-1, 1]", "15 of 255 is 0.118"],
+    ),
+    (
+        dict(corruption={"name": "inpaint_freeform", "area": (0.1, 0.2)}),
+        ["area is in percents", "give 10 and 20"],
+    ),
+    (
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),
         ["evaluate.teacher_nfe is (2,)", "'dbim' divides by the noise", "use 'ancestral'"],
     ),

@@ -196,6 +196,15 @@ def test_jpeg_gradients():
     np.testing.assert_allclose(tangent, direction, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [lambda s: Denoise(std=s), lambda s: Colorize(noise_std=s)])
+def test_noise_is_at_most_white_minus_black(make):
+    for std in (0.0, 1.0, 2.0):
+        make(std)
+    for std in (-0.1, 2.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="noise is in units of images in .-1, 1., so it lies"):
+            make(std)
+
+
 def test_colorize_denoise_identity_paired():
     x, keys = images(2), make_keys(2)
     grey = Colorize(weights=(0.2, 0.7, 0.1))(x, keys).xT

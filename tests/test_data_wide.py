@@ -105,6 +105,19 @@ def test_tiff_of_inks_and_of_alpha_that_is_multiplied_in():
     np.testing.assert_array_equal(picture.alpha[0, :, 0], alpha)
 
 
+def test_big_tiff_and_channels_that_are_no_picture():
+    values = planes(3)
+    data = tiff(values, photometric="rgb", bigtiff=True)
+    np.testing.assert_array_equal(read_picture(data).pixels, values, strict=True)
+    with pytest.raises(BadImage, match="has 2 channels, where gray, RGB or one of them with alpha"):
+        read_picture(tiff(planes(2), photometric="minisblack", planarconfig="contig"))
+    picture = read_picture(tiff(planes(5), photometric="rgb", extrasamples=[2, 0]))
+    np.testing.assert_array_equal(picture.alpha, planes(5)[..., 3:4])
+    assert picture.left_out == ("its further channels",)
+    data = tiff(planes(5).astype(np.uint8), photometric="rgb", extrasamples=[2, 0])
+    assert read_picture(data).left_out == ("its further channels",)
+
+
 def test_bytes_in_planes_and_white_is_zero():
     """8 bits, which Pillow reads."""
     values = pixels(HEIGHT, WIDTH)

@@ -293,7 +293,7 @@ def test_wrong_config_is_told_by_the_table():
 )
 def test_openai_networks_are_known_by_their_levels(pixels, facts):
     """As in the flags that are published with the files."""
-    config = {"model_channels": 32, "num_res_blocks": 1, **adm_layout(pixels), "head_channels": 32}
+    config = {"model_channels": 64, "num_res_blocks": 1, **adm_layout(pixels)}
     arrays = {n: np.zeros(s, np.float32) for n, s in torch_layout(config).items()}
     found = ADM(**import_adm(arrays)[0])
     assert {k: getattr(found, k) for k in facts} == facts

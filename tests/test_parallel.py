@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.planning.abstract import abstract_arguments, abstract_run
 from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
-from jax_bridges.stages.abstract_plan import abstract_arguments, abstract_run
 from jax_bridges.stages.train import train
 from jax_bridges.times import student_grid
 from jax_bridges.training.methods.ibmd import make_ibmd_step

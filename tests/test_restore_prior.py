@@ -241,6 +241,8 @@ def test_the_command(prior, bridge, tmp_path, capsys):
     refused("--sampler=heun", words="--sampler is for bridges")
     refused("--model=student", words="--model is for bridges: leave it out with --solver")
     refused("--sigma-y=0.1", words="takes the picture for exact; choose one of ddnm_plus")
+    refused("--sigma-y=25", words=r"--sigma-y is 25: .*\[-1, 1\].* 0 and 2 .25 of 255 is 0.196")
+    refused("--operator=denoise:std=25", words=r"denoise: std is 25: .*25 of 255 is 0.196")
     refused("--solver=repaint", "--operator=colorize", words="'repaint' fills holes alone")
     refused("--operator=walsh_hadamard", words="its measurements are no picture")
     refused("--operator=walsh_hadamard", "--simulate", words="photo.png: does not suit.*power of 2")

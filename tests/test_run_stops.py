@@ -188,6 +188,14 @@ def test_a_folder_of_something_else_is_refused(images, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_configuration_that_an_editor_marked_is_still_the_same(images, tmp_path):
+    """Windows' editors write a mark in front of UTF-8, and other ends of lines."""
+    resolved = json.loads(tiny(images).to_json_best_effort())
+    text = json.dumps(resolved, indent=1).replace("\n", "\r\n")
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    jax_bridges.main.check_workdir(tmp_path, resolved)
+
+
 def broken_folder(tmp_path) -> Path:
     folder = tmp_path / "broken"
     folder.mkdir()
@@ -229,6 +237,7 @@ def test_errors_are_one_line_and_exit_code_1(images, tmp_path, monkeypatch, caps
             (tiny(images), tmp_path / "file", "file"),
             (tiny(images), tmp_path / "file" / "run", "file is no folder"),
             (tiny(images), "gs://bucket/run", "mount the bucket"),
+            (tiny(images), tmp_path / "caf\udce9", "caf\\udce9: its name is no UTF-8"),
         )
     ):
         (tmp_path / str(number)).mkdir()

@@ -115,9 +115,10 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     with pytest.raises(ValueError, match="Unknown published task 'sr5x'"):
         validate(config)
     config = read("zero_shot")
-    config.zero_shot.tasks.sr4.sigma_y = -1.0
-    with pytest.raises(ValueError, match="sr4.sigma_y is -1: noise is in units"):
-        validate(config)
+    for sigma_y in (-1.0, 25.0):
+        config.zero_shot.tasks.sr4.sigma_y = sigma_y
+        with pytest.raises(ValueError, match=f"sr4.sigma_y is {sigma_y:g}: noise is in units"):
+            validate(config)
 
 
 @pytest.mark.parametrize(

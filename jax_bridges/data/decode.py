@@ -137,7 +137,7 @@ def open_picture(file: Encoded | Image.Image) -> PictureFile:
     """
     if isinstance(file, Image.Image):
         source, waiting = getattr(file, "fp", None), getattr(file, "tile", None)
-        if source is None or not waiting:  # decoded already, or never a file
+        if source is None or source.closed or not waiting:  # decoded already, or never a file
             return PictureFile(file, None)
         source.seek(0)
         file = source.read()

@@ -94,6 +94,10 @@ class WideTiff:
         # What kind of number a further sample is; those of RGB that does not say are alpha.
         said = _tuple(tags, _EXTRA, 2 if colours == 3 else 0)
         further = (*said, *(0,) * self._samples)[: self._samples - colours]
+        if colours == 1 and any(kind not in (1, 2) for kind in further):
+            raise BadImage(
+                f"has {self._samples} channels, where gray, RGB or one of them with alpha is expected"
+            )
         self._alpha = next((i for i, kind in enumerate(further, colours) if kind in (1, 2)), None)
         self._multiplied = self._alpha is not None and further[self._alpha - colours] == 1
 

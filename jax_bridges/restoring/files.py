@@ -99,7 +99,7 @@ def _folder(source: Path, out: Path, mask: Path | None) -> list[Order]:
         try:
             orders.append(Order(path, masks.of(below) if masks else mask, place))
         except ValueError as error:
-            orders.append(Order(path, None, place, str(error)))
+            orders.append(Order(path, None, place, str(error).rstrip(".")))
     return orders
 
 

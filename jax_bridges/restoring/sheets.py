@@ -2,15 +2,49 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from jax_bridges.report.pictures import OUTLINE, grid
+from jax_bridges.report.pictures import OUTLINE, grid, save_png
+from jax_bridges.restoring.files import Order
+from jax_bridges.restoring.pictures import Picture
 
 WIDEST = 1024  # pixels of one picture in a sheet; larger ones are shrunk
 SMALLEST = 128  # narrower ones are enlarged, every pixel a square, as far as WIDEST allows
 PAPER = (255, 255, 255)
+
+
+def write_all(
+    order: Order,
+    samples: list[Picture],
+    given: tuple[Picture, np.ndarray | None] | None,
+    compare: bool,
+    force: bool,
+) -> list[Path]:
+    """Writes the samples of one picture, and its sheets.
+
+    Args:
+      given: the picture before, and its hole; None: there is one sample, and no sheet is wanted.
+      compare: before and after, of the first sample; several samples have a grid in any case.
+      force: existing files are overwritten.
+
+    Raises:
+      OSError: it names the file.
+    """
+    written = [samples[0].save(order.out, force=force)]
+    for i, picture in enumerate(samples[1:], start=2):
+        written.append(picture.save(order.beside(str(i)), force=force))
+    if given is not None:
+        before, hole, images = given[0].to_uint8(), given[1], [p.to_uint8() for p in samples]
+        if compare:
+            sheet = before_and_after(before, images[0], hole)
+            written.append(save_png(order.beside("compare"), sheet))
+        if len(samples) > 1:
+            written.append(save_png(order.beside("grid"), sample_sheet(before, images, hole)))
+    return written
 
 
 def before_and_after(

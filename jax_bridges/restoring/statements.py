@@ -23,6 +23,7 @@ _METRE = 1 / 0.0254  # inches
 # TIFF tags that say what colours the numbers are, and which no PNG can say.
 _TIFF_COLOURS = {301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities"}
 _TIFF_COLOURS |= {532: "ReferenceBlackWhite"}
+_EXTRA_SAMPLES = 338
 # Of a TIFF's tags those that EXIF has too and that are about the photograph, not about the file.
 _PHOTOGRAPH = {ExifTags.Base[name].value for name in (
     *("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "HostComputer"),
@@ -64,6 +65,9 @@ def statements(file: PictureFile, gray: bool) -> tuple[tuple[Chunk, ...], tuple[
             chunks.append((b"eXIf", kept))
         if file.format == "TIFF":
             lost += [f"its {name}" for tag, name in _TIFF_COLOURS.items() if tag in exif]
+            further = exif.get(_EXTRA_SAMPLES, ())
+            if len(further if isinstance(further, tuple) else (further,)) > 1 or further == 0:
+                lost.append("its further channels")
     except Exception:  # Pillow's reader raises many types on damaged ones
         lost.append("its EXIF, which is damaged")
     return tuple(chunks), tuple(lost)

@@ -30,8 +30,8 @@ def make(system, settings):
 
     def make_state(key, teacher):
         players = {}
-        for number, player in enumerate(PLAYERS):
-            own = system.init(jax.random.fold_in(key, number), player)
+        for place, player in enumerate(PLAYERS):
+            own = system.init(jax.random.fold_in(key, place), player)
             params = own if player == "critic" else graft(teacher, own)
             players[player] = Player.create(params, optimizer)
         return State.create(**players)
@@ -82,8 +82,8 @@ def make(system, settings):
 
         losses = {"generator": of_generator, "bridge_net": of_bridge_net, "critic": of_critic}
         players, metrics = {}, {}
-        for number, player in enumerate(PLAYERS):
-            part = jax.tree.map(lambda a, n=number: a[n], batch)
+        for place, player in enumerate(PLAYERS):
+            part = jax.tree.map(lambda a, n=place: a[n], batch)
             own = state.players[player]
             value, grads = gradients(losses[player], own.params, part, settings.microbatches, mean)
             players[player] = own.update(grads, optimizer, state.step, settings.ema)
