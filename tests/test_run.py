@@ -26,6 +26,7 @@ from runs import (
 
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.config import migrate
 from jax_bridges.stages.run import MetricsLog, Stopped
 
 
@@ -46,7 +47,7 @@ def test_a_run_leaves_what_it_promises(whole, images):
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "samples", "results.json",
         "report.html",
     }  # fmt: skip
-    config = json.loads((whole / "config.json").read_text())
+    config = migrate(json.loads((whole / "config.json").read_text()))
     assert config == json.loads(tiny(images).to_json_best_effort())
     assert steps(whole, "train") == list(range(1, TRAIN + 1))
     assert steps(whole, "distill") == list(range(1, DISTILL + 1))
