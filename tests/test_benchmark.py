@@ -154,7 +154,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config=configs/jpeg.py:qf7"], "Unknown variant of configs/jpeg.py 'qf7'"),
         (["--config=configs/jpeg.py", "--config.train.btch=3"], "btch"),
-        (["--config=configs/jpeg.py", "--config.train.batch=x"], "--config.train.batch=x"),
+        (["--config=configs/jpeg.py", "--config.train.batch=x"], "train.batch is 'x': it must be"),
         (["--batchsize=3"], "batchsize"),
         (["--size=12", "--what=forward"], "data.size is 12x12"),
         (["--devices=4"], "--devices goes with --plan"),

@@ -227,9 +227,9 @@ def test_adm_starts_a_training(tmp_path):
 
 def test_checkpoint_and_init(tmp_path):
     config = base_config()
-    config.train.steps = config.train.batch = 0
-    config.train.optimizer.name = "none"
-    with pytest.raises(ValueError, match="train.steps is 0"):
+    config.train.batch, config.train.microbatches = 30, 4
+    config.train.optimizer.weight_decay = 0.1
+    with pytest.raises(ValueError, match="train.optimizer.weight_decay is 0.1"):
         validate(config)
     config.teacher.checkpoint = "somewhere"
     validate(config)

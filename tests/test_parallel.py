@@ -30,9 +30,9 @@ from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
-from tests.support.games import STEPS, UPDATES, batch, difference, make_system, moved, shard
+from tests.support.games import BATCH, STEPS, UPDATES, batch, difference, make_system, moved, shard
 from tests.support.processes import environment
-from tests.support.toy import optimizer_config, pointwise, random_params
+from tests.support.toy import optimizer_config, pointwise, random_params, small_config
 
 
 @pytest.fixture(scope="module")

@@ -92,7 +92,7 @@ def test_choices_are_read():
         ("ddnn", "Did you mean 'ddnm'"),
         ("ddnm:et=1", "no setting 'et'"),
         ("ddnm:eta=2", "must be a number from 0 to 1"),
-        ("ddnm:travel=5", "two whole numbers"),
+        ("ddnm:travel=5", "a tuple of 2, each a whole number of at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
             parse_method(text, levels, config.zero_shot)

@@ -17,6 +17,7 @@ import pytest
 import jax_bridges.main
 from jax_bridges.acts import distil
 from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.config import migrate
 from jax_bridges.stages.run import MetricsLog, Stopped
 from tests.support.runs import (
     DISTILL,
@@ -77,7 +78,7 @@ def test_a_run_leaves_what_it_promises(whole, images):
         "config.json", "metrics.jsonl", "tensorboard", "checkpoints", "samples", "results.json",
         "values.npz", "report.html",
     }  # fmt: skip
-    config = json.loads((whole / "config.json").read_text())
+    config = migrate(json.loads((whole / "config.json").read_text()))
     assert config == json.loads(tiny(images).to_json_best_effort())
     assert steps(whole, "train") == list(range(1, TRAIN + 1))
     assert steps(whole, "distill") == list(range(1, DISTILL + 1))
@@ -94,7 +95,7 @@ def test_a_run_leaves_what_it_promises(whole, images):
             found = {p.name for p in (folder / step).iterdir() if p.is_dir()}
             assert {"params", "ema", "opt", "data", "meta"} <= found
         meta = Checkpoints(folder, read_only=True).meta()
-        assert meta["stage"] == stage and meta["config"] == config and meta["format"] == 1
+        assert meta["stage"] == stage and meta["config"] == config and meta["format"] == 2
     samples = {str(p.relative_to(whole / "samples")) for p in (whole / "samples").rglob("*.png")}
     assert {"train-6.png", "distill-4.png", "evaluate.png"} <= samples
     results = json.loads((whole / "results.json").read_text())

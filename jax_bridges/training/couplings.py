@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from jax_bridges.bridges import Bridge, Interpolant
-from jax_bridges.choices import look_up
 from jax_bridges.keys import ONLY, Stream, fold, normal
 from jax_bridges.losses import bridge_matching
 from jax_bridges.samplers import sample_ancestral, sample_sde_euler
@@ -38,7 +37,7 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
     """Refuses a `train.mode` that this configuration cannot have.
 
     Args:
-      config: a whole configuration, its names known to be right.
+      config: a whole configuration, each of whose keys is right by itself.
       bridge: of it.
       paired: its data have an x_T of their own.
 
@@ -46,7 +45,6 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
       ValueError: names the key, what the mode needs and what to do.
     """
     train, mode, sees = config.train, config.train.mode, config.network.get("conditional", False)
-    look_up("train.mode", dict.fromkeys(MODES), mode)
     if config.data.unpaired and (sees or not paired):
         raise ValueError(
             "data.unpaired is for data with an x_T of their own, and for a network that does not see it: "
@@ -57,7 +55,7 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
             f"The bridge '{config.bridge.name}' drifts towards x_T, which the network must see: set "
             "network.conditional to True."
         )
-    if train.rounds < 1 or train.rounds % 2 == 0 or train.steps % train.rounds:
+    if train.rounds % 2 == 0 or train.steps % train.rounds:
         raise ValueError(
             f"train.rounds is {train.rounds}: it must be odd, so that the last round leads to x_0, and "
             f"divide train.steps, {train.steps}."
