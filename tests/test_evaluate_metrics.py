@@ -21,7 +21,7 @@ from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, validate
-from tests.support.runs import tiny
+from tests.support.runs import USERS_METRICS, tiny
 
 
 def run_of(tmp_path, **changes) -> Run:
@@ -121,9 +121,10 @@ def test_a_row_tells_the_calls_that_the_teacher_makes(tmp_path):
 )  # fmt: skip
 def test_what_cannot_be_measured_is_told_before_the_training(tmp_path, images, changes, words):
     held_out = ArraySource("held-out", {}, None, np.arange(images), (16, 16))
-    check_evaluation(tiny(tmp_path), ArraySource("", {}, None, np.arange(2), (16, 16)))
+    config = tiny(tmp_path, **USERS_METRICS)
+    check_evaluation(config, ArraySource("", {}, None, np.arange(2), (16, 16)))
     with pytest.raises(ValueError, match=words):
-        check_evaluation(tiny(tmp_path, **changes), held_out)
+        check_evaluation(tiny(tmp_path, **USERS_METRICS, **changes), held_out)
     check_evaluation(tiny(tmp_path, **changes, **{"evaluate.metrics": ("psnr",)}), held_out)
 
 

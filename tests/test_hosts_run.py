@@ -86,7 +86,7 @@ def test_a_signal_to_one_host_stops_both_and_any_number_goes_on(images, tmp_path
         images, checkpoint_every=10**6,
         **{"train.steps": STEPS, "train.batch": 8, "distill.batch": 8, "parallel.fsdp": 2},
     )  # fmt: skip
-    config.evaluate.update(dict(images=8, teacher_nfe=(1,), student_nfe=(1,)))
+    config.evaluate.update(dict(teacher_nfe=(1,), student_nfe=(1,)))
     config.distill.steps = 3
     for optimizer in (
         config.train.optimizer, config.distill.optimizer, config.distill.bridge_optimizer,

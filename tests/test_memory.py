@@ -238,12 +238,14 @@ def test_a_plan_whose_compiler_does_not_say(monkeypatch):
 
 # -- the compiler agrees ---------------------------------------------------------------------------
 COMPILE = """
-import json, sys
-from tests.support.runs import tiny
-from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
+import json
+from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step, make_plan
 from jax_bridges.stages.distill import distill
 from jax_bridges.planning.memory import held_state
+from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel
+from tests.support.config_files import read
+from tests.support.runs import tiny
 out = {}
 for mode, fsdp in (("pmap", 1), ("fsdp", 4), ("fsdp", 8)):
     config = tiny(".", **{"distill.batch": 8, "network.widths": (256,)})
@@ -251,31 +253,52 @@ for mode, fsdp in (("pmap", 1), ("fsdp", 4), ("fsdp", 8)):
     stage = distill(run, abstract_params(run.system, "teacher"))
     memory = compile_step(run, stage).memory_analysis()
     out[f"{mode} {fsdp}"] = held_state(run, stage).state, memory.argument_size_in_bytes
+config = read("edges_to_image:handbags64")
+config.network.update(model_channels=128, channel_mult=(1, 2), num_res_blocks=1, attention_ds=(2,))
+run = abstract_run(config, Parallel.create("auto", 8))
+compiled = compile_step(run, train(run))
+out["state"] = compiled.memory_analysis().argument_size_in_bytes
+out["flops"] = compiled.cost_analysis()["flops"]
+plan = make_plan(config, run.parallel, stages=("train",))
+out["parameters"], out["planned"] = plan.parameters, plan.stages[0].flops
 print(json.dumps(out))
 """
 
 
-@pytest.mark.slow
-def test_the_compiled_step_takes_as_many_bytes_as_was_said():
-    """Its arguments are the state, plus a batch of a few kilobytes."""
+@pytest.fixture(scope="module")
+def compiled_for_eight():
+    """What the program above says in a process with eight devices."""
     done = subprocess.run(
         [sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True,
         env=environment(8),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+def test_the_compiled_step_takes_as_many_bytes_as_was_said(compiled_for_eight):
+    """Its arguments are the state, plus a batch of a few kilobytes."""
+    found = {mode: compiled_for_eight[mode] for mode in ("pmap 1", "fsdp 4", "fsdp 8")}
     for said, compiled in found.values():
         assert 0 <= compiled - said < 5000
     assert found["fsdp 8"][0] < 0.2 * found["pmap 1"][0]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("devices", [8, 64])
-def test_ibmd_of_half_a_billion_parameters_lowers_for(devices):
+def test_sharding_splits_the_work_and_the_state(compiled_for_eight):
+    """ZeRO: of an ADM a device of eight holds an eighth of the state and does an eighth of the work."""
+    found = compiled_for_eight
+    assert found["state"] == pytest.approx(16 * found["parameters"] / 8, rel=0.03)
+    assert found["flops"] == pytest.approx(found["planned"] / 8, rel=0.03)
+
+
+@pytest.mark.slow
+def test_ibmd_of_half_a_billion_parameters_lowers_for_64_devices():
     """The whole step of ADM-256, partitioned over devices that are not there, its state in shards."""
     config = read(ROW).copy_and_resolve_references()
     config.distill.microbatches = 4  # of 64 images
-    run, second = two(config, devices, devices)
+    run, second = two(config, 64, 64)
     text = lower(run, second).as_text()
-    assert f"mhlo.num_partitions = {devices} :" in text
+    assert "mhlo.num_partitions = 64 :" in text
     assert text.count("stablehlo.convolution") > 1000

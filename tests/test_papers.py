@@ -285,62 +285,47 @@ def test_batches_have_what_the_task_needs():
 
 # -- compiling -------------------------------------------------------------------------------------
 COMPILE = """
-import json, resource, sys
+import json, resource
 from tests.support.config_files import read
 from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import Parallel
-row, stage, fsdp = sys.argv[1:]
-run = abstract_run(read(row), Parallel.create("auto", int(fsdp)))
-teacher = abstract_params(run.system, "teacher")
-compiled = compile_step(run, train(run) if stage == "train" else distill(run, teacher))
-memory = compiled.memory_analysis()
+run = abstract_run(read("inpaint:imagenet256_i2sb"), Parallel.create("auto"))
+memory = compile_step(run, distill(run, abstract_params(run.system, "teacher")))
+memory = memory.memory_analysis()
 print(json.dumps({
     "state": memory.argument_size_in_bytes / 2**30,
     "work": memory.temp_size_in_bytes / 2**30,
-    "flops": compiled.cost_analysis()["flops"],
     "here": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
 }))
 """
 
 
-def compile_for_eight(row: str, stage: str, fsdp: int) -> dict[str, float]:
-    """GiB a device of a compiled step, GiB that compiling took here, and FLOPs a device."""
-    done = subprocess.run(
-        [sys.executable, "-c", COMPILE, row, stage, str(fsdp)],
-        cwd=ROOT, capture_output=True, text=True,
-        env=environment(8),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
-
-
 @pytest.mark.slow
 def test_ibmd_of_half_a_billion_parameters_compiles():
     """Eight devices, replicated: 2 x 16 + 4 bytes a parameter each, and room on one of 80 GB."""
-    row = "inpaint:imagenet256_i2sb"
-    found = compile_for_eight(row, "distill", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE], cwd=ROOT, capture_output=True, text=True,
+        env=environment(8),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
     assert found["state"] == pytest.approx(36 * 552.81e6 / 2**30, rel=0.01)
     assert 20 < found["work"] < 80e9 / 2**30 - found["state"]
-    assert found["here"] < 12  # eight such states would be 148 GiB
-
-
-@pytest.mark.slow
-def test_sharding_splits_the_work_and_the_state():
-    """ZeRO: a device of eight holds an eighth of the state and does an eighth of the operations."""
-    row = "edges_to_image:handbags64"
-    found = compile_for_eight(row, "train", 8)
-    assert found["state"] == pytest.approx(16 * 295.14e6 / 8 / 2**30, rel=0.02)
-    assert found["flops"] == pytest.approx(plan_of(row).stages[0].flops / 8, rel=0.02)
+    assert found["here"] < 12  # GiB; eight such states would be 148
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_both_steps_of_a_row_lower_for_eight_devices(row):
-    """Traced whole and partitioned by shape, each in seconds: what a typo in a row would break."""
-    run = abstract_run(read(row), mesh_of(8, 8))
+    """Traced whole and partitioned by shape: what a typo in a row would break.
+
+    With fewer layers than the row has, since a row's own take minutes; `test_memory` lowers one whole.
+    """
+    config = read(row)
+    config.network.update(channel_mult=(1,), num_res_blocks=1, attention_ds=())
+    run = abstract_run(config, mesh_of(8, 8))
     teacher = abstract_params(run.system, "teacher")
     for stage in (train(run), distill(run, teacher)):
         text = lower(run, stage).as_text()
-        assert text.count("stablehlo.convolution") > 100
+        assert text.count("stablehlo.convolution") > 20

@@ -20,6 +20,7 @@ from tests.support import ROOT
 from tests.support.processes import environment
 
 TRAIN, DISTILL = 6, 4  # steps
+USERS_METRICS = {"evaluate.metrics": base_config().evaluate.metrics}
 
 
 @contextlib.contextmanager
@@ -34,14 +35,16 @@ def silent_backend():
 
 
 def tiny(images, **changes) -> ConfigDict:
-    """The smallest run that has everything in it."""
+    """The smallest run that has everything in it, but for feature networks, which take their time."""
     config = base_config()
     config.data.update(dict(name="folder", path=str(images), size=16, test_fraction=0.5))
     config.network.update(dict(widths=(8,), patch=4, groups=2))
     config.train.update(dict(steps=TRAIN, batch=4))
     config.distill.update(dict(steps=DISTILL, batch=4, bridge_updates=1, student_steps=2))
     config.evaluate.update(
-        dict(images=12, batch=8, teacher_nfe=(1, 2), student_nfe=(1, 2), pictures=2)
+        dict(
+            images=8, batch=8, teacher_nfe=(1, 2), student_nfe=(1, 2), pictures=2, metrics=("psnr",)
+        )
     )
     config.log_every = 1
     config.checkpoint_every = 2
