@@ -22,7 +22,6 @@ import collections
 import dataclasses
 import json
 import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -38,8 +37,8 @@ from jax._src.interpreters import pxla
 
 from benchmarks.h100 import Compiled, compile_for_h100, cpu_seconds, h100
 from jax_bridges import main as command
-from jax_bridges.benchmark_rows import machine
 from jax_bridges.command_line import read_config
+from jax_bridges.measured import markdown_table, measured_here
 from jax_bridges.platforms import aim_at
 
 _FRAME = {"func.func", "func.return", "stablehlo.return", "builtin.module", "func.call"}
@@ -202,7 +201,7 @@ def table(programs: list[Program], least: int) -> str:
     """Markdown; programs of fewer than `least` instructions share one line."""
     columns = _COUNTS | (_OF_H100 if programs[0].h100 else {})
     head = ["program, asked for by", "times", *columns, "lowering s", "compiling s"]
-    lines = [head, ["---", *["--:"] * (len(head) - 1)]]
+    lines = []
 
     def add(name: str, some: list[Program]) -> None:
         sums = [sum(p.times * of(p) for p in some) for of in columns.values()]
@@ -219,7 +218,7 @@ def table(programs: list[Program], least: int) -> str:
     lines.append(["different in the whole run", *[""] * (len(head) - 1)])
     for name, count in different(programs).items():
         lines[-1][head.index(name)] = count
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return markdown_table(head, lines, head[:1])
 
 
 def different(programs: list[Program]) -> dict[str, int]:
@@ -267,8 +266,7 @@ def main() -> int:
     programs = list(recorder.programs.values())
     print(table(programs, options.least))
     if options.json:
-        about = {**machine(), "lowered_for": options.platform}
-        about["command"] = shlex.join(["python", "-m", "benchmarks.programs", *sys.argv[1:]])
+        about = {**measured_here("benchmarks.programs"), "lowered_for": options.platform}
         text = {
             "measured": about,
             "programs": list(map(row, programs)),

@@ -37,7 +37,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jax_bridges import papers
 from jax_bridges.benchmark_options import OPTIONS, complete_options
-from jax_bridges.benchmark_rows import format_rows, machine
+from jax_bridges.benchmark_rows import format_rows
 from jax_bridges.benchmark_weights import (
     place_random,
     random_batch,
@@ -51,6 +51,7 @@ from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
+from jax_bridges.measured import measured_here
 from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
 from jax_bridges.planning.abstract import (
     STAGES,
@@ -338,7 +339,7 @@ def benchmark(options: argparse.Namespace, given) -> None:
         look_up("measure", MEASURES, what)
     matmul: dict[str, float] = {}
     rows: list[dict] = []
-    about = machine()
+    about = measured_here("jax_bridges.benchmark")
     print(f"{about['devices']} x {about['device']}, jax {about['versions']['jax']}", flush=True)
     todo = list(configurations(options, given))
     for _, config in todo:  # all of them, before any is measured

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from jax_bridges.measured import markdown_table
 from jax_bridges.schema import Setting
 
 Groups = Sequence[tuple[str, str, Sequence[Setting]]]  # (kind, name, rows)
@@ -63,11 +64,6 @@ def _lines(row: Setting) -> list[str]:
 
 
 def _table(title: str, rows: Iterable[Setting]) -> str:
-    def cell(text: str) -> str:
-        return text.replace("|", "\\|")
-
-    lines = [f"## {title}\n", "| key | default | values | meaning |", "|---|---|---|---|"]
-    for row in rows:
-        told = (f"`{row.key}`", f"`{shown(row.default)}`", row.values.words, row.meaning)
-        lines.append(f"| {' | '.join(map(cell, told))} |")
-    return "\n".join(lines) + "\n"
+    head = ("key", "default", "values", "meaning")
+    told = [(f"`{r.key}`", f"`{shown(r.default)}`", r.values.words, r.meaning) for r in rows]
+    return f"## {title}\n\n{markdown_table(head, told, head, aligned=False)}\n"

@@ -12,11 +12,8 @@ start a stopped command again and it goes on.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
-import shlex
 import sys
 import time
 import zipfile
@@ -35,6 +32,7 @@ from jax_bridges.data.images import read_images
 from jax_bridges.data.walk import SUFFIXES
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import example_keys
+from jax_bridges.measured import markdown_table, measured_here
 from jax_bridges.metrics.bootstrap import mean_interval
 from jax_bridges.metrics.classes import imagenet_classes
 from jax_bridges.metrics.frechet import Moments, frechet_distance
@@ -172,15 +170,13 @@ def failures(rows: list[dict]) -> list[str]:
 
 def markdown(rows: list[dict]) -> str:
     """The rows as a table."""
-    lines = ["| Task | Strength | FD-Lite0 ↓ | CA-Lite0 ↑, % | 95% interval |"]
-    lines.append("| :-- | :-- | --: | --: | --: |")
+    head = ("Task", "Strength", "FD-Lite0 ↓", "CA-Lite0 ↑, %", "95% interval")
+    cells = []
     for row in rows:
         low, high = row["intervals"]["ca_lite0"]
-        lines.append(
-            f"| {row['task']} | {row['strength']} | {row['fd_lite0']:.1f} | {row['ca_lite0']:.1f} | "
-            f"{low:.1f} to {high:.1f} |"
-        )
-    return "\n".join(lines)
+        numbers = (f"{row['fd_lite0']:.1f}", f"{row['ca_lite0']:.1f}", f"{low:.1f} to {high:.1f}")
+        cells.append((row["task"], row["strength"], *numbers))
+    return markdown_table(head, cells, head[:2])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -243,11 +239,9 @@ def _write(out: Path, args, settings: dict, images: np.ndarray, rows: list[dict]
         "measured": {
             "images": len(images),
             "size": list(images.shape[1:3]),
-            "command": shlex.join(["python", "-m", "tools.check_metrics"])
-            + f" {Path(args.photos).name} --per-class={args.per_class}",
-            "machine": f"{jax.device_count()} x {jax.devices()[0].device_kind}, "
-            f"{os.cpu_count()} cores, {platform.machine()}",
-            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            **measured_here("tools.check_metrics"),
+            "command": f"python -m tools.check_metrics {Path(args.photos).name} "
+            f"--per-class={args.per_class}",
         },
         "settings": settings,
         "rows": rows,

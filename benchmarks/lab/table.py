@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from jax_bridges.measured import markdown_table
+
 MISSING = "–"
 # How the twin of a PyTorch row is called.
 TWINS = {"_torch_compiled": "_jax", "_torch": "_jax"}
@@ -45,9 +47,8 @@ def table(group: list[dict], lines: list[dict]) -> str:
         "remarks": remarks,
     }
     words = ("row", "date", "remarks")
-    rows = [list(columns), [":--" if name in words else "--:" for name in columns]]
-    rows += [[show(line).replace("|", "\\|") for show in columns.values()] for line in group]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    rows = [[show(line) for show in columns.values()] for line in group]
+    return markdown_table(list(columns), rows, words)
 
 
 def share(line: dict, lines: list[dict], products: str) -> str:

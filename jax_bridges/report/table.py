@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
+from jax_bridges.measured import markdown_table
 from jax_bridges.report.results import HOLE, METRICS, split_metric
 
 MODEL_ORDER = {"source": 0, "teacher": 1, "student": 2}
@@ -161,18 +162,17 @@ def _terminal(rows: list[dict], columns: list[Column]) -> str:
 
 
 def _markdown(rows: list[dict], columns: list[Column]) -> str:
-    table = []
+    head, words, cells = [], [], []
     for column in columns:
         title = _title(column)
         title += f" ({column.region})" if column.region else ""
         title += f", {column.unit}" if column.unit else ""
-        cells = [title, "--:" if column.numeric else ":--"]
-        for text, best in zip(column.texts, column.best, strict=True):
-            text = text.replace("|", "\\|")
-            cells.append(f"**{text}**" if best else text)
-        table.append(cells)
-    lines = ["| " + " | ".join(cells) + " |" for cells in zip(*table, strict=True)]
-    return "\n".join([*lines, "", footnotes(rows, columns, "**bold**:")])
+        head.append(title)
+        words += [] if column.numeric else [title]
+        marks = zip(column.texts, column.best, strict=True)
+        cells.append([f"**{text}**" if best else text for text, best in marks])
+    table = markdown_table(head, zip(*cells, strict=True), words)
+    return "\n".join([table, "", footnotes(rows, columns, "**bold**:")])
 
 
 def _title(column: Column) -> str:

@@ -6,12 +6,7 @@ stays are one number an image and metric (values.npz), and features on the disk 
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import io
-import os
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +22,7 @@ from jax_bridges import hosts
 from jax_bridges.data import Source, first, pad
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
+from jax_bridges.measured import measured_here
 from jax_bridges.metrics import Measure, hole_crop, psnr
 from jax_bridges.report.results import HOLE, read_results, write_results
 from jax_bridges.report.table import format_table
@@ -149,7 +145,9 @@ def evaluate(
         "task": run.config.task,
         "dataset": run.test_data.name,
         "measured": {
-            **measured(run, count),
+            "images": count,
+            "size": list(run.system.size),
+            **measured_here("jax_bridges.main"),
             "region": table.region,
             **table.measures[""].how(),
             "settings": settings,
@@ -291,19 +289,3 @@ def corruption_gap(run: Run) -> Callable:
         return measure({**part, "restored": restored})
 
     return gap
-
-
-def measured(run: Run, images: int) -> dict:
-    """How, where and when the rows were measured."""
-    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    device = jax.devices()[0]
-    return {
-        "images": images,
-        "size": list(run.system.size),
-        "command": shlex.join(["python", "-m", "jax_bridges.main", *sys.argv[1:]]),
-        "machine": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} cores, "
-        f"{platform.machine()}",
-        "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "versions": {p: importlib.metadata.version(p) for p in packages}
-        | {"python": platform.python_version()},
-    }
