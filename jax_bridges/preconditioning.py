@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges import Bridge, Diffusion, expand
+from jax_bridges.bridges import Bridge, expand
 from jax_bridges.choices import choose
 from jax_bridges.typing import Array, Denoiser
 
@@ -173,7 +173,7 @@ class Velocity(Preconditioning):
     """
 
     def _scales(self, bridge: Bridge, t: Array) -> tuple[Array, Array]:
-        if bridge.table is not None or isinstance(bridge, Diffusion):
+        if bridge.table is not None or bridge.prior:
             raise ValueError(
                 "The preconditioning 'velocity' needs a path between images with a slope, which a table and "
                 "a diffusion prior have not: take bridge 'brownian' or 'interpolant', or preconditioning "
@@ -273,7 +273,7 @@ class Wiener(Preconditioning):
 
         Raises ValueError for a bridge between images.
         """
-        if not isinstance(bridge, Diffusion):
+        if not bridge.prior:
             raise ValueError(
                 "The preconditioning 'wiener' is for diffusion priors (bridge ddpm or edm): a bridge's x_T "
                 "says more than a spectrum does."

@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges import settings
-from jax_bridges.bridges import Bridge, Diffusion, make_bridge
+from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import Source, has_labels, is_paired
@@ -83,7 +83,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
                 "use: set it to 0."
             )
     for nfe in config.evaluate.teacher_nfe:
-        reason = "" if isinstance(bridge, Diffusion) else sampler.why_not(bridge, nfe)
+        reason = "" if bridge.prior else sampler.why_not(bridge, nfe)
         if reason:
             raise ValueError(f"evaluate.teacher_nfe is {config.evaluate.teacher_nfe}. {reason}")
     for name in config.compare.samplers:
@@ -160,7 +160,7 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
 
 def _check_zero_shot(config: ConfigDict, bridge) -> None:
     """Tasks, methods and their settings; a prior without tasks, and tasks without a prior."""
-    tasks, prior = config.zero_shot.tasks, isinstance(bridge, Diffusion)
+    tasks, prior = config.zero_shot.tasks, bridge.prior
     if prior != bool(tasks):
         raise ValueError(
             f"bridge.name is '{config.bridge.name}', a diffusion prior, which no student can be "

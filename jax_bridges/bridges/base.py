@@ -63,6 +63,11 @@ class Bridge(abc.ABC):
     deterministic: bool = dataclasses.field(default=False, metadata=dict(static=True))
 
     @property
+    def prior(self) -> bool:
+        """Whether all paths end in noise alone: a diffusion prior, which knows no x_T."""
+        return False
+
+    @property
     def pinned(self) -> bool:
         """Whether all paths end in x_T itself; False: in x_T with noise, drawn by `start`."""
         return True

@@ -32,6 +32,10 @@ class Levels(NamedTuple):
 class Diffusion(Bridge):
     """A prior SDE that is not pinned at any x_T."""
 
+    @property
+    def prior(self) -> bool:
+        return True
+
     def coefficients(self, t: Array) -> Coefficients:
         """0, alpha_t and sigma_t."""
         t = jnp.asarray(t)

@@ -27,7 +27,7 @@ def is_prior(recorded: Mapping[str, Any]) -> bool:
     if "bridge" not in recorded:
         return recorded.get("source", {}).get("family") == "adm"
     name = recorded["bridge"].get("name")
-    return name in BRIDGES and isinstance(make_bridge(**recorded["bridge"]), Diffusion)
+    return name in BRIDGES and make_bridge(**recorded["bridge"]).prior
 
 
 def as_prior(recorded: Mapping[str, Any], path: str) -> dict[str, Any]:
