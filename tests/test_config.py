@@ -68,7 +68,7 @@ REFUSALS = [
     ),
     (
         dict(corruption={"name": "inpaint_freeform", "area": (0.1, 0.2)}),
-        ["area is in percents", "give 10 and 20"],
+        ["corruption.area is (0.1, 0.2)", "each a whole number"],
     ),
     (
         dict(evaluate__sampler="dbim", evaluate__teacher_nfe=(2,), bridge__deterministic=True),
