@@ -115,11 +115,12 @@ def compiling(name: str, after: float = 1.0, every: float = 10.0) -> Iterator[No
 
 
 def first_says(name: str, function: Callable) -> Callable:
-    """`function`, to be compiled by its first call, which says so."""
+    """`function`, to be compiled by its first call, which says so; itself it is `__wrapped__`."""
     calls = itertools.count()
 
     def call(*args: Any) -> Any:
         with contextlib.nullcontext() if next(calls) else compiling(name):
             return function(*args)
 
+    call.__wrapped__ = function
     return call

@@ -352,7 +352,7 @@ def test_feature_networks(name, monkeypatch):
         mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ("data",))
         arrays = [jax.ShapeDtypeStruct((batch, *a.shape[1:]), a.dtype) for a in inputs]
         for step in steps:
-            function = batches.on_each(step, mesh)
+            function = batches.on_each(step, mesh).__wrapped__
             assert "stablehlo.while" not in exact(function, variables, *arrays)
             arrays = jax.eval_shape(function, variables, *arrays)
 
