@@ -18,6 +18,7 @@ from benchmarks.lab import LeftOut, jax_rows, main_job, torch_rows
 from benchmarks.lab.problems import make_problem
 from benchmarks.lab.rows import ROWS
 from benchmarks.lab.teacher_batch import first_batch
+from jax_bridges.benchmark import time_step
 from jax_bridges.benchmark_weights import random_batch, random_params
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.planning.abstract import abstract_params, abstract_run
@@ -64,7 +65,7 @@ def test_the_first_batch_is_that_of_the_step():
     x0 = column("c_skip") * b["xt"] + column("c_out") * np.asarray(answer)
     square = (np.where(b["mask"] > 0, x0, b["xT"]) - b["x0"]) ** 2
     loss = np.mean(b["weight"] * square.mean((1, 2, 3)))
-    _, (found,) = jax_steps(run, params, 1)
+    found = time_step(run, train(run), params, repeats=1)  # what JAX's row runs
     assert found["loss"] == pytest.approx(loss, rel=1e-5)
 
 
