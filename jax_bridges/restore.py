@@ -228,7 +228,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add = parser.add_argument
     add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
-    add("source", metavar="IN", help="a picture, or a folder of pictures (and folders)")
+    add(
+        "source",
+        metavar="IN",
+        help="a picture, or a folder of pictures (and folders; not hidden ones)",
+    )
     add("out", metavar="OUT", help="a .png for a picture; a folder otherwise")
     add("--model", choices=PLAYERS, help="whose weights (see above); the student's by default")
     add("--mask", metavar="PATH", help="picture of what is missing (white), or a folder of such")

@@ -2,7 +2,8 @@
 
 The order of the examples and their split depend on each name alone (a hash of the path below the
 folder, without suffix): adding or removing files moves no other file from one split to the other,
-and the first n examples are spread over all subfolders.
+and the first n examples are spread over all subfolders. Which files a folder holds, `walk.py` says:
+each once, whatever links lead to it, so that no image is for training and for test.
 
 What happens to bad files (`data.on_bad_file`):
 

@@ -337,9 +337,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
             checkpoints.wait()
         step = checkpoints.latest()
         on = f"at step {step}" if step else "from its beginning"
-        raise OSError(
-            f"{one_sentence(error)} The same command goes on {on} of {stage.name}."
-        ) from error
+        said = one_sentence(error).rstrip(".")
+        raise OSError(f"{said}; the same command then goes on with {stage.name} {on}.") from error
     finally:
         bar.close()
         profile.close()
