@@ -4,6 +4,7 @@ and not in memory, so that a laptop's is enough."""
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from pathlib import Path
 
@@ -18,6 +19,12 @@ from tests.support import compiler
 def pytest_configure(config):
     if hasattr(config, "cache"):  # not with -p no:cacheprovider
         compiler.set_up(str(config.cache.mkdir("jax")))
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Two for a folder, of about 3 GB each, as far as there are cores; one file needs no second."""
+    folder = any(Path(arg).is_dir() for arg in config.args)
+    return min(2, os.cpu_count() or 1) if folder else 0
 
 
 _modules = itertools.count(1)

@@ -256,8 +256,9 @@ for mode, fsdp in (("pmap", 1), ("fsdp", 4), ("fsdp", 8)):
 config = read("edges_to_image:handbags64")
 config.network.update(model_channels=128, channel_mult=(1, 2), num_res_blocks=1, attention_ds=(2,))
 run = abstract_run(config, Parallel.create("auto", 8))
-compiled = compile_step(run, train(run))
-out["state"] = compiled.memory_analysis().argument_size_in_bytes
+stage = train(run)
+compiled = compile_step(run, stage)
+out["adm 8"] = held_state(run, stage).state, compiled.memory_analysis().argument_size_in_bytes
 out["flops"] = compiled.cost_analysis()["flops"]
 plan = make_plan(config, run.parallel, stages=("train",))
 out["parameters"], out["planned"] = plan.parameters, plan.stages[0].flops
@@ -289,7 +290,10 @@ def test_the_compiled_step_takes_as_many_bytes_as_was_said(compiled_for_eight):
 def test_sharding_splits_the_work_and_the_state(compiled_for_eight):
     """ZeRO: of an ADM a device of eight holds an eighth of the state and does an eighth of the work."""
     found = compiled_for_eight
-    assert found["state"] == pytest.approx(16 * found["parameters"] / 8, rel=0.03)
+    said, arguments = found["adm 8"]
+    batch = 2 * 192 * 64 * 64 * 3 / 8  # two images of bytes, for each example of a device
+    assert 0 <= arguments - said - batch < 5000
+    assert said == pytest.approx(16 * found["parameters"] / 8, rel=0.1)  # small leaves are whole
     assert found["flops"] == pytest.approx(found["planned"] / 8, rel=0.03)
 
 
