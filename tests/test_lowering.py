@@ -179,7 +179,11 @@ def test_steps_of_the_real_networks(network, platform):
 def test_samplers(name, platform):
     def program(dtype):
         run = abstract(dtype)
-        return jax.jit(teacher_sampler(run, 5, name)), (weights(run), abstract_batch(run, (4,)), KEY)
+        return jax.jit(teacher_sampler(run, 5, name)), (
+            weights(run),
+            abstract_batch(run, (4,)),
+            KEY,
+        )
 
     assert "stablehlo.while" in lowered(platform, program)
 
@@ -189,7 +193,11 @@ def test_samplers(name, platform):
 def test_samplers_of_students(method, platform):
     def program(dtype):
         run = abstract(dtype, **{"distill.method": method})
-        return jax.jit(student_sampler(run, 2)), (weights(run, "generator"), abstract_batch(run, (4,)), KEY)
+        return jax.jit(student_sampler(run, 2)), (
+            weights(run, "generator"),
+            abstract_batch(run, (4,)),
+            KEY,
+        )
 
     assert "stablehlo.while" in lowered(platform, program)
 
