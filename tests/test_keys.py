@@ -16,6 +16,7 @@ from jax_bridges.acts.compare_prior import prior_sampler
 from jax_bridges.acts.zero_shot import restorer
 from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import InpaintCenter, Mixture, SuperResolution, make_corruption
+from jax_bridges.distillation import roll_out_random
 from jax_bridges.keys import (
     ONLY,
     HostStream,
@@ -31,7 +32,7 @@ from jax_bridges.keys import (
     randint,
     uniform,
 )
-from jax_bridges.metrics import kernel_distance, mean_interval, set_interval
+from jax_bridges.metrics import kernel_distance, set_interval
 from jax_bridges.restore import PriorRestorer
 from jax_bridges.restoring.models import noise_field, tile_source
 from jax_bridges.samplers import SAMPLERS, sample_ancestral, sample_consistency, sample_few_step
@@ -39,7 +40,6 @@ from jax_bridges.stages.distill import distill
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.stages.train import STEPS, train
-from jax_bridges.training import steps as steps_module
 from jax_bridges.training.methods.ibmd import ROLL_OUTS
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -197,7 +197,7 @@ def old_random(*args, keys, steps, first_call):
     keys = fold(keys, Stream.STUDENT)
     later = randint(keys, 4, max(steps - 1, 1)) + 1
     call = jnp.where((uniform(keys, 3) < first_call) | (steps == 1), 0, later)
-    return steps_module.roll_out_random(*args, keys, call), call
+    return roll_out_random(*args, keys, call), call
 
 
 @pytest.mark.parametrize("calls", [2, 3])
@@ -318,7 +318,8 @@ TRAINING = {
 def test_a_training_step(monkeypatch, tmp_path, name):
     """From first parameters to the end of a step, whose microbatches and augmentations draw as well."""
     run = small_run(tmp_path, **TRAINING[name])
-    monkeypatch.setattr(steps_module, "_unroll", lambda: False)
+    for module in ("training.steps", "training.methods.ibmd", "distillation.ibmd"):
+        monkeypatch.setattr(f"jax_bridges.{module}.unroll_gradients", lambda turns: 1)
     params, batch = scale_params(run.system.teacher), image_batch(4)
     if name in STEPS:
         run.config.train.update(dict(steps=9, microbatches=2, simulation_steps=3, mode=name))
@@ -339,7 +340,7 @@ def test_a_training_step(monkeypatch, tmp_path, name):
     assert ledger.keys("_augment") and ledger.keys("corruptions/") and ledger.keys("flax:params")
     assert bool(ledger.keys("flax:dropout")) == (name == "bridge")
     assert bool(ledger.keys("samplers/sde")) == (name == "dsbm")
-    assert bool(ledger.keys("steps.py:_random")) == (name == "random")
+    assert bool(ledger.keys("methods/ibmd.py:_random")) == (name == "random")
 
 
 def test_a_mixture(monkeypatch):
@@ -442,7 +443,6 @@ def test_figures_are_resampled_by_numbers_of_their_own(monkeypatch):
     monkeypatch.setattr(np.random, "default_rng", lambda seed: made.append(seed) or plain(seed))
     features = plain(3).normal(size=(2, 20, 3))
     kernel_distance(*features, subset=5, subsets=2)
-    mean_interval(np.arange(5.0), resamples=2)
     set_interval(np.sum, 5, resamples=2)
     states = {tuple(np.random.SeedSequence(seed).generate_state(4)) for seed in made}
-    assert len(made) == 3 and len(states) == len(HostStream) == 2
+    assert len(made) == len(states) == len(HostStream) == 2
