@@ -26,6 +26,8 @@ def measured_here(module: str) -> dict:
         "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
         "machine": f"{jax.device_count()} x {device.device_kind}, {os.cpu_count()} cores, "
         f"{platform.machine()}",
+        "device": device.device_kind,
+        "devices": jax.device_count(),
         "platform": device.platform,
         "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -127,11 +127,11 @@ def test_markdown_table_exactly_with_a_published_row():
     published = dict(model="a|b", sampler="-", source="published", nfe=">=40", psnr=99.0)
     assert format_table([published, *ROWS[2:]], markdown=True) == "\n".join(
         [
-            "| Model | Sampler | NFE | FD-Lite0 ↓ (hole) | PSNR ↑ (image), dB | Time ↓, ms/image |",
-            "| :-- | :-- | --: | --: | --: | --: |",
-            "| teacher | ode | 1 | 17.8 | **32.25** | **2.1** |",
-            "| teacher | ode | 100 | **12.8** | 30.12 | 182.7 |",
-            "| a\\|b † | - | >=40 | – | 99.00 | – |",
+            "| Model   | Sampler |  NFE | FD-Lite0 ↓ (hole) | PSNR ↑ (image), dB | Time ↓, ms/image |",
+            "| ------- | ------- | ---: | ----------------: | -----------------: | ---------------: |",
+            "| teacher | ode     |    1 |              17.8 |          **32.25** |          **2.1** |",
+            "| teacher | ode     |  100 |          **12.8** |              30.12 |            182.7 |",
+            "| a\\|b †  | -       | >=40 |                 – |              99.00 |                – |",
             "",
             "**bold**: best of its column; ↑ higher is better, ↓ lower is better; "
             "NFE: network calls per image; 512 images per row; "
