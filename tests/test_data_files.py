@@ -225,7 +225,7 @@ def test_mismatches_are_listed(tmp_path):
     save(tmp_path / "B/stray.png", ramp(16, 16))
     with pytest.raises(ValueError) as error:
         pairs(tmp_path / "A", tmp_path / "B")
-    text = str(error.value)
+    text = str(error.value).replace(str(tmp_path), "")  # which has numbers of its own
     assert "18 pairs match" in text and "12 of " in text and "1 of " in text
     assert "18, 19, 20" in text and "27, and 2 more" in text and "28" not in text
     assert "stray" in text and "on_bad_file='skip'" in text

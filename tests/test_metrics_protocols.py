@@ -359,7 +359,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):
     )
     fid = dict(metrics=("fid",), weights=files)
     for changes, error, words in (
-        (dict(metrics=("psnr", "fvd")), ValueError, "evaluate.metrics is .*'fvd'.*one of psnr"),
+        (dict(metrics=("psnr", "fvd")), ValueError, "evaluate.metrics is .*'fvd'.*one of fd_lite0"),
         (dict(metrics=()), ValueError, "a tuple of one or more"),
         (dict(protocol="i2bs"), ValueError, "Did you mean 'i2sb'"),
         (dict(bootstrap=1), ValueError, "evaluate.bootstrap is 1"),

@@ -355,7 +355,7 @@ def test_the_teacher_learns_the_posterior_mean(conditional):
     system = GaussianTask(
         bridge=make_bridge("brownian"),
         preconditioning=make_preconditioning("none"),
-        corruption=make_corruption("identity"), teacher=net, student=net, bridge_net=net,
+        corruption=make_corruption("identity"), networks={"teacher": net},
         keep_known=False, flip=True, rotate=False, size=(4, 4), pair=pair,
     )  # fmt: skip
     steps, count = 1500, 64
