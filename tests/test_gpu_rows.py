@@ -21,6 +21,7 @@ from benchmarks.lab.teacher_batch import first_batch
 from jax_bridges.benchmark import time_step
 from jax_bridges.benchmark_weights import random_batch, random_params
 from jax_bridges.import_torch.names import flax_to_torch
+from jax_bridges.keys import Purpose
 from jax_bridges.planning.abstract import abstract_params, abstract_run
 from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
@@ -45,7 +46,7 @@ def jax_steps(run, params, count):
     batch = jax.tree.map(jnp.asarray, random_batch(run, (config.batch,)))
     state, once, found = train(run).make_state(run.key(0), params), compiled(step), []
     for _ in range(count):
-        state, metrics = once(state, None, batch, run.key(1), same)
+        state, metrics = once(state, None, batch, run.key(Purpose.TRAIN_TEACHER), same)
         found.append({name: float(value) for name, value in metrics.items()})
     return state.players["teacher"], found
 

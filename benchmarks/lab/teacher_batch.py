@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.benchmark_weights import random_batch
-from jax_bridges.keys import ONLY, Stream, fold, normal
+from jax_bridges.keys import ONLY, Purpose, Stream, fold, normal
 from jax_bridges.stages.run import Run
 from jax_bridges.training.steps import draw_times, time_weight
 
@@ -23,7 +23,7 @@ def first_batch(run: Run) -> dict[str, np.ndarray]:
 
     @jax.jit
     def draw(batch):
-        pair = system.prepare(batch, run.key(1), augment=True)
+        pair = system.prepare(batch, run.key(Purpose.TRAIN_TEACHER), augment=True)
         t = draw_times(system, config, pair)
         noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.x0)
         masked = pair.mask is not None and system.keep_known
