@@ -28,7 +28,7 @@ def run_of(tmp_path, **changes) -> Run:
     """A run as far as measuring needs one: a system and devices."""
     config = tiny(tmp_path, **changes)
     parts = dict.fromkeys(field.name for field in dataclasses.fields(Run))
-    parts.update(config=config, workdir=tmp_path, system=System.create(config))
+    parts.update(config=config, workdir=tmp_path, system=System.create(config), programs={})
     return Run(**{**parts, "parallel": Parallel.create("auto", 1)})
 
 

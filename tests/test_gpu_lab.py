@@ -188,10 +188,10 @@ def test_losses_are_compared_where_there_is_no_output():
         line("teacher_torch_compiled", loss=2.0, gradient_norm=10.0),
         line("teacher_jax", loss=2.02, gradient_norm=9.5),
     ]
-    assert "| 0.05 |" in markdown(twins)
+    assert " 0.05 |" in markdown(twins)
     twins[1]["status"] = "failed"
     twins[1]["error"] = "x"
-    assert "| 0.05 |" not in markdown(twins)
+    assert " 0.05 |" not in markdown(twins)
 
 
 def test_a_file_that_is_no_record(tmp_path):
