@@ -25,10 +25,9 @@ import argparse
 import dataclasses
 import importlib.util
 import json
-import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 import jax
@@ -51,7 +50,7 @@ from jax_bridges.config import base_config
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
-from jax_bridges.measured import measured_here
+from jax_bridges.measured import measured_here, median_seconds
 from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
 from jax_bridges.planning.abstract import (
     STAGES,
@@ -252,17 +251,6 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
             yield {**about, **row}
 
 
-def median_seconds(call: Callable, repeats: int) -> float:
-    """Median time of `call()` until its result is there, after one that is not counted."""
-    jax.block_until_ready(call())
-    spent = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        spent.append(time.perf_counter() - start)
-    return statistics.median(spent)
-
-
 def matmul_tflops(dtype: str) -> float:
     """TFLOP/s of square matrix products on one device, as JAX does them by default: a reference."""
     n, chain = (1024, 4) if target() == "cpu" else (8192, 16)
@@ -346,7 +334,7 @@ def benchmark(options: argparse.Namespace, given) -> None:
         validate(config, Parallel.create(config.parallel.mode, config.parallel.fsdp).devices)
         choose_measures(config, measures)
     for name, config in todo:
-        dtype = config.network.dtype
+        dtype = network_settings(config.network)["dtype"]
         matmul[dtype] = matmul.get(dtype) or matmul_tflops(dtype) * about["devices"]
         for row in measure(config, measures, options.nfe, options.repeats):
             peak = options.peak_tflops * about["devices"]

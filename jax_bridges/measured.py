@@ -7,8 +7,10 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import statistics
 import sys
-from collections.abc import Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import jax
 
@@ -33,6 +35,17 @@ def measured_here(module: str) -> dict:
         "versions": {name: importlib.metadata.version(name) for name in _PACKAGES}
         | {"python": platform.python_version()},
     }
+
+
+def median_seconds(call: Callable, repeats: int) -> float:
+    """Median time of `call()` until its result is there, after one that is not counted."""
+    jax.block_until_ready(call())
+    spent = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        spent.append(time.perf_counter() - start)
+    return statistics.median(spent)
 
 
 def markdown_table(

@@ -30,8 +30,10 @@ def check_writable(folder: str | os.PathLike) -> None:
         return
     whole = Path(folder).absolute()
     there = _there(whole)
-    if there == whole:
+    if there == whole and whole.is_dir():
         raise ValueError(f"{folder} cannot be written to.")
+    if there == whole:
+        raise ValueError(f"{folder} is no folder that can be written to.")
     raise ValueError(f"{folder} cannot be made: {there} is no folder that can be written to.")
 
 
