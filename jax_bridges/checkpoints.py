@@ -158,17 +158,21 @@ class Checkpoints:
                     "serves, but this cannot go on. Give a new --workdir, and the old one as "
                     "--config.teacher.checkpoint to keep its teacher."
                 ) from error
-            older = [s for s in self._manager.all_steps() if s < step]
-            raise ValueError(
-                f"{self.folder / str(step)} is damaged ({_short(error)}): delete it and start again; "
-                f"the stage then goes on {f'at step {max(older)}' if older else 'from its beginning'}."
-            ) from error
+            raise self.damaged(step, error) from error
         players = {
             name: Player(params=read.params[name], ema=read.ema[name], opt=read.opt[name])
             for name in like.players
         }
         count = jax.device_put(jax.numpy.int32(done), like.step.sharding)
         return State(step=count, players=players)
+
+    def damaged(self, step: int, error: Exception) -> ValueError:
+        """The sentence for a checkpoint that a stage cannot read: what to delete, where it then goes on."""
+        older = [s for s in self._manager.all_steps() if s < step]
+        return ValueError(
+            f"{self.folder / str(step)} is damaged ({_short(error)}): delete it and start again; "
+            f"the stage then goes on {f'at step {max(older)}' if older else 'from its beginning'}."
+        )
 
     def restore_ema(self, like: dict[str, PyTree], step: int | None = None) -> dict[str, PyTree]:
         """Only the averages, `{player: tree}`, of the players in `like`: what sampling needs.

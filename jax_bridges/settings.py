@@ -22,7 +22,7 @@ from jax_bridges.corruptions import CORRUPTIONS
 from jax_bridges.data import source
 from jax_bridges.hints import suggest
 from jax_bridges.metrics import measure
-from jax_bridges.models import DTYPES, MODELS
+from jax_bridges.models import DTYPES, INPUTS, MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
 from jax_bridges.samplers import SAMPLERS, knobs_of
 from jax_bridges.schema import (
@@ -163,7 +163,7 @@ def part_rows(part: str, name: str) -> tuple[Setting, ...]:
     return tuple(  # the student's input is its method's; in a configuration types are names
         Setting(row.key, "float32", Choice(DTYPES), row.meaning) if "dtype" in row.key else row
         for row in found
-        if row.key not in ("z_channels", "mark_channels")
+        if row.key not in INPUTS
     )
 
 

@@ -25,6 +25,7 @@ from jax_bridges.import_torch.families import FAMILIES
 from jax_bridges.import_torch.names import unwrapped
 from jax_bridges.io.atomic import beside
 from jax_bridges.io.torch_file import read_torch
+from jax_bridges.models import INPUTS
 from jax_bridges.models.adm import ADM
 
 # I2SB trained these with beta_max 1.0 and without bridge noise, the other five with 0.3 and noise.
@@ -33,7 +34,7 @@ _OT_ODE = ("blur", "inpaint")
 _SETTINGS = {
     name: field.default
     for name, field in ADM.__dataclass_fields__.items()
-    if name not in ("parent", "name", "z_channels", "remat", "attention", "dtype", "param_dtype")
+    if name not in (*INPUTS, "parent", "name", "remat", "attention", "dtype", "param_dtype")
 }
 
 

@@ -13,6 +13,8 @@ from jax_bridges.models.adm import ADM
 from jax_bridges.models.unet import UNet
 
 MODELS = {"unet": UNet, "adm": ADM}
+# Settings that are no configuration's but a player's: what it sees beside x_t, the time and x_T.
+INPUTS = ("z_channels", "mark_channels")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -40,4 +42,13 @@ def portable(network: Mapping[str, Any]) -> dict[str, Any]:
     return {**network, **own}
 
 
-__all__ = ["ADM", "DTYPES", "MODELS", "UNet", "make_network", "network_settings", "portable"]
+__all__ = [
+    "ADM",
+    "DTYPES",
+    "INPUTS",
+    "MODELS",
+    "UNet",
+    "make_network",
+    "network_settings",
+    "portable",
+]

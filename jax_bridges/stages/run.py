@@ -269,7 +269,10 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
     if done >= stage.steps:
         print(f"{stage.name}: already done ({done} steps)", flush=True)
         with checkpoints:
-            return checkpoints.restore_ema(_average(run, stage))[stage.player]
+            try:
+                return checkpoints.restore_ema(_average(run, stage))[stage.player]
+            except ValueError as error:
+                raise checkpoints.damaged(done, error.__cause__ or error) from error
     state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
     if done:
         state = checkpoints.restore(state)
