@@ -38,7 +38,7 @@ def room():
         jax.clear_caches()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def optimised():
     """For programs that run for seconds: compiled as a user's are."""
     jax.config.update("jax_disable_most_optimizations", False)

@@ -322,6 +322,7 @@ def learn(method, tag, steps, settings, target="copy"):
     return jax.lax.scan(step, carry, jnp.arange(steps))[0][1]
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize(
     "method, steps", [("cbd", 9000), ("cbt", 20_000), ("cbt, averaged target", 20_000)]
 )

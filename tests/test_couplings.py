@@ -227,6 +227,7 @@ def sampled(system, params, steps=200, images=200, start=None):
     return tuple(np.asarray(v).ravel() for v in draw(params))
 
 
+@pytest.mark.usefixtures("optimised")
 def test_dsbm_step_finds_the_schroedinger_bridge():
     """From unpaired Gaussians: marginals kept both ways, and the coupling of the closed form."""
     std0, stdT, epsilon = 0.5, 1.0, 0.8
@@ -246,6 +247,7 @@ def test_dsbm_step_finds_the_schroedinger_bridge():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimised")
 def test_reflow_step_straightens_a_learned_flow():
     std0, stdT = 0.4, 1.3
     pair = GaussianPair(slope=0.0, std=std0, source_mean=0.0, source_std=stdT)

@@ -126,6 +126,7 @@ def play(key, conditional, steps, updates=5, batch=1024):
 
 # An unconditional teacher tells less about the noise's share, and takes longer.
 @pytest.mark.parametrize("conditional, steps", [(True, 1000), (False, 3000)])
+@pytest.mark.usefixtures("optimised")
 def test_ibmd_recovers_the_gaussian_pair_from_a_wrong_start(conditional, steps):
     path = jax.tree.map(np.asarray, play(jax.random.key(0), conditional, steps))
     final = {k: float(v[-100:].mean()) for k, v in path.items()}

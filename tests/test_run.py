@@ -36,7 +36,12 @@ pytestmark = pytest.mark.usefixtures("handlers")
 
 def tiny(images, **changes):
     """Measured as a user's run is, and with a last batch that is not full."""
-    return runs.tiny(images, **USERS_METRICS, **{"evaluate.batch": 5, **changes})
+    return runs.tiny(images, **{**USERS_METRICS, "evaluate.batch": 5, **changes})
+
+
+def plain(images):
+    """The same, but for feature networks."""
+    return tiny(images, **{"evaluate.metrics": ("psnr", "ssim")})
 
 
 @pytest.fixture(scope="module")
@@ -177,44 +182,50 @@ def signal_at(monkeypatch, *places):
         yield
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(whole, images, tmp_path, monkeypatch):
-    """In both stages, between checkpoints and on one, and in the evaluation."""
-    workdir, config = tmp_path / "run", tiny(images)
-    for place in (("train", 3), ("distill", 2)):
-        with signal_at(monkeypatch, place), pytest.raises(Stopped) as stopped:
+@pytest.fixture(scope="module")
+def stopped(images, tmp_path_factory) -> Path:
+    """The folder of a run that was stopped in both stages, between checkpoints and on one, and in
+    the evaluation, and came to its end; read only."""
+    workdir, config = tmp_path_factory.mktemp("runs") / "stopped", plain(images)
+    before = [(s, signal.getsignal(s)) for s in (signal.SIGTERM, signal.SIGINT)]
+    evaluate, patch = distil.evaluate, pytest.MonkeyPatch()
+    for stage, step, total in (("train", 3, TRAIN), ("distill", 2, DISTILL)):
+        with signal_at(patch, (stage, step)), pytest.raises(Stopped) as caught:
             jax_bridges.main.run(config, workdir)
-        total = {"train": TRAIN, "distill": DISTILL}[place[0]]
-        assert str(stopped.value) == f"{place[0]}: saved at step {place[1]} of {total}"
-        assert Checkpoints(workdir / "checkpoints" / place[0], read_only=True).latest() == place[1]
-
-    evaluate = distil.evaluate
+        assert str(caught.value) == f"{stage}: saved at step {step} of {total}"
+        assert Checkpoints(workdir / "checkpoints" / stage, read_only=True).latest() == step
 
     def stopped_evaluation(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGTERM)
         return evaluate(*args, **kwargs)
 
-    with monkeypatch.context() as patched, pytest.raises(Stopped, match="evaluate: stopped"):
+    with patch.context() as patched, pytest.raises(Stopped, match="evaluate: stopped"):
         patched.setattr(distil, "evaluate", stopped_evaluation)
         jax_bridges.main.run(config, workdir)
     assert not (workdir / "results.json").exists()
-
     jax_bridges.main.run(config, workdir)
-    assert_same_end(workdir, whole)
+    for number, handler in before:
+        signal.signal(number, handler)
+    return workdir
+
+
+def test_a_run_that_is_stopped_goes_on_to_the_same_end(whole, stopped):
+    assert_same_end(stopped, whole)
     # No step was made twice.
-    assert steps(workdir, "train") == list(range(1, TRAIN + 1))
-    assert steps(workdir, "distill") == list(range(1, DISTILL + 1))
+    assert steps(stopped, "train") == list(range(1, TRAIN + 1))
+    assert steps(stopped, "distill") == list(range(1, DISTILL + 1))
 
 
-def test_a_damaged_run_says_what_to_do_and_recovers(whole, images, tmp_path, capsys):
+def test_a_damaged_run_says_what_to_do_and_recovers(whole, stopped, images, tmp_path, capsys):
     """A checkpoint whose arrays are cut short, and a results.json that is half written."""
     workdir = tmp_path / "copy"
-    shutil.copytree(whole, workdir)
+    shutil.copytree(stopped, workdir)
     folder = workdir / "checkpoints" / "train" / str(TRAIN)
     for path in (folder / "ema").rglob("*"):  # all that a finished stage is asked for
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError) as caught:
-        jax_bridges.main.run(tiny(images), workdir)
+        jax_bridges.main.run(plain(images), workdir)
     said = str(caught.value)
     assert said.startswith(f"{folder} is damaged (") and "\n" not in said
     assert said.endswith("delete it and start again; the stage then goes on at step 4.")
@@ -222,7 +233,7 @@ def test_a_damaged_run_says_what_to_do_and_recovers(whole, images, tmp_path, cap
     shutil.rmtree(folder)
     results = workdir / "results.json"
     results.write_bytes(results.read_bytes()[:100])
-    jax_bridges.main.run(tiny(images), workdir)
+    jax_bridges.main.run(plain(images), workdir)
     said = capsys.readouterr().out
     assert f"going on at step 4 of {TRAIN}" in said and "distill: already done" in said
     assert f"evaluate: {results} cannot be used and is measured anew" in said

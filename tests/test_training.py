@@ -348,6 +348,7 @@ class GaussianTask(System):
         return dataclasses.replace(found, x0=x0, xT=xT, mask=None)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("conditional", [False, True])
 def test_the_teacher_learns_the_posterior_mean(conditional):
     pair = GaussianPair(slope=0.8, std=0.3)

@@ -9,6 +9,7 @@ OIHW -> HWIO, linear layers and the 1x1 convolutions of attention [O, I, ...] ->
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from math import prod
@@ -256,8 +257,13 @@ def infer_adm_config(
 
 
 def abstract_params(config: Config) -> dict:
-    """The parameters of `ADM(**config)` as shapes, by tracing alone."""
-    net = ADM(**config)
+    """The parameters of `ADM(**config)` as shapes; not to be changed."""
+    return _traced_params(ADM(**config))
+
+
+@functools.lru_cache(maxsize=4)
+def _traced_params(net: ADM) -> dict:
+    """By tracing alone, which takes seconds for a large network; an import asks several times."""
     size = 2 ** (len(net.channel_mult) - 1)
     image = jnp.zeros((1, size, size, net.in_channels))
     z = jnp.zeros((1, size, size, net.z_channels))
