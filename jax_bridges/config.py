@@ -182,7 +182,8 @@ def base_config() -> ConfigDict:
     # Evaluation -----------------------------------------------------------------------------------
     config.evaluate = ConfigDict()
     config.evaluate.images = 256  # held-out images
-    config.evaluate.batch = 64  # images at a time, over all devices
+    # images at a time, over all devices; as many as of a step: a GPU tries kernels for each size of its own
+    config.evaluate.batch = 32
     config.evaluate.sampler = "ancestral"  # of the teacher; with knobs: "dbim:eta=1", "heun:churn=None"
     config.evaluate.teacher_nfe = (1, 10, 100)  # network calls an image
     config.evaluate.student_nfe = (1, 2, 4)  # at most distill.student_steps

@@ -27,7 +27,7 @@ def run_of(tmp_path, **changes) -> Run:
     """A run as far as measuring needs one: a system and devices."""
     config = tiny(tmp_path, **changes)
     parts = dict.fromkeys(field.name for field in dataclasses.fields(Run))
-    parts.update(config=config, workdir=tmp_path, system=System.create(config))
+    parts.update(config=config, workdir=tmp_path, system=System.create(config), programs={})
     return Run(**{**parts, "parallel": Parallel.create("auto", 1)})
 
 
@@ -104,6 +104,14 @@ def test_a_row_tells_the_calls_that_the_teacher_makes(tmp_path):
         ("teacher", "heun", 5, "teacher 5"), ("teacher", "heun", 8, "teacher 8"),
         ("student", "few_step", 1, "student 1"), ("student", "few_step", 2, "student 2"),
     ]  # fmt: skip
+
+
+def test_numbers_of_calls_share_a_program(tmp_path):
+    """Pictures and evaluation too: they ask for the same by the same name."""
+    run = run_of(tmp_path, **{"evaluate.teacher_nfe": (1, 3, 7), "evaluate.student_nfe": (1, 2)})
+    for job in plain_jobs(run, None, None):
+        job.make()
+    assert set(run.programs) == {"the sampler ancestral", "the student's sampler"}
 
 
 @pytest.mark.parametrize(

@@ -138,17 +138,21 @@ def test_bfloat16_is_close_to_float32_and_parameters_stay_float32():
     assert 1e-4 < error < 0.03  # bfloat16 keeps 8 bits: it is used, and no more is lost
 
 
-@pytest.mark.parametrize("offset", [0.0, 30.0])
+@pytest.mark.parametrize("offset", [0.0, 30.0, 3e4])
 def test_group_norm_is_flax_group_norm(offset):
+    """Also where the mean is 15 and 15000 times the spread, which a variance about zero would lose."""
     keys = jax.random.split(jax.random.key(1), 5)
     x = 2.0 * jax.random.normal(keys[0], (3, 6, 5, 24)) + offset
     gain, bias = 1 + jax.random.normal(keys[1], (24,)), jax.random.normal(keys[2], (24,))
     params = {"params": {"scale": gain, "bias": bias}}
-    reference = nn.GroupNorm(num_groups=4, epsilon=1e-5, use_fast_variance=False)
-    expected = reference.apply(params, x)
+    grouped = np.asarray(x, np.float64).reshape(3, 30, 4, 6)
+    mean, variance = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((grouped - mean) / np.sqrt(variance + 1e-5)).reshape(x.shape) * gain + bias
+    if not offset:
+        reference = nn.GroupNorm(num_groups=4, epsilon=1e-5, use_fast_variance=False)
+        np.testing.assert_allclose(expected, reference.apply(params, x), atol=1e-5)
     ours = GroupNorm(4)
-    # Moments in float32: an offset of 15 standard deviations costs two of the seven digits.
-    tolerance = 1e-5 if not offset else 1e-3
+    tolerance = 1e-5 if offset < 1e3 else 1e-2  # float32 itself holds 30000 to 0.002
     np.testing.assert_allclose(ours.apply(params, x), expected, atol=tolerance, rtol=1e-5)
     scale, shift = (jax.random.normal(k, (3, 24)) for k in keys[3:])
     np.testing.assert_allclose(
