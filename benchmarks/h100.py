@@ -107,6 +107,6 @@ def compile_for_h100(device: jax.Device, module) -> Compiled:
         key = " ".join([target[1] or target[2], kind[1], *taken, *how])
         if "conv" in key.split()[0]:
             convolutions.add(key)
-        elif "gemm" in key.split()[0]:
+        elif re.search("gemm|cublas", key.split()[0]):
             products.add(key)
     return Compiled(seconds, kernels, frozenset(convolutions), frozenset(products))

@@ -25,10 +25,15 @@ def time_left(seconds: float) -> str:
 
 
 def keep_compiled() -> None:
-    """Keeps compiled programs in ~/.cache/jax_bridges, unless JAX has been told another folder."""
+    """Keeps compiled programs in ~/.cache/jax_bridges, unless JAX has been told another folder.
+
+    There, small ones too, which JAX would compile anew at every start: they add up on a GPU.
+    """
     if jax.config.jax_compilation_cache_dir is None:
         folder = os.path.expanduser("~/.cache/jax_bridges")
         jax.config.update("jax_compilation_cache_dir", folder)
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def one_sentence(error: Exception) -> str:

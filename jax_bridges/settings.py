@@ -102,7 +102,8 @@ def rows() -> tuple[Setting, ...]:
         *_methods(),
 
         S("evaluate.images", 256, COUNT, "Held-out images."),
-        S("evaluate.batch", 64, COUNT, "Images at a time, over all devices."),
+        S("evaluate.batch", 32, COUNT, "Images at a time, over all devices; as many as of a training step "
+                "share its kernels on a GPU."),
         S("evaluate.sampler", "ancestral", Choice(SAMPLERS, named=True), "Of the teacher; with knobs: "
                 "\"dbim:eta=1\", \"heun:churn=None\"."),
         S("evaluate.teacher_nfe", (1, 10, 100), _NFE, "Network calls an image of the teacher."),

@@ -55,7 +55,8 @@ class AtOnce:
         while number := os.read(reader, 1)[0]:
             if self._armed and number in (signal.SIGINT, signal.SIGTERM):
                 # Not by print, whose buffer the main thread may hold.
-                os.write(2, f"\nstopped{self._said}\n".encode())
+                line = "\n" * os.isatty(2) + f"stopped{self._said}\n"  # below ^C
+                os.write(2, line.encode())
                 os._exit(INTERRUPTED if number == signal.SIGINT else REQUEUE)
 
 

@@ -143,15 +143,21 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
         )
     preconditioning = make_preconditioning(**config.preconditioning)
     with jax.ensure_compile_time_eval():
-        t = jnp.linspace(bridge.t_min, bridge.T, 33)[1:]
-        numbers = np.stack([*bridge.coefficients(t), bridge.sigma(t)])
+        # Each in one program: an accelerator would compile one for every operation.
+        t = np.linspace(bridge.t_min, bridge.T, 33)[1:]
+        numbers = jax.jit(lambda t: jnp.stack([*bridge.coefficients(t), bridge.sigma(t)]))(t)
+        numbers = np.asarray(numbers)
         if not np.isfinite(numbers).all() or numbers[3, -1] <= 0:
             raise ValueError(
                 f"The bridge {said(config.bridge)} has no noise, or coefficients that are not finite: "
                 "change its settings."
             )
-        scalings = preconditioning.scalings(bridge, t)
-        if not np.isfinite(np.stack([*scalings, preconditioning.weight(bridge, t)])).all():
+        scalings = jax.jit(
+            lambda t: jnp.stack(
+                [*preconditioning.scalings(bridge, t), preconditioning.weight(bridge, t)]
+            )
+        )(t)
+        if not np.isfinite(scalings).all():
             raise ValueError(
                 f"The preconditioning {said(config.preconditioning)} is not finite on the bridge "
                 f"{said(config.bridge)}: change its settings, or take another one."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +17,11 @@ from tests.support.family import (
     HALVES,
     NOISY,
     PAIR,
+    close,
+    float64,  # noqa: F401
     interpolant,
+    quick_compiler,  # noqa: F401
 )
-from tests.support.official import close
-
-pytestmark = pytest.mark.usefixtures("float64")
 
 
 def step_weights(bridge, t, s):
@@ -263,8 +262,15 @@ def test_float32_is_accurate(name):
     values = {}
     for exact in (False, True):
         with jax.enable_x64(exact):
-            time = jnp.asarray(t, jnp.float64 if exact else jnp.float32)
-            values[exact] = jax.jit(functools.partial(quantities, bridge))(time)
+            values[exact] = jax.jit(
+                lambda time: [
+                    *bridge.coefficients(time),
+                    *bridge.posterior(time, 0.7 * time),
+                    bridge.sigma(time),
+                    bridge.angle(time),
+                    bridge.g2(time),
+                ]
+            )(jnp.asarray(t, jnp.float64 if exact else jnp.float32))
     for single, double in zip(values[False], values[True], strict=True):
         assert single.dtype == jnp.float32 and np.isfinite(single).all()
         np.testing.assert_allclose(single, double, rtol=3e-5, atol=2e-6)

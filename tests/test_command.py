@@ -85,8 +85,10 @@ def test_flags_that_are_not_there_are_one_sentence(capsys):
     assert said == "error: Argument --nfe: invalid int value: 'many'; --help lists the flags.\n"
 
 
-def test_the_cache_is_ours_unless_jax_was_told_another():
+def test_the_cache_is_ours_unless_jax_was_told_another(monkeypatch):
+    monkeypatch.delenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", raising=False)
     before = jax.config.jax_compilation_cache_dir
+    least = jax.config.jax_persistent_cache_min_compile_time_secs
     try:
         jax.config.update("jax_compilation_cache_dir", "/tmp/elsewhere")
         keep_compiled()
@@ -95,8 +97,10 @@ def test_the_cache_is_ours_unless_jax_was_told_another():
         keep_compiled()
         ours = os.path.expanduser("~/.cache/jax_bridges")
         assert jax.config.jax_compilation_cache_dir == ours
+        assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.1
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
 
 
 # -- the flags of main -------------------------------------------------------------------------

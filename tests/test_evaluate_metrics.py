@@ -113,6 +113,14 @@ def test_a_row_tells_the_calls_that_the_teacher_makes(tmp_path):
     ]  # fmt: skip
 
 
+def test_numbers_of_calls_share_a_program(tmp_path):
+    """Pictures and evaluation too: they ask for the same by the same name."""
+    run = run_of(tmp_path, **{"evaluate.teacher_nfe": (1, 3, 7), "evaluate.student_nfe": (1, 2)})
+    for job in plain_jobs(run, None, None):
+        job.make()
+    assert set(run.programs) == {"the sampler ancestral", "the student's sampler"}
+
+
 @pytest.mark.parametrize(
     "images, changes, words",
     [

@@ -197,7 +197,8 @@ def lite0_params(path: str | Path | None = None) -> dict:
         }
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a state dict of EfficientNet-Lite0 ({error}).") from None
-    return {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), params)}
+    # In numpy: a device would compile a program for each of the shapes.
+    return {"params": jax.tree.map(lambda x: np.asarray(x, np.float32), params)}
 
 
 def _large(variables, images):

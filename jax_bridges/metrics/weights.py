@@ -198,7 +198,8 @@ def variables_of(
         else:
             bias = np.asarray(state[layer + ".bias"], np.float64)
         flat[(*path, "kernel")], flat[(*path, "bias")] = kernel, bias
-    return {"params": jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), unflatten_dict(flat))}
+    # In numpy: a device would compile a program for each of the shapes.
+    return {"params": jax.tree.map(lambda x: np.asarray(x, np.float32), unflatten_dict(flat))}
 
 
 def read_state(path: Path) -> Mapping[str, Any]:

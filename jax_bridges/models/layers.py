@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -40,25 +41,42 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,), self.param_dtype)
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         gain, bias = gain.astype(wide.dtype), bias.astype(wide.dtype)
-        # Moments a channel first, then a group: the sums over H and W run along memory.
-        pivot = jax.lax.stop_gradient(wide[:, :1, :1])
-        near = wide - pivot
-        first = jnp.mean(near, axis=(1, 2))
-        spread = jnp.mean(jnp.square(near), axis=(1, 2)) - first**2
-        pivot = pivot[:, 0, 0]
-        by_group = (x.shape[0], self.groups, channels // self.groups)
-        mean_c = (first + pivot).reshape(by_group)
-        mean = jnp.mean(mean_c, axis=2, keepdims=True)
-        variance = jnp.mean(
-            spread.reshape(by_group) + jnp.square(mean_c - mean), axis=2, keepdims=True
-        )
-        inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + self.epsilon)
-        inv, mean = (jnp.broadcast_to(v, by_group).reshape(-1, channels) for v in (inv, mean))
-        if scale is not None:
-            gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
-        s = inv * gain
-        o = bias - (mean - pivot) * s
-        return (near * s[:, None, None, :] + o[:, None, None, :]).astype(self.dtype or x.dtype)
+        normal = _normalise(wide, gain, bias, scale, shift, self.groups, self.epsilon)
+        return normal.astype(self.dtype or x.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(5, 6))
+def _normalise(
+    x: Array,
+    gain: Array,
+    bias: Array,
+    scale: Array | None,
+    shift: Array | None,
+    groups: int,
+    eps: float,
+) -> Array:
+    """What `GroupNorm` computes: a function of the program, traced and lowered once a shape.
+
+    A step calls it over a hundred times, and as often for the gradient.
+    """
+    # Moments a channel first, then a group: the sums over H and W run along memory.
+    pivot = jax.lax.stop_gradient(x[:, :1, :1])
+    near = x - pivot
+    first = jnp.mean(near, axis=(1, 2))
+    spread = jnp.mean(jnp.square(near), axis=(1, 2)) - first**2
+    pivot = pivot[:, 0, 0]
+    batch, channels = first.shape
+    by_group = (batch, groups, channels // groups)
+    mean_c = (first + pivot).reshape(by_group)
+    mean = jnp.mean(mean_c, axis=2, keepdims=True)
+    variance = jnp.mean(spread.reshape(by_group) + jnp.square(mean_c - mean), axis=2, keepdims=True)
+    inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
+    inv, mean = (jnp.broadcast_to(v, by_group).reshape(-1, channels) for v in (inv, mean))
+    if scale is not None:
+        gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
+    s = inv * gain
+    o = bias - (mean - pivot) * s
+    return near * s[:, None, None, :] + o[:, None, None, :]
 
 
 def timestep_embedding(t: Array, width: int, max_period: float = 10_000.0) -> Array:

@@ -190,6 +190,8 @@ class Parallel:
         @partial(jax.jit, donate_argnums=0)
         def run(state, frozen, batch, key):
             state, metrics = gathered(state, frozen, batch, key, lambda tree: tree)
+            if self.devices == 1:
+                return state, metrics
             return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
 
         return run

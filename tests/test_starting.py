@@ -1,0 +1,95 @@
+"""The first seconds of a command: its first line, Ctrl-C, and what it says while it compiles."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import pytest
+
+from jax_bridges import starting
+from tests.support.runs import ROOT, tiny, write_config
+
+BEGUN = "import signal, sys, time; from jax_bridges import starting; starting.begin(); "
+
+
+def python(code: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True,
+    )  # fmt: skip
+
+
+def test_the_first_line_comes_before_anything_heavy_is_imported():
+    code = BEGUN + "print([m for m in ('jax', 'numpy', 'absl') if m in sys.modules])"
+    said, _ = python(code).communicate(timeout=60)
+    assert said.splitlines() == ["jax_bridges 0.1.0: loading", "[]"]
+
+
+def test_ctrl_c_ends_a_command_while_it_compiles(images, tmp_path):
+    """The main thread is in the compiler then, and its own handlers would have to wait."""
+    config = tiny(images, **{"network.widths": (16, 16), "network.blocks": 6})
+    command = [sys.executable, "-m", "jax_bridges.main", f"--workdir={tmp_path / 'run'}"]
+    quick = {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    process = subprocess.Popen(
+        [*command, f"--config={write_config(config, tmp_path)}"], cwd=ROOT,
+        env={**os.environ, **quick}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        said = [process.stdout.readline()]
+        while said[-1] and not said[-1].startswith("compiling "):
+            said.append(process.stdout.readline())
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (
+        said[0].endswith("loading\n") and said[-1] == "compiling the first weights of train, 1 s\n"
+    )
+    last = "stopped before the first step: nothing is lost, the same command starts again\n"
+    assert rest == last and process.returncode == 130
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_signals_are_for_their_handlers_once_there_is_something_to_save(released):
+    handler = "lambda *_: [time.sleep(1), sys.exit('saved')]"  # there is time to end it before
+    code = BEGUN + f"signal.signal(signal.SIGTERM, {handler}); "
+    code += "starting.stopping_says(' early'); " + "starting.release_signals(); " * released
+    process = python(code + "print('ready', flush=True); time.sleep(60)")
+    assert [process.stdout.readline() for _ in range(2)][1] == "ready\n"
+    process.send_signal(signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+    assert (said, process.returncode) == (("saved\n", 1) if released else ("stopped early\n", 75))
+
+
+def test_what_compiles_says_so_and_for_how_long(capsys, monkeypatch):
+    with starting.compiling("nothing", after=5.0):
+        pass
+    assert capsys.readouterr() == ("", "")
+    with starting.compiling("a step", after=0.01, every=0.05):
+        time.sleep(0.3)
+    lines = capsys.readouterr().out.splitlines()
+    assert 2 <= len(lines) <= 8 and set(lines) == {"compiling a step, 0 s"}
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with starting.compiling("a step", after=0.01):
+        time.sleep(0.2)
+    # One line, which is taken away at the end.
+    assert sys.stderr.getvalue() == "\r\x1b[Kcompiling a step, 0 s\r\x1b[K"
+
+
+def test_only_the_first_call_compiles(monkeypatch):
+    told = []
+    monkeypatch.setattr(starting, "compiling", lambda name: told.append(name) or nullcontext())
+    call = starting.first_says("a network", lambda x: x + len(told))
+    assert (call(1), call(2), told) == (2, 3, ["a network"])
