@@ -17,11 +17,11 @@ from tests.support.family import (
     HALVES,
     NOISY,
     PAIR,
-    close,
-    float64,  # noqa: F401
     interpolant,
-    quick_compiler,  # noqa: F401
 )
+from tests.support.official import close
+
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def step_weights(bridge, t, s):
@@ -262,6 +262,7 @@ def test_float32_is_accurate(name):
     values = {}
     for exact in (False, True):
         with jax.enable_x64(exact):
+            time = jnp.asarray(t, jnp.float64 if exact else jnp.float32)
             values[exact] = jax.jit(
                 lambda time: [
                     *bridge.coefficients(time),
@@ -270,7 +271,7 @@ def test_float32_is_accurate(name):
                     bridge.angle(time),
                     bridge.g2(time),
                 ]
-            )(jnp.asarray(t, jnp.float64 if exact else jnp.float32))
+            )(time)
     for single, double in zip(values[False], values[True], strict=True):
         assert single.dtype == jnp.float32 and np.isfinite(single).all()
         np.testing.assert_allclose(single, double, rtol=3e-5, atol=2e-6)
