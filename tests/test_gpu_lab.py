@@ -70,7 +70,7 @@ def gone(pid: int) -> bool:
 def test_each_end_is_recorded_and_the_others_go_on(start, tmp_path):
     rows = [
         row("a"), row("b"), row("out of memory", "fails"), row("c"), row("nan", "not_finite"),
-        row("dead", "dies"), row("hanging", "hangs", limit=1.0), row("lacking", "lacks"),
+        row("dead", "dies"), row("hanging", "hangs", limit=5.0), row("lacking", "lacks"),
         row("d", worker="torch"),
     ]  # fmt: skip
     found, left = start(*rows)
@@ -82,7 +82,7 @@ def test_each_end_is_recorded_and_the_others_go_on(start, tmp_path):
     assert found["out of memory"]["error"] == "RuntimeError: RESOURCE_EXHAUSTED: Out of memory"
     assert found["nan"]["error"].startswith("ValueError: Out of range float")
     assert found["dead"]["error"] == "the process ended with 3: Fatal: the driver is gone"
-    assert found["hanging"]["error"] == "not done after 1 s"
+    assert found["hanging"]["error"] == "not done after 5 s"
     assert found["lacking"]["error"].startswith("PyTorch is not installed: pip install")
     # One process for what follows each other; a new one after a failure.
     assert found["a"]["process"] == found["b"]["process"] != found["c"]["process"]
