@@ -51,7 +51,9 @@ def dies(toy, scratch):
 def hangs(toy, scratch):
     """With a process of its own, as compilers have."""
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    (Path(scratch) / "child").write_text(str(child.pid))
+    half = Path(scratch) / "half"  # whoever sees the file finds the number in it
+    half.write_text(str(child.pid))
+    half.rename(Path(scratch) / "child")
     time.sleep(600)
 
 
