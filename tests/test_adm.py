@@ -50,7 +50,7 @@ def jit(f):
         with jax.default_matmul_precision("highest"):
             return f(*args)
 
-    return jax.jit(exact, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(exact)
 
 
 def random_params(config):

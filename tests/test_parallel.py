@@ -30,6 +30,7 @@ from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
+from tests.support.compiler import count_hits
 from tests.support.games import BATCH, STEPS, UPDATES, batch, difference, make_system, moved, shard
 from tests.support.processes import environment
 from tests.support.toy import optimizer_config, pointwise, random_params, small_config
@@ -111,6 +112,13 @@ def test_a_state_saved_in_one_mode_goes_on_in_another(measured, change):
     assert found["difference"] < 1e-5
     assert found["laid_out"] and found["step"] == 5
     assert found["meta"] == change.split()[0]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "2x4"])
+def test_a_program_from_the_cache_gives_the_same_bits(measured, mode):
+    """test_compiler.py asks this of one device."""
+    found = measured["again"][mode]
+    assert found["hits"] >= 1 and found["difference"] == 0
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
@@ -254,6 +262,14 @@ def game_run(modes, out, folder):
             step=int(state.step),
         )
 
+    # Programs of several devices, and with a donated state, as the cache gives them back.
+    jax.clear_caches()
+    for name in ("pmap", "2x4"):
+        parallel, hits = modes[name], count_hits()
+        step = parallel.step(make_ibmd_step(system, config.distill, adam, adam), 1)
+        state, _ = play(parallel, step, fresh(parallel), range(STEPS))
+        out["again"][name] = dict(difference=difference(results[name], state), hits=len(hits))
+
     times = student_grid(system.bridge, 2)
 
     def sample(params, batch, key):
@@ -305,7 +321,7 @@ def main():
         "4x2": dataclasses.replace(Parallel.create("fsdp", 2), min_shard=100),
         "2x4": dataclasses.replace(Parallel.create("fsdp", 4), min_shard=100),
     }
-    out = {k: {} for k in ("teacher", "game", "restored", "sampled", "cuda")}
+    out = {k: {} for k in ("teacher", "game", "restored", "again", "sampled", "cuda")}
     teacher_run(modes, out)
     game_run(modes, out, Path(sys.argv[1]))
     lowered_for_cuda(modes, out)

@@ -26,10 +26,8 @@ def optimizer_config(**changes) -> ConfigDict:
 
 
 def compiled(step):
-    """A step for one device, quickly compiled: it runs only once or twice."""
-    cpu = jax.default_backend() == "cpu"
-    options = {"xla_backend_optimization_level": 0} if cpu else None
-    return jax.jit(step, static_argnums=4, compiler_options=options)
+    """A step for one device."""
+    return jax.jit(step, static_argnums=4)
 
 
 def same(tree):
