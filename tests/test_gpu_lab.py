@@ -58,12 +58,16 @@ def lines(tmp_path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def gone(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] == "Z"
+def gone(pid: int, within: float = 10.0) -> bool:
+    """Whether a process that was killed is gone: the kernel takes a moment to end it."""
+    for _ in range(int(within / 0.05)):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.05)
+    return False
 
 
 # -- how rows end ----------------------------------------------------------------------------------
