@@ -22,7 +22,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
     begin()
 
 import argparse
-import dataclasses
 import importlib.util
 import json
 import sys
@@ -39,7 +38,6 @@ from jax_bridges.benchmark_options import OPTIONS, complete_options
 from jax_bridges.benchmark_rows import format_rows
 from jax_bridges.benchmark_weights import (
     place_random,
-    random_batch,
     random_inputs,
     relative_difference,
 )
@@ -52,15 +50,9 @@ from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here, median_seconds
 from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
-from jax_bridges.planning.abstract import (
-    STAGES,
-    abstract_run,
-    call_flops,
-    describe_plan,
-    make_plan,
-    step_flops,
-)
-from jax_bridges.planning.memory import GIB, advice, held_compiled, held_state
+from jax_bridges.planning.abstract import abstract_run, call_flops, random_batch, step_flops
+from jax_bridges.planning.memory import held_compiled, held_state
+from jax_bridges.planning.plan import STAGES, describe, plan_config
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.platforms import target
 from jax_bridges.stages.distill import distill
@@ -362,16 +354,8 @@ def plan(options: argparse.Namespace, given) -> None:
     validate(config, parallel.devices)
     compiled = options.compile or bool(options.topology)
     stages = [what for what in options.what.split(",") if what] or STAGES
-    limit = int(chip.gib * GIB) if chip else 0
-
-    def advise(run: Run, stage: Stage, needed: int) -> str:
-        held = held_state(run, stage)
-        held = dataclasses.replace(held, work=needed - held.state, limit=limit)
-        return advice(run, stage, held)
-
-    tell = partial(print, flush=True)
-    made = make_plan(config, parallel, compiled, tell, stages, limit, advise)
-    print(describe_plan(config, parallel, made, chip), flush=True)
+    made = plan_config(config, parallel, stages, compiled, chip, partial(print, flush=True))
+    print(describe(made, chip), flush=True)
 
 
 def main() -> int:
