@@ -61,19 +61,3 @@ def random_inputs(net, size: tuple[int, int], channels: int, batch: int) -> tupl
     x, xT = np.random.default_rng(0).standard_normal((2, batch, *size, channels), np.float32)
     label = np.arange(batch, dtype=np.int32) % max(getattr(net, "num_classes", 0), 1)
     return x, np.linspace(1.0, 900.0, batch, dtype=np.float32), xT, label
-
-
-def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest deviation of `theirs` from `ours`, relative to the largest value of `theirs`.
-
-    Raises:
-      ValueError: all values of `theirs` are 0, as of a network whose last layer is untrained: then
-        agreement would say nothing.
-    """
-    largest = np.abs(theirs).max()
-    if largest == 0:
-        raise ValueError(
-            "The network's output is 0 everywhere, which compares nothing: take trained or random "
-            "weights (without teacher.checkpoint they are random)."
-        )
-    return float(np.abs(ours - theirs).max() / largest)

@@ -68,25 +68,6 @@ def test_measures_with_gradients():
     check(["train", "distill"], {"train": (2, 2 * 3), "distill": (4, 2 * 11)})
 
 
-def test_torch_is_measured_where_it_is_at_hand(monkeypatch):
-    """Beside an ADM, in place of the plain forward pass; asked for elsewhere it is an error."""
-    config, adm = tiny(), base_config()
-    adm.network = {"name": "adm"}
-    everything = ["forward", "train", "distill", "sample"]
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: None)
-    assert benchmark.choose_measures(config, []) == everything
-    assert benchmark.choose_measures(adm, []) == everything
-    with pytest.raises(
-        ValueError, match="PyTorch is not installed: pip install 'jax_bridges.bench"
-    ):
-        benchmark.choose_measures(adm, ["torch"])
-    monkeypatch.setattr(benchmark.importlib.util, "find_spec", lambda name: name == "torch")
-    assert benchmark.choose_measures(config, []) == everything
-    assert benchmark.choose_measures(adm, []) == ["torch", "train", "distill", "sample"]
-    assert benchmark.choose_measures(adm, ["forward", "sample"]) == ["forward", "sample"]
-    assert benchmark.choose_measures(adm, ["forward", "torch"]) == ["torch"]
-
-
 def test_median_leaves_the_first_call_out(monkeypatch):
     clock, calls = [0.0], []
     lasts = [100.0, 3.0, 1.0, 50.0, 2.0, 4.0]
@@ -149,7 +130,6 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
         (["--plan", "--config=configs/jpeg.py", "--what=forward"], "Unknown stage 'forward'"),
         (["--network=vit"], "Unknown network 'vit'"),
         (["--what=speed"], "Unknown measure 'speed'"),
-        (["--what=torch"], "no PyTorch twin of the network 'unet'"),
         (["--dtype=float8"], "Unknown dtype 'float8'"),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config=configs/jpeg.py:qf7"], "Unknown variant of configs/jpeg.py 'qf7'"),
