@@ -5,7 +5,8 @@
 
 Each framework has a process of its own, all on the same weights and images, and they take turns: what
 else the machine does meets them alike. Printed are medians, and how fast JAX is relative to PyTorch in
-each layout of memory (above 1: faster), the median over the rounds of the ratio in a round.
+each layout of memory (above 1: faster), the median over the rounds of the ratio in a round. On a machine
+that is busy otherwise, --clock=cpu counts the seconds that all threads of a process have computed.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ ADMS = {
 }
 ADMS = {name: {"model_channels": 64, **settings} for name, settings in ADMS.items()}
 WORK = ("forward", "gradient")  # of the mean square of the output, by the parameters
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -45,6 +47,10 @@ def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
             "weights (without teacher.checkpoint they are random)."
         )
     return float(np.abs(ours - theirs).max() / largest)
+
+
+# Threads that wait for others would count as computing.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
 # -- in a process of its own ---------------------------------------------------------------------
@@ -101,7 +107,7 @@ def torch_calls(adm: str, given: Path, layout: str) -> dict[str, Callable[[], np
 
 
 def worker(framework: str, adm: str, folder: str) -> None:
-    """Does what its standard input names, one of WORK a line, and answers with the seconds it took."""
+    """Does what its standard input names, one of WORK a line; answers with the seconds of CLOCKS."""
     given = Path(folder)
     if framework == "jax":
         calls = jax_calls(adm, given)
@@ -112,9 +118,10 @@ def worker(framework: str, adm: str, folder: str) -> None:
         np.save(given / f"{framework}_{what}.npy", call())
     print("ready", flush=True)
     for line in sys.stdin:
-        begin = time.perf_counter()
+        begin = [clock() for clock in CLOCKS.values()]
         calls[line.strip()]()
-        print(time.perf_counter() - begin, flush=True)
+        spent = [clock() - b for clock, b in zip(CLOCKS.values(), begin, strict=True)]
+        print(*spent, flush=True)
 
 
 # -- the comparison ------------------------------------------------------------------------------
@@ -147,14 +154,15 @@ def compare(adm: str, options: argparse.Namespace) -> None:
             paths = os.pathsep.join(map(str, (options.jax_tree if ours else ROOT, ROOT)))
             workers[name] = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
+                env={**os.environ, "PYTHONPATH": paths, "JAX_PLATFORMS": "cpu", **THREADS},
             )  # fmt: skip
             if workers[name].stdout.readline() != "ready\n":
                 raise RuntimeError(f"{name} has not begun: see above")
 
         def ask(name: str, what: str) -> float:
             print(what, file=workers[name].stdin, flush=True)
-            return float(workers[name].stdout.readline())
+            spent = workers[name].stdout.readline().split()
+            return float(spent[list(CLOCKS).index(options.clock)])
 
         print(f"{adm}: {millions:.1f}M parameters, {options.batch} images of {options.size} pixels")
         for what in WORK:
@@ -185,6 +193,7 @@ def main() -> None:
     add("--batch", type=int, default=4, help="images (%(default)s)")
     add("--size", type=int, default=64, help="pixels a side (%(default)s)")
     add("--rounds", type=int, default=7, help="turns of each (%(default)s)")
+    add("--clock", choices=CLOCKS, default="wall", help="what is counted (%(default)s)")
     add("--jax-python", default=sys.executable, help="the Python that has JAX (this one)")
     add("--jax-tree", default=ROOT, help="the folder whose jax_bridges is measured (this one)")
     add("--torch-python", default=sys.executable, help="the Python that has PyTorch (this one)")
