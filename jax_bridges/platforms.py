@@ -60,6 +60,14 @@ def unroll_gradients(length: int) -> int:
     return length + 1 if target() == "cpu" else 1  # a loop of one turn stays one if unrolled by one
 
 
+def packs_small_leaves() -> bool:
+    """Whether an optimiser's update has all small leaves in one vector: everywhere but on a CPU.
+
+    There each piece taken from the vector is a kernel more to compile, and no launch is saved.
+    """
+    return target() != "cpu"
+
+
 @contextlib.contextmanager
 def aim_at(platform: str, capability: tuple[int, int] = _NONE) -> Iterator[None]:
     """Within, and in this thread, `target()` is `platform`.

@@ -17,17 +17,32 @@ from flax.linen import dtypes
 
 from jax_bridges.typing import Array
 
+# Leaves of fewer elements are on every device, whatever becomes of the larger ones.
+WHOLE = 2**16
+
 _GATHER: ContextVar[Callable[[Array], Array] | None] = ContextVar("gather", default=None)
+_WHOLE: ContextVar[int] = ContextVar("whole", default=WHOLE)
 
 
 @contextlib.contextmanager
-def gathering(gather: Callable[[Array], Array]) -> Iterator[None]:
-    """Networks that are traced inside pass each large parameter through `gather` before its use."""
-    token = _GATHER.set(gather)
+def gathering(gather: Callable[[Array], Array], whole: int = WHOLE) -> Iterator[None]:
+    """Networks that are traced inside pass each parameter through `gather` before its use.
+
+    Args:
+      gather: makes a whole parameter of its shards.
+      whole: leaves of fewer elements are never in shards.
+    """
+    tokens = _GATHER.set(gather), _WHOLE.set(whole)
     try:
         yield
     finally:
-        _GATHER.reset(token)
+        _GATHER.reset(tokens[0])
+        _WHOLE.reset(tokens[1])
+
+
+def never_sharded() -> int:
+    """Leaves of fewer elements than this are whole on every device."""
+    return _WHOLE.get()
 
 
 def promote_dtype(inputs: Array, *params: Array | None, dtype: Any = None) -> list[Array | None]:

@@ -105,7 +105,24 @@ def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **
     """A convolution with padding 1 for 3x3, float32 parameters, zeros at the start if `zero`."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     kw = {"promote_dtype": promote_dtype, **kw}
+    if size == kw.get("strides", 1):
+        kw["conv_general_dilated"] = _patch_by_patch
     return nn.Conv(features, (size, size), dtype=dtype, kernel_init=init, name=name, **kw)
+
+
+def _patch_by_patch(x: Array, kernel: Array, *args: Any, precision: Any = None, **kw: Any) -> Array:
+    """A convolution whose patches do not overlap as the matrix product that it is.
+
+    A GPU tries kernels for every different convolution when it compiles, and a CPU has no fast gradient of
+    one with strides.
+
+    Args:
+      x: `[B, H, W, C]`; kernel: `[P, P, C, C']`, with strides P.
+    """
+    del args, kw  # strides, padding, dilation, layout: known here
+    patch, _, channels, features = kernel.shape
+    matrix = kernel.reshape(patch * patch * channels, features)
+    return jnp.dot(space_to_depth(x, patch), matrix, precision=precision)
 
 
 def dense(features: int, name: str, **kw) -> nn.Dense:

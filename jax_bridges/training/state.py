@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_bridges.models.gather import never_sharded
+from jax_bridges.platforms import packs_small_leaves
 from jax_bridges.training.optimizers import ema_update
+from jax_bridges.training.packing import Packing
 from jax_bridges.typing import Array, PyTree
 
 
@@ -29,11 +32,13 @@ class Player(flax.struct.PyTreeNode):
         self, grads: PyTree, optimizer: optax.GradientTransformation, step: Array, decay: float
     ) -> Player:
         """One optax update and one update of the average; neither if a gradient is not finite."""
-        updates, opt = optimizer.update(grads, self.opt, self.params)
-        params = optax.apply_updates(self.params, updates)
-        moved = ema_update(self.ema, params, step, decay)
-        ema = jax.tree.map(lambda new, old: jnp.where(opt.last_finite, new, old), moved, self.ema)
-        return Player(params=params, ema=ema, opt=opt)
+        packing = Packing(self.params, never_sharded() if packs_small_leaves() else 0)
+        grads, params, ema, old = map(packing.pack, (grads, self.params, self.ema, self.opt))
+        updates, opt = optimizer.update(grads, old, params)
+        params = optax.apply_updates(params, updates)
+        moved = ema_update(ema, params, step, decay)
+        ema = jax.tree.map(lambda new, old: jnp.where(opt.last_finite, new, old), moved, ema)
+        return Player(*map(packing.unpack, (params, ema, opt)))
 
     @property
     def skipped(self) -> Array:
