@@ -105,6 +105,15 @@ class Bridge(abc.ABC):
             )
         return xT
 
+    @property
+    def has_sde(self) -> bool:
+        """Whether there is a prior SDE behind it, whose noise `increment_std` tells."""
+        return True
+
+    def guidances(self, w: float | Array) -> tuple[float | Array, float | Array]:
+        """Weights of the h-transform in `reverse_sde` and in `ode_drift` for DDBM's w (1: exact)."""
+        return w, w
+
     def start(self, xT: Array, noise: Array) -> Array:
         """The state at T from which x_0 is sampled: x_T itself where the bridge is `pinned`."""
         del noise

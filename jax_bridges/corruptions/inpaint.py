@@ -128,7 +128,7 @@ class InpaintFreeform(Corruption):
         if self.count < 1:
             raise ValueError(f"inpaint_freeform: count must be at least 1, but is {self.count}.")
 
-    def masks(self, index, height: int, width: int):
+    def of_bank(self, index, height: int, width: int):
         """Masks [B, H, W, 1] float32 number index [B] of the bank, modulo its length."""
         bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
         bits = jnp.unpackbits(jnp.asarray(bank)[index % len(bank)], axis=1, count=height * width)
@@ -140,7 +140,7 @@ class InpaintFreeform(Corruption):
         if index is None:
             bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
             index = random.randint(keys, random.CorruptDraw.CHOICE, len(bank))
-        mask = self.masks(index, height, width).astype(x0.dtype)
+        mask = self.of_bank(index, height, width).astype(x0.dtype)
         return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
 
     def operator(self, mask):
@@ -159,7 +159,7 @@ class InpaintMask(Corruption):
     """Removes the pixels of a given mask, one for all images or one for each; A = A^T = A^+.
 
     Unlike the other corruptions it holds an array: a pytree with one leaf, so that masks may be
-    traced, e.g. those of `InpaintFreeform.masks`.
+    traced, e.g. those of `InpaintFreeform.of_bank`.
 
     Attributes:
       mask: [B or 1, H, W, 1], 1 in the hole.

@@ -19,7 +19,7 @@ from jax_bridges.metrics.lpips import lpips
 from jax_bridges.metrics.measure import Measure, check_metrics, measure_images
 from jax_bridges.metrics.metric import METRICS, Metric
 from jax_bridges.metrics.protocols import PROTOCOLS
-from jax_bridges.metrics.reference import RunningMoments, load_statistics
+from jax_bridges.metrics.reference import load_statistics, over_hosts
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.scores import hits, inception_score
 
@@ -37,7 +37,6 @@ __all__ = [
     "Measure",
     "Metric",
     "Moments",
-    "RunningMoments",
     "check_metrics",
     "fd_lite0",
     "frechet_distance",
@@ -53,6 +52,7 @@ __all__ = [
     "lpips",
     "mean_interval",
     "measure_images",
+    "over_hosts",
     "psnr",
     "resnet_logits",
     "set_interval",

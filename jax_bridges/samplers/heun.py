@@ -8,7 +8,7 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges import VE, Bridge, expand
+from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.samplers.loop import scan_steps
@@ -73,9 +73,7 @@ def sample_heun(
     first = 1 if churn is None else 0
     rows = tuple(v[:, first:].reshape(-1)[:-1] for v in (called_at, span, kinds, step))
 
-    # DDBM's code damps h elsewhere for VE: never in the SDE, by (1 + w) / 2 in the ODE.
-    special = isinstance(bridge, VE)
-    sde_guidance, ode_guidance = (1.0, 0.5 * (1.0 + guidance)) if special else (guidance, guidance)
+    sde_guidance, ode_guidance = bridge.guidances(guidance)
 
     def call(carry, row):
         x, base, slope = carry

@@ -86,7 +86,7 @@ def open_classifier(file: str, bridge: Diffusion, size: tuple[int, int]) -> tupl
     Raises:
       FileNotFoundError, ValueError: one sentence.
     """
-    if not isinstance(bridge, DDPM) or bridge.steps != 1000:
+    if bridge.table != 1000:
         raise ValueError(
             "A classifier's noise levels are DDPM's 1000: it cannot guide a prior of another bridge."
         )
