@@ -79,7 +79,8 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     check_teacher(resolved)
 
     # -- data, system --------------------------------------------------------------------------------
-    train_data, test_data = (make_source(config.data, split) for split in ("train", "test"))
+    splits = ("train", config.evaluate.split)
+    train_data, test_data = (make_source(config.data, split) for split in splits)
     check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
     check_evaluation(config, test_data)
     system = System.create(config)

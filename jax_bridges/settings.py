@@ -101,6 +101,8 @@ def rows() -> tuple[Setting, ...]:
         S("distill.method", "ibmd", Choice(METHODS), "How; the others have a part of their own below."),
         *_methods(),
 
+        S("evaluate.split", "test", Choice(source.HELD_OUT), "Which held-out images; validation (earth) for "
+                "what is chosen by looking, so that nothing is tuned on test images."),
         S("evaluate.images", 256, COUNT, "Held-out images."),
         S("evaluate.batch", 32, COUNT, "Images at a time, over all devices; as many as of a training step "
                 "share its kernels on a GPU."),
