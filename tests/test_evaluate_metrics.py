@@ -54,7 +54,7 @@ def test_holes_that_differ_have_their_own_psnr(tmp_path):
     )
     masks = Restoring(run, hole_masks(run), None, 4)(data)
     assert masks.shape == (6, 16, 16, 1) and len({m.tobytes() for m in masks}) > 1
-    source = evaluate(run, [source_job(run)], "")["rows"][0]
+    source = evaluate(run, [source_job(run)], "")["rows"][0].metrics
     share = 10 * np.log10(masks.mean((1, 2, 3))).mean()
     assert source["psnr_hole"] == pytest.approx(source["psnr"] + share, abs=1e-3)
     for name in ("inpaint_center", "superres"):  # one fixed hole, and none

@@ -5,11 +5,12 @@ from jax_bridges.report.headline import headline
 from jax_bridges.report.html import build_report
 from jax_bridges.report.pictures import grid, save_png, to_png_bytes
 from jax_bridges.report.published import load_published, published_rows, published_tasks
-from jax_bridges.report.results import METRICS, read_metrics, read_results, write_results
+from jax_bridges.report.results import read_metrics, read_results, write_results
+from jax_bridges.report.row import Row
 from jax_bridges.report.table import format_table
 
 __all__ = [
-    "METRICS",
+    "Row",
     "build_report",
     "chart",
     "format_table",

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jax_bridges.io.atomic import write_atomic
-from jax_bridges.report.results import split_metric
-from jax_bridges.report.table import is_published, sort_rows
+from jax_bridges.report.row import Row, split_metric
+from jax_bridges.report.table import sort_rows
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40
@@ -41,7 +41,7 @@ class Series:
     faint: bool = False
 
 
-def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
+def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
     """Curves of metric `y_key` over `x_key` ("nfe" or "seconds_per_image").
 
     One series a (model, sampler) of the measured rows that have both values and a positive x, each
@@ -50,12 +50,13 @@ def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
     points: dict[tuple[str, str], list[tuple[float, float]]] = {}
     names = []
     for row in sort_rows(rows):
-        name = (row["model"], row["sampler"])
-        if is_published(row) or row["model"] == "source":
+        name = (row.model, row.sampler)
+        if row.published or row.model == "source":
             continue
         names.append(name)
-        if row.get(x_key) and row.get(y_key) is not None:
-            points.setdefault(name, []).append((row[x_key], row[y_key]))
+        x, y = getattr(row, x_key), row.metrics.get(y_key)
+        if x and y is not None:
+            points.setdefault(name, []).append((x, y))
     # Styles follow all the rows, so that a series looks the same in every chart.
     models = list(dict.fromkeys(model for model, _ in names))
     others = [model for model in models if model not in COLOURS]
@@ -75,7 +76,7 @@ def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
     return series
 
 
-def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True) -> str:
+def quality_chart(rows: list[Row], x_key: str, y_key: str, legend: bool = True) -> str:
     """SVG of metric `y_key` over "nfe" or "seconds_per_image"; "" where no row has both."""
     series = quality_series(rows, x_key, y_key)
     if not series:
@@ -92,7 +93,7 @@ def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True)
     return chart(series, title, x_label, legend=legend, y_span=y_span, **log)
 
 
-def has_outliers(rows: list[dict], y_key: str) -> bool:
+def has_outliers(rows: list[Row], y_key: str) -> bool:
     """Whether the chart of metric `y_key` over "nfe" has points that lie beyond its edge."""
     series = quality_series(rows, "nfe", y_key)
     return (

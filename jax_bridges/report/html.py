@@ -11,8 +11,9 @@ from jax_bridges.io.atomic import write_atomic
 from jax_bridges.report import curves
 from jax_bridges.report.headline import headline
 from jax_bridges.report.page import SCRIPT, STYLE
-from jax_bridges.report.results import HOLE, read_metrics, read_results, split_metric
-from jax_bridges.report.table import Column, footnotes, is_published, make_columns, sort_rows
+from jax_bridges.report.results import read_metrics, read_results
+from jax_bridges.report.row import HOLE, Row, split_metric
+from jax_bridges.report.table import Column, footnotes, make_columns, sort_rows
 
 # Nothing may be fetched: the browser itself holds the page to being self-contained.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -84,17 +85,16 @@ def _top(title: str, results: dict | None) -> str:
     )
 
 
-def _results(rows: list[dict], measured: dict) -> str:
+def _results(rows: list[Row], measured: dict) -> str:
     if not rows:
         return "<h2>Results</h2>\n" + _missing("results.json holds no rows.")
     columns = make_columns(rows)
     body = []
     for index, row in enumerate(rows):
         cells = "".join(_cell(column, index, row) for column in columns)
-        published = is_published(row)
-        attributes = ' class="published"' if published else ""
-        if published and row.get("reference"):
-            attributes += f' title="{escape(row["reference"])}"'
+        attributes = ' class="published"' if row.published else ""
+        if row.reference:
+            attributes += f' title="{escape(row.reference)}"'
         body.append(f"<tr{attributes}>{cells}</tr>")
     notes = footnotes(rows, columns, "Bold:")
     used = {split_metric(column.key)[0].name for column in columns if split_metric(column.key)}
@@ -103,7 +103,7 @@ def _results(rows: list[dict], measured: dict) -> str:
             " FD-Lite0: the Fréchet distance between features of EfficientNet-Lite0; it ranks "
             "the rows of one report and is not comparable with published distances."
         )
-    references = dict.fromkeys(row["reference"] for row in rows if row.get("reference"))
+    references = dict.fromkeys(row.reference for row in rows if row.reference)
     if references:
         notes += f" Published numbers: {'; '.join(references)}."
     return (
@@ -141,7 +141,7 @@ def _head(column: Column) -> str:
     )
 
 
-def _cell(column: Column, index: int, row: dict) -> str:
+def _cell(column: Column, index: int, row: Row) -> str:
     value, text = column.values[index], escape(column.texts[index])
     if column.key == "nfe" and isinstance(value, str):
         value = "".join(filter(str.isdigit, value))
@@ -149,15 +149,15 @@ def _cell(column: Column, index: int, row: dict) -> str:
     kinds = ["number"] * column.numeric + ["best"] * column.best[index]
     kind = f' class="{" ".join(kinds)}"' if kinds else ""
     if column.key == "model":
-        known = row["model"] in ("source", "teacher", "student")
-        style = f' style="background:var(--{row["model"]})"' if known else ""
+        known = row.model in ("source", "teacher", "student")
+        style = f' style="background:var(--{row.model})"' if known else ""
         text = f'<span class="dot"{style}></span>{text}'
     return f'<td{kind} data-value="{value}">{text}</td>'
 
 
-def _quality(rows: list[dict]) -> str:
-    own = [row for row in rows if not is_published(row)]
-    present = {key for row in own for key, value in row.items() if value is not None}
+def _quality(rows: list[Row]) -> str:
+    own = [row.metrics for row in rows if not row.published]
+    present = {key for each in own for key, value in each.items() if value is not None}
     # Distances and a distortion tell the two sides of one story; more charts would hide it.
     shown = [
         next((key for key in (name + HOLE, name) if key in present), None)

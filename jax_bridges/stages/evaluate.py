@@ -24,7 +24,8 @@ from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here
 from jax_bridges.metrics import Measure, hole_crop, psnr
-from jax_bridges.report.results import HOLE, read_results, write_results
+from jax_bridges.report.results import read_results, write_results
+from jax_bridges.report.row import HOLE, Row
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.pictures import pixels, save_pictures
@@ -97,7 +98,7 @@ def evaluate(
     settings: str,
     *,
     name: str = "evaluate",
-    published: Callable[[int], list[dict]] | None = None,
+    published: Callable[[int], list[Row]] | None = None,
     left_out: str = "",
 ) -> dict:
     """Writes results.json, values.npz and pictures, and prints the table; done once a configuration.
@@ -185,7 +186,7 @@ class _Table:
             self.region = "each image's own hole, without margin"
         self._gap = corruption_gap(run) if "cons" in config.metrics else None
 
-    def row(self, job: Job) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
+    def row(self, job: Job) -> tuple[Row, dict[str, np.ndarray], np.ndarray]:
         """(row, metric -> [N] of those with a value an image, uint8 images for the picture)."""
         run, config = self._run, self._run.config.evaluate
         restore = Restoring(run, job.make(), job.params, config.batch)
@@ -208,28 +209,28 @@ class _Table:
             missing = config.pictures - sum(map(len, shown))
             if job.label and missing > 0:
                 shown.append(pixels(run, images[:missing]))
-        row = {"model": job.model, "sampler": job.sampler, "nfe": job.nfe}
-        row |= {"task": job.task} if job.task else {}
-        row["images"] = self._held_out.count
-        if job.nfe:
-            row["seconds_per_image"] = restore.seconds_per_image(part)
-        each = {}
+        each, metrics, intervals = {}, {}, {}
         for region, one in sets.items():
             values = one.values()
             for name, interval in values.pop("intervals", {}).items():
-                row.setdefault("intervals", {})[name + region] = interval
-            row |= {name + region: value for name, value in values.items()}
+                intervals[name + region] = interval
+            metrics |= {name + region: value for name, value in values.items()}
             each |= {name + region: value for name, value in one.each().items()}
         if in_hole:
             each["psnr" + HOLE] = np.concatenate(in_hole)
-            row["psnr" + HOLE] = float(np.nanmean(each["psnr" + HOLE]))
+            metrics["psnr" + HOLE] = float(np.nanmean(each["psnr" + HOLE]))
+        row = Row(
+            job.model, job.sampler, job.nfe, self._held_out.count, job.task,
+            restore.seconds_per_image(part) if job.nfe else None, metrics, intervals,
+        )  # fmt: skip
         return row, each, np.concatenate(shown) if shown else None
 
 
-def _line(job: Job, row: dict, metrics) -> str:
+def _line(job: Job, row: Row, metrics) -> str:
     calls = f" {job.nfe}" if job.nfe else ""
     name = f"{job.task or job.model} {job.sampler}{calls}" if calls or job.task else job.model
-    return name + "".join(f"  {k} {row[k]:.4g}" for k in metrics if row.get(k) is not None)
+    values = {k: row.metrics.get(k) for k in metrics}
+    return name + "".join(f"  {k} {v:.4g}" for k, v in values.items() if v is not None)
 
 
 def earlier_results(path: Path) -> dict | None:
