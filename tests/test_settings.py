@@ -179,8 +179,9 @@ def test_the_base_configuration_is_that_of_older_runs():
     assert config.evaluate.batch == config.train.batch == 32
     config.evaluate.batch = 64
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
-    for part, key in (("evaluate", "split"), ("evaluate", "folds")):
+    for part, key in (("evaluate", "split"), ("evaluate", "seed"), ("evaluate", "folds")):
         del config[part][key]
+    del config["seeds"], config["seeds_of"]
     old = json.loads(old)
     assert old["evaluate"].pop("bootstrap") == 0
     assert json.dumps(json.loads(config.to_json())) == json.dumps(old)
