@@ -267,7 +267,9 @@ def _best(rows, values, texts, higher_is_better, key: str = "") -> tuple[bool, .
             continue  # what was given is better still
         for index in rivals:
             behind = rows[index].behind.get(key)
-            if behind is None:
+            if (
+                behind is None or key in rows[winner].behind
+            ):  # the best of the run is not among these
                 best[index] = texts[index] == texts[winner]
             else:
                 best[index] = behind[1] >= 0 if higher_is_better else behind[0] <= 0
