@@ -9,8 +9,8 @@ strangers.
     psnr.interval()                       # (low, high)
     psnr.minus(other).interval()          # of two rows that saw the same images
 
-Why a jackknife: it repeats no image. A bootstrap's resample does, which lifts a Fréchet distance and its
-spread: its intervals are too wide (results/coverage.md).
+Why a jackknife: it repeats no image, as a bootstrap's resamples do, which lifts a Fréchet distance of few
+images; and it is the same at every start. How often the intervals hold the truth: results/coverage.md.
 """
 
 from __future__ import annotations

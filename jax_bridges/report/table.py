@@ -126,12 +126,12 @@ def footnotes(rows: list[Row], columns: list[Column], best: str) -> str:
         notes.append(f"± half of the 95% interval{over}")
     if any(MISSING in column.texts for column in columns):
         notes.append(f"{MISSING} not measured")
-    return "; ".join(notes) + "." + _few_images(rows, columns)
+    return "; ".join(notes) + "." + few_images(rows, [column.key for column in columns])
 
 
-def _few_images(rows: list[Row], columns: list[Column]) -> str:
-    """A warning where a distance is of few images: its value is then mostly of how many there are."""
-    found = [split_metric(column.key) for column in columns]
+def few_images(rows: list[Row], keys: list[str]) -> str:
+    """A warning where a distance among `keys` is of few images: its value then tells how many there are."""
+    found = [split_metric(key) for key in keys]
     falling = dict.fromkeys(m[0].name for m in found if m and m[0].of_set and m[0].of_set.falls)
     least = min((row.images for row in rows if row.images and not row.published), default=FEW)
     if not falling or least >= FEW:
