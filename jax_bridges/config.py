@@ -61,7 +61,7 @@ def take_names(config: ConfigDict, given: Collection[str]) -> None:
 # Keys that may change between two starts of the same run: they do not alter what is trained.
 FREE_KEYS = (
     "evaluate.", "compare.", "zero_shot.", "parallel.", "profile.", "log_every", "checkpoint_every",
-    "checkpoints_kept", "pictures_every", "data.cache_mb",
+    "checkpoints_kept", "pictures_every", "data.cache_mb", "seeds",
 )  # fmt: skip
 
 
@@ -116,13 +116,19 @@ def _model(config: dict) -> dict:
 
 
 # -- what older runs and imports recorded -------------------------------------------------------------
-FORMAT = (
-    1  # of a recorded configuration; raised where a key moves, together with a step of MIGRATIONS
-)
+# Of a recorded configuration; raised where a key moves, together with a step of MIGRATIONS.
+FORMAT = 2
+
+
+def _without_bootstrap(recorded: dict) -> dict:
+    """To format 2: intervals are made by leaving folds out, `evaluate.folds`, and not by resampling."""
+    recorded.get("evaluate", {}).pop("bootstrap", None)
+    return recorded
+
 
 # Format -> what makes one of the next format of it, `step(recorded) -> recorded`; none: only keys were added.
 # Commit a011160 and those before it wrote no number, which is 0.
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {1: _without_bootstrap}
 
 
 def record(config: ConfigDict) -> dict[str, Any]:

@@ -128,6 +128,7 @@ class HostStream(enum.IntEnum):
 
     SUBSETS = 0  # images of a kernel distance
     BOOTSTRAP = 1  # images of a resample
+    FOLDS = 2  # blocks of images that are left out together
 
 
 class StepDraws:

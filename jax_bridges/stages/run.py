@@ -193,8 +193,9 @@ class Run:
         return self.programs[name]
 
     def key(self, purpose: Purpose) -> Array:
-        """Base key of a purpose."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+        """Base key of a purpose; that of the evaluation may have a seed of its own."""
+        its = self.config.evaluate.seed if purpose == Purpose.EVALUATE else -1
+        return jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
 
     def done(self, stage: str) -> int:
         """Step of a stage's newest checkpoint; 0 without one. Nothing is created."""
