@@ -80,8 +80,8 @@ def mlp_init(key, inputs, width=32):
     }
 
 
-@functools.partial(jax.jit, static_argnames=("conditional", "steps", "updates", "batch"))
-def play(key, conditional, steps, updates=5, batch=1024):
+@functools.partial(jax.jit, static_argnames=("conditional", "steps", "detach", "updates", "batch"))
+def play(key, conditional, steps, detach, updates=5, batch=1024):
     """Algorithm 1 of IBMD in one compiled loop; the generator's parameters over the steps."""
     teacher = PAIR.denoiser(BRIDGE, conditional)
     inner, outer = optax.adam(2e-3, b1=0.0), optax.adam(5e-3, b1=0.0)
@@ -112,7 +112,8 @@ def play(key, conditional, steps, updates=5, batch=1024):
 
         def loss(params):
             def make(phi, x0, xT, t, noise):
-                return generator_loss(teacher, phi, BRIDGE, x0, xT, t, noise, 1 / t)
+                args = (teacher, phi, BRIDGE, x0, xT, t, noise, 1 / t)
+                return generator_loss(*args, detach_xt=detach)
 
             return losses(make, params, net, keys[0])
 
@@ -125,10 +126,18 @@ def play(key, conditional, steps, updates=5, batch=1024):
 
 
 # An unconditional teacher tells less about the noise's share, and takes longer.
-@pytest.mark.parametrize("conditional, steps", [(True, 1000), (False, 3000)])
+@pytest.mark.parametrize(
+    "conditional, steps, detach",
+    [
+        (True, 1000, False),
+        (False, 3000, False),
+        pytest.param(True, 1000, True, marks=pytest.mark.slow),
+        pytest.param(False, 3000, True, marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.usefixtures("optimised")
-def test_ibmd_recovers_the_gaussian_pair_from_a_wrong_start(conditional, steps):
-    path = jax.tree.map(np.asarray, play(jax.random.key(0), conditional, steps))
+def test_ibmd_recovers_the_gaussian_pair_from_a_wrong_start(conditional, steps, detach):
+    path = jax.tree.map(np.asarray, play(jax.random.key(0), conditional, steps, detach))
     final = {k: float(v[-100:].mean()) for k, v in path.items()}
     assert abs(path["w"][0] - 0.2) < 0.01 and abs(path["v"][0] - 0.6) < 0.01
     assert abs(final["w"] - 0.8) < 0.03
@@ -239,6 +248,46 @@ def test_gradient_flows_through_xt_into_teacher_and_bridge_net():
         for cut in (make_loss(blind(teacher), phi), make_loss(teacher, blind(phi))):
             other = cut(point)[1]
             assert min(abs(other[key] - gradient[key]) for key in START) > 1e-3
+
+
+def test_a_detached_xt_gives_the_difference_of_both_answers():
+    """d/dx_0 = (2 lambda / n) (x0_phi - x0*), the attached value, and nothing else is differentiated."""
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(1)
+        x0, xT, noise = (jnp.asarray(a) for a in rng.normal(size=(3, 5, 2, 3, 2)))
+        t, weight = jnp.asarray(rng.uniform(0.1, 0.9, 5)), jnp.asarray(rng.uniform(0.5, 3.0, 5))
+        mask = jnp.ones((5, 2, 3, 1)).at[:, 0].set(0.0)
+        exact, known = PAIR.denoiser(BRIDGE, True), coupling(0.4, 0.7, 0.2).denoiser(BRIDGE, True)
+
+        @jax.custom_jvp
+        def no_way_back(x):
+            return x
+
+        @no_way_back.defjvp
+        def _(primals, tangents):
+            raise AssertionError("a network was differentiated")
+
+        def teacher(xt, t, xT):
+            return exact(no_way_back(xt), t, xT)
+
+        def phi(xt, t, xT):
+            return known(no_way_back(xt), t, xT)
+
+        def loss(x0, detach_xt, one=teacher, two=phi):
+            args = (one, two, BRIDGE, x0, xT, t, noise, weight)
+            return generator_loss(*args, detach_xt=detach_xt, mask=mask)
+
+        total = lambda x0, *a: jnp.sum(loss(x0, *a))  # noqa: E731
+        gradient = jax.jit(jax.grad(total), static_argnums=1)(x0, True)
+        xt = BRIDGE.sample(x0, xT, t, noise)
+        scale = 2 * weight.reshape(-1, 1, 1, 1) / 12
+        expected = scale * mask * (known(xt, t, xT) - exact(xt, t, xT))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12, atol=1e-16)
+        np.testing.assert_array_equal(loss(x0, True), loss(x0, False))
+        with pytest.raises(AssertionError, match="was differentiated"):
+            jax.grad(total)(x0, False)
+        attached = jax.grad(total)(x0, False, exact, known)
+        assert jnp.abs(attached - gradient).max() > 0.01
 
 
 def test_normalize_divides_by_a_detached_distance():

@@ -7,6 +7,12 @@ Theorem 3.2 and 3.4 (unconditional, conditional teacher), as Algorithm 1 trains 
 
 x0* is the frozen teacher, phi the bridge net, theta the generator. Only corrupted images are used.
 The inner minimum is the posterior variance of x_0 given x_t: its minus sign rewards diversity.
+
+Theta's gradient comes through x_0 and through x_t, or, with x_t detached as in the released one-step I2SB
+runs, through x_0 alone: `d/dx_0 = (2 lambda / n) (x0_phi - x0*)` of n pixels. For a conditional teacher that
+is DMD's (arXiv 2311.18828), since both x0-predictors differ by c_t^2 / b_t times what their scores do: the
+gradient of `sum_t (2 lambda / n) (c_t / b_t)^2 KL(q_theta(x_t | x_T) || q*(x_t | x_T))`. Either way it is 0
+where the generator's law is the teacher's.
 """
 
 from __future__ import annotations
@@ -37,6 +43,7 @@ def generator_loss(
     weight: Array,
     *,
     normalize: bool = False,
+    detach_xt: bool = False,
     mask: Array | None = None,
 ) -> Array:
     """`lambda (|x0* - x_0|^2 - |x0_phi - x_0|^2)` at one x_t (Alg. 1, line 12), `[B]`.
@@ -50,10 +57,11 @@ def generator_loss(
       t, weight: `[B]`.
       normalize: divides each example by its detached mean `|x0* - x_0|` (the normaliser of SiD and of
         RSD), which keeps examples and times of very different error in balance.
+      detach_xt: takes x_t for a constant: the same value, and no gradient passes through either network.
       mask: `[B, H, W, 1]` of pixels that count, or None.
     """
     chex.assert_equal_shape([x0, xT, noise])
-    xt = bridge.sample(x0, xT, t, noise)
+    xt = bridge.sample(jax.lax.stop_gradient(x0) if detach_xt else x0, xT, t, noise)
     by_teacher = teacher(xt, t, xT)
     if normalize:
         distance = jnp.abs(by_teacher - x0)

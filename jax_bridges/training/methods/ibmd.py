@@ -100,6 +100,8 @@ SETTINGS = (
     replace(TIMES, meaning="Law of the times t of both losses."),
     replace(WEIGHT, meaning="lambda(t) of the generator's loss, as of train."),
     WEIGHT_MAX,
+    Setting("detach_xt", False, FLAG, "x_t is a constant to the generator's gradient: no backward pass of "
+            "teacher and bridge net, a cheaper step (IBMD's released one-step I2SB runs; the paper: not)."),
     Setting("normalize", True, FLAG, "Divide the generator's loss by its detached |x0* - x0|."),
     replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
             meaning="lambda(t) of the bridge net's loss."),
@@ -206,7 +208,8 @@ def make_ibmd_step(
                     system.denoiser(frozen, pair),
                     # Its average: the last updates' noise would pass for a reward of diversity.
                     system.denoiser(bridge_net.ema, pair, "bridge_net", mark=mark(call)),
-                    system.bridge, x0, pair.xT, t, noise, weight, normalize=config.normalize,
+                    system.bridge, x0, pair.xT, t, noise, weight,
+                    normalize=config.normalize, detach_xt=config.detach_xt,
                 )
             )  # fmt: skip
 
@@ -267,7 +270,8 @@ def _calls(settings) -> int:
     n = settings.student_steps
     trained = n if settings.roll_out == "chain_through" else 1  # calls of x_0 with a gradient
     bridge_net = n + 3
-    generator = n + 2 * trained + 2 + 2  # teacher and bridge net, there and back to x_t
+    back = 0 if settings.detach_xt else 2  # through teacher and bridge net to x_t
+    generator = n + 2 * trained + 2 + back
     return settings.bridge_updates * bridge_net + generator
 
 
