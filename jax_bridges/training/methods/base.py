@@ -30,8 +30,8 @@ class Method:
 
     Attributes:
       name: its key in METHODS.
-      networks: `networks(settings)`, player -> what its network has besides the teacher's settings; those
-        alone are built. "generator" is the student.
+      networks: `networks(settings)`, player -> what its network has besides the teacher's settings, or a
+        network of another kind; those alone are built. "generator" is the student.
       make: `make(system, settings) -> (make_state, step)`, a `make_state(key, teacher) -> State` and the
         step of training/parallel.py.
       batch_shape: `batch_shape(settings)`, of what the step takes: (B,), or (G, B).
@@ -48,12 +48,12 @@ class Method:
     """
 
     name: str
-    networks: Callable[[Any], dict[str, dict[str, Any]]]
+    networks: Callable[[Any], dict[str, Any]]
     make: Callable[[System, Any], tuple[MakeState, Step]]
     batch_shape: Callable[[Any], tuple[int, ...]]
     sample: Callable[..., Array]
     grid: Callable[[Bridge, int, Any], np.ndarray]
     check: Callable[[Any, Bridge, Corruption], None]
-    calls: Callable[[Any], int]
+    calls: Callable[[Any], float]
     sampler: str
     settings: tuple[Setting, ...]
