@@ -44,6 +44,7 @@ def roll_out_random(
     *,
     walk: Generator | None = None,
     one_z: bool = False,
+    ancestral: bool = False,
 ) -> Answer:
     """x_0 by one of the student's N calls, as with DDBM teachers (IBMD app. B.2).
 
@@ -56,24 +57,32 @@ def roll_out_random(
       which: int in 0 .. N - 1, the call: `[B]`, of each example, and all N calls but the last are made; or a
         scalar, of all, and only those before it are made.
       walk: makes the calls before it; None: `generate`.
-      one_z: one z for all calls.
+      one_z, ancestral: as of `sample_few_step`.
     """
+    how = {"one_z": one_z, "ancestral": ancestral}
     walk = generate if walk is None else walk
     which = jnp.asarray(which)
     if which.ndim:
         chex.assert_equal_shape_prefix([xT, which], 1)
-        inputs = jax.lax.stop_gradient(call_inputs(walk, bridge, xT, times, keys, one_z=one_z))
+        inputs = jax.lax.stop_gradient(call_inputs(walk, bridge, xT, times, keys, **how))
         # Not by indexing, for which the compiler might gather a batch that is split over devices.
         own = which == jnp.arange(len(inputs))[:, None]
         x = jnp.sum(inputs, axis=0, where=own.reshape(own.shape + (1,) * (xT.ndim - 1)))
     else:
-        x = jax.lax.stop_gradient(call_input(walk, bridge, xT, times, keys, which, one_z=one_z))
+        x = jax.lax.stop_gradient(call_input(walk, bridge, xT, times, keys, which, **how))
     x0 = generate(x, times[which], xT, z_noise(keys, which, xT, one_z))
     return Answer(x0, x, jnp.broadcast_to(times[which], xT.shape[:1]))
 
 
 def roll_out_chain(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Keys, *, one_z: bool = False
+    generate: Generator,
+    bridge: Bridge,
+    xT: Array,
+    times: Array,
+    keys: Keys,
+    *,
+    one_z: bool = False,
+    ancestral: bool = False,
 ) -> Answer:
     """x_0 by all N calls (IBMD app. B.1), the gradient through each.
 
@@ -82,7 +91,7 @@ def roll_out_chain(
     Args:
       times: `[N]` descending, from T or a little below.
       keys: `[B]`.
-      one_z: one z for all calls.
+      one_z, ancestral: as of `sample_few_step`.
     """
     nfe = times.shape[0]
     x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
@@ -90,7 +99,7 @@ def roll_out_chain(
 
     def call(carry: tuple[Array, Array], k: Array):
         x, x0 = carry
-        x = next_input(bridge, x0, x, xT, times, keys, k)
+        x = next_input(bridge, x0, x, xT, times, keys, k, ancestral)
         return (x, generate(x, times[k], xT, z_noise(keys, k, x, one_z))), None
 
     if nfe > 1:

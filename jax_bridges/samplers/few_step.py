@@ -35,16 +35,26 @@ def first_input(bridge: Bridge, xT: Array, t: Array, noise: Array) -> Array:
 
 
 def next_input(
-    bridge: Bridge, x0_hat: Array, x: Array, xT: Array, times: Array, keys: Keys, k: int | Array
+    bridge: Bridge,
+    x0_hat: Array,
+    x: Array,
+    xT: Array,
+    times: Array,
+    keys: Keys,
+    k: int | Array,
+    ancestral: bool = False,
 ) -> Array:
     """What call k > 0 sees after the answer `x0_hat` that the call before it gave at `x`, `[B, H, W, C]`.
 
     The posterior's draw. But the first input was not drawn as a state of the bridge (x_0's share or, where
     it is not pinned, the noise of x_T is missing), so that the second draws all of its noise anew: the
-    same law from x_T itself.
+    same law from x_T itself, as DDBM's students draw it. With `ancestral` it is the posterior's there too,
+    as in I2SB's sampler, whose table is no exact bridge: both laws differ by a thousandth.
     """
     noise = normal(keys, DRAWS("noise", k - 1), x)
     moved = bridge.step(x0_hat, x, times[jnp.maximum(k - 1, 0)], times[k], noise, xT)
+    if ancestral:
+        return moved
     return jnp.where(k > 1, moved, bridge.sample(x0_hat, xT, times[k], noise))
 
 
@@ -54,7 +64,13 @@ def z_noise(keys: Keys, call: int | Array, like: Array, one_z: bool = False) -> 
 
 
 def _inputs(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Keys, one_z: bool
+    generate: Generator,
+    bridge: Bridge,
+    xT: Array,
+    times: Array,
+    keys: Keys,
+    one_z: bool,
+    ancestral: bool,
 ) -> tuple[Array, Callable[[Array, Array], Array]]:
     """What the first call sees, and `following(x, k)`: what call k > 0 does if the one before it saw x."""
     last = times.shape[0] - 1
@@ -62,19 +78,26 @@ def _inputs(
 
     def following(x: Array, k: Array) -> Array:
         x0_hat = generate(x, times[k - 1], xT, z_noise(keys, k - 1, x, one_z))
-        return next_input(bridge, x0_hat, x, xT, times, keys, k)
+        return next_input(bridge, x0_hat, x, xT, times, keys, k, ancestral)
 
     return first, following
 
 
 def call_inputs(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Keys, *, one_z: bool = False
+    generate: Generator,
+    bridge: Bridge,
+    xT: Array,
+    times: Array,
+    keys: Keys,
+    *,
+    one_z: bool = False,
+    ancestral: bool = False,
 ) -> Array:
     """What the student sees at each of its calls, `[nfe, B, H, W, C]`; it takes nfe - 1 of them.
 
     Args are those of `sample_few_step`.
     """
-    first, following = _inputs(generate, bridge, xT, times, keys, one_z)
+    first, following = _inputs(generate, bridge, xT, times, keys, one_z, ancestral)
     if times.shape[0] == 1:
         return first[None]
 
@@ -95,12 +118,13 @@ def call_input(
     which: Array,
     *,
     one_z: bool = False,
+    ancestral: bool = False,
 ) -> Array:
     """What the student sees at call `which`, a traced scalar, `[B, H, W, C]`; it takes that many calls.
 
     There is no gradient through it. Args are those of `sample_few_step`.
     """
-    first, following = _inputs(generate, bridge, xT, times, keys, one_z)
+    first, following = _inputs(generate, bridge, xT, times, keys, one_z, ancestral)
     if times.shape[0] == 1:
         return first
     return jax.lax.fori_loop(1, which + 1, lambda k, x: following(x, k), first)
@@ -115,7 +139,7 @@ def sample_few_step(
     *,
     clip: bool = False,
     one_z: bool = False,
-    to_end: bool = False,
+    ancestral: bool = False,
     length: Array | None = None,
     return_path: bool = False,
 ) -> Array | tuple[Array, Array]:
@@ -130,13 +154,13 @@ def sample_few_step(
         of these, 2 nfe - 1, is the noise of a first input that is not x_T itself.
       clip: clamps the answer to [-1, 1].
       one_z: all calls see the first one's z.
-      to_end: the answer is not the last prediction but where it leads at t_min, the posterior's mean: I2SB's,
-        whose table keeps a little of x_t there.
+      ancestral: moves as `sample_ancestral` does, by the posterior from x_T itself on, and the answer is not
+        the last prediction but where that leads at t_min (I2SB's table keeps a little of x_t there).
       length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the nfe predictions, `[nfe, B, H, W, C]`.
 
     Returns:
-      x_0 `[B, H, W, C]`, the prediction of the last call, or with `to_end` the state at t_min.
+      x_0 `[B, H, W, C]`, the prediction of the last call, or with `ancestral` the state at t_min.
     """
     chex.assert_rank(times, 1)
     times = precise_times(times, xT)
@@ -144,14 +168,14 @@ def sample_few_step(
 
     def call(carry: tuple[Array, Array], k: Array):
         x, x0_hat = carry
-        x = jnp.where(k > 0, next_input(bridge, x0_hat, x, xT, times, keys, k), x)
+        x = jnp.where(k > 0, next_input(bridge, x0_hat, x, xT, times, keys, k, ancestral), x)
         x0_hat = generate(x, times[k], xT, z_noise(keys, k, x, one_z))
         return (x, x0_hat), x0_hat if return_path else None
 
     x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
     rows = jnp.arange(times.shape[0])
     (x, x0_hat), path = scan_steps(call, (x, jnp.zeros_like(xT)), rows, length)
-    if to_end:
+    if ancestral:
         x0_hat = bridge.step(
             x0_hat, x, times[nfe - 1], jnp.full_like(times[0], bridge.t_min), 0.0, xT
         )

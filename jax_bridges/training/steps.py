@@ -59,8 +59,10 @@ def tilted(bridge: Bridge, weight: Array, power: float, t: Array) -> Array:
     """`10^(power (1 - t / T)) weight`, `[B]`; on a table of n entries `1 - index / n` (IBMD's code)."""
     if not power:
         return weight
-    share = t / bridge.T if bridge.table is None else bridge.index(t) / bridge.table
-    return weight * 10.0 ** (power * (1.0 - share.astype(t.dtype)))
+    share = t / bridge.T
+    if bridge.table is not None:
+        share = bridge.index(t).astype(t.dtype) / bridge.table
+    return weight * 10.0 ** (power * (1.0 - share))
 
 
 def gradients(

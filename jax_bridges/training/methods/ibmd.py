@@ -40,7 +40,7 @@ from jax_bridges.platforms import unroll_gradients
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.methods.base import Grid, MakeState, Method
-from jax_bridges.training.methods.ibmd_answers import make_answer, mark, told_calls
+from jax_bridges.training.methods.ibmd_answers import make_answer, mark, moves, told_calls
 from jax_bridges.training.methods.ibmd_settings import SETTINGS, check
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
@@ -251,10 +251,10 @@ def _sample(
 ) -> Array:
     times, length = (_grid(system.bridge, nfe, settings), None) if grid is None else grid
     generate = system.generator(params, pair)
+    how = moves(settings)
     return sample_few_step(
-        generate, system.bridge, pair.xT, times, keys, clip=clip, length=length,
-        one_z=settings.get("z_per", "call") == "chain", to_end=settings.get("to_end", False),
-    )  # fmt: skip
+        generate, system.bridge, pair.xT, times, keys, clip=clip, length=length, **how
+    )
 
 
 def _calls(settings) -> float:

@@ -20,7 +20,7 @@ class Rolling(NamedTuple):
     """What the roll-outs are made of.
 
     generate, walk: the trained student, and the one whose calls lead to it; times: `[N]`; choice: keys of
-    the call, of each example or one for all; first_call, one_z, to_end: as the settings.
+    the call, of each example or one for all; first_call: as the settings; how: see `moves`.
     """
 
     system: System
@@ -30,8 +30,7 @@ class Rolling(NamedTuple):
     times: Array
     choice: Array
     first_call: float
-    one_z: bool
-    to_end: bool
+    how: dict[str, bool]
 
     @property
     def student(self) -> Array:
@@ -50,7 +49,7 @@ class Rolling(NamedTuple):
 def _by_one_of_them(rolling: Rolling, call: Array) -> tuple[Answer, Array]:
     r = rolling
     answer = roll_out_random(
-        r.generate, r.system.bridge, r.pair.xT, r.times, r.student, call, walk=r.walk, one_z=r.one_z
+        r.generate, r.system.bridge, r.pair.xT, r.times, r.student, call, walk=r.walk, **r.how
     )
     return answer, call
 
@@ -65,9 +64,7 @@ def _last(rolling: Rolling) -> tuple[Answer, Array]:
 
 def _chain(rolling: Rolling) -> tuple[Answer, Array]:
     r = rolling
-    answer = roll_out_chain(
-        r.generate, r.system.bridge, r.pair.xT, r.times, r.student, one_z=r.one_z
-    )
+    answer = roll_out_chain(r.generate, r.system.bridge, r.pair.xT, r.times, r.student, **r.how)
     return answer, jnp.full(r.pair.keys.shape, len(r.times) - 1)
 
 
@@ -78,12 +75,19 @@ def _renoised(rolling: Rolling) -> tuple[Answer, Array]:
     if r.system.corruption.fills == "noise" and pair.mask is not None:
         xT = keep_known(normal(fold(pair.keys, Stream.REDRAW), ONLY, xT), xT, pair.mask)
     whole = sample_few_step(
-        r.walk, r.system.bridge, xT, r.times, fold(pair.keys, Stream.CHAIN),
-        one_z=r.one_z, to_end=r.to_end,
+        r.walk, r.system.bridge, xT, r.times, fold(pair.keys, Stream.CHAIN), **r.how
     )  # fmt: skip
     noise = normal(fold(pair.keys, Stream.RENOISE), ONLY, xT)
     answer = roll_out_renoised(
-        r.generate, r.system.bridge, pair.xT, r.times, r.student, call, whole, noise, one_z=r.one_z
+        r.generate,
+        r.system.bridge,
+        pair.xT,
+        r.times,
+        r.student,
+        call,
+        whole,
+        noise,
+        one_z=r.how["one_z"],
     )
     return answer, call
 
@@ -106,6 +110,14 @@ def told_calls(settings) -> int:
     return settings.student_steps if settings.bridge_net_sees_call and drawn(settings) else 1
 
 
+def moves(settings) -> dict[str, bool]:
+    """How the student goes from call to call, as `sample_few_step` takes it; older runs do not say it."""
+    return {
+        "one_z": settings.get("z_per", "call") == "chain",
+        "ancestral": settings.get("ancestral", False),
+    }
+
+
 def make_answer(
     system: System, settings, pair: Pair, shared: Array, generate: Generator, walk: Generator
 ) -> tuple[Answer, Array]:
@@ -121,7 +133,7 @@ def make_answer(
     keys = shared if settings.call_per == "microbatch" else pair.keys
     rolling = Rolling(
         system, pair, generate, walk, times, fold(keys, Stream.CALL), settings.first_call,
-        settings.z_per == "chain", settings.to_end,
+        moves(settings),
     )  # fmt: skip
     answer, call = ROLL_OUTS[settings.roll_out](rolling)
     return answer, jnp.broadcast_to(call, pair.keys.shape)

@@ -39,8 +39,8 @@ SETTINGS = (
             "whole microbatch, and calls that it does not need are not made; results then depend on "
             "microbatches."),
     Setting("chain_ema", False, FLAG, "The calls before the trained one are the averaged generator's."),
-    Setting("to_end", False, FLAG, "The student's answer is the state at t_min after its last prediction, "
-            "as I2SB's sampler gives, not that prediction."),
+    Setting("ancestral", False, FLAG, "The student moves as I2SB's sampler does: by the posterior from x_T "
+            "itself on, and its answer is the state at t_min, not its last prediction."),
     Setting("first_time", 0.97, number(above=0, most=1),
             "Share of T where the first call is made: at 1 it sees x_T itself, as in the paper; below, x_T "
             "under the bridge's noise, and starts with texture, not with its teacher's blur."),
@@ -96,6 +96,11 @@ def check(settings, bridge: Bridge, corruption: Corruption) -> None:
         raise ValueError(
             f"distill.first_time is {settings.first_time}: it must be above {later:.3g}, the time of the "
             "next call, in units of T."
+        )
+    if settings.ancestral and settings.first_time < 1:
+        raise ValueError(
+            f"distill.ancestral steps on from the first call's input, which at distill.first_time "
+            f"{settings.first_time} is no state of the bridge: set that to 1, or ancestral to False."
         )
     noisy = not bridge.deterministic and (settings.first_time < 1 or not bridge.pinned)
     if not (settings.z_channels or noisy or corruption.fills == "noise"):
