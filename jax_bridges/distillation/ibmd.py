@@ -12,7 +12,8 @@ Theta's gradient comes through x_0 and through x_t, or, with x_t detached as in 
 runs, through x_0 alone: `d/dx_0 = (2 lambda / n) (x0_phi - x0*)` of n pixels. For a conditional teacher that
 is DMD's (arXiv 2311.18828), since both x0-predictors differ by c_t^2 / b_t times what their scores do: the
 gradient of `sum_t (2 lambda / n) (c_t / b_t)^2 KL(q_theta(x_t | x_T) || q*(x_t | x_T))`. Either way it is 0
-where the generator's law is the teacher's.
+where the generator's law is the teacher's. For an unconditional teacher it is no such gradient, and pulls
+weakly at what the noise z does.
 
 With real images x_0^r there is RealUID's form (arXiv 2509.22459, here for x0-predictors), of which
 alpha = beta = 1 is the above:
@@ -20,6 +21,9 @@ alpha = beta = 1 is the above:
     phi:    lambda [alpha |x0_phi(x_t) - (beta / alpha) x_0|^2
                     + (1 - alpha) |x0_phi(x_t^r) - ((1 - beta) / (1 - alpha)) x_0^r|^2]
     theta:  lambda alpha [|x0*(x_t) - (beta / alpha) x_0|^2 - |x0_phi(x_t) - (beta / alpha) x_0|^2]
+
+A teacher's small constant error shifts the generator 1 / alpha times as far as IBMD's where alpha = beta,
+less far than that where beta > alpha, and less far than IBMD's where beta = 1.
 """
 
 from __future__ import annotations

@@ -18,9 +18,9 @@ from jax_bridges.schema import Setting
 from jax_bridges.training.state import State
 from jax_bridges.training.steps import Step
 from jax_bridges.training.system import System
-from jax_bridges.typing import Array, PyTree
+from jax_bridges.typing import Array
 
-MakeState = Callable[[Array, PyTree], State]
+MakeState = Callable[..., State]
 Grid = tuple[Array, Array]  # times and length, as the samplers take them
 
 
@@ -44,6 +44,8 @@ class Method:
       calls: `calls(settings)`, what a step costs an example, in network calls; a backward pass
         counts as one call for the inputs and one for the parameters.
       sampler: what the rows of results.json call the student's sampler.
+      raw: `raw(settings)`, whether its players start from the teacher's raw weights: `make_state` then takes
+        them too, `make_state(key, teacher, raw)`.
       settings: the rows it reads, those that all methods share (`training.settings.SHARED`) among them.
     """
 
@@ -57,3 +59,4 @@ class Method:
     calls: Callable[[Any], float]
     sampler: str
     settings: tuple[Setting, ...]
+    raw: Callable[[Any], bool] = lambda settings: False

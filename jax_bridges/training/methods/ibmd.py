@@ -41,7 +41,7 @@ from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.methods.base import Grid, MakeState, Method
 from jax_bridges.training.methods.ibmd_answers import make_answer, mark, moves, told_calls
-from jax_bridges.training.methods.ibmd_settings import SETTINGS, check
+from jax_bridges.training.methods.ibmd_settings import SETTINGS, check, starts_raw
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import Mean, Step, draw_times, gradients, tilted, time_weight
@@ -282,4 +282,5 @@ IBMD = Method(
     calls=_calls,
     sampler="few_step",
     settings=SETTINGS,
+    raw=starts_raw,
 )

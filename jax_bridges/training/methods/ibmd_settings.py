@@ -86,6 +86,11 @@ SETTINGS = (
 # fmt: on
 
 
+def starts_raw(settings) -> bool:
+    """Whether a player starts from the teacher's raw weights."""
+    return "raw" in (settings.start, settings.bridge_start)
+
+
 def check(settings, bridge: Bridge, corruption: Corruption) -> None:
     """ValueError for settings that cannot run, with their keys; each is in its range."""
     for player in ("bridge_optimizer", "critic_optimizer"):
