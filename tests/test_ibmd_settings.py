@@ -17,6 +17,7 @@ from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.times import student_grid, training_times
+from jax_bridges.training.methods import find_method
 from jax_bridges.training.methods.ibmd import IBMD, make_ibmd_step
 from jax_bridges.training.methods.ibmd_settings import check
 from jax_bridges.training.parallel import Parallel
@@ -213,6 +214,13 @@ def test_what_does_not_go_together_is_refused(changes, said):
     config = small_config(**{f"distill.{key}": value for key, value in changes.items()})
     with pytest.raises(ValueError, match=said):
         check(config.distill, BRIDGE, make_corruption("superres", kind="pool", factor=2))
+
+
+def test_a_consistency_student_has_all_channels_of_noise_or_none():
+    config = small_config(**{"distill.method": "cbd", "distill.z_channels": 1})
+    with pytest.raises(ValueError, match="distill.z_channels is 1, but a student of cbd is fed"):
+        method, settings = find_method(config.distill)
+        method.check(settings, BRIDGE, make_corruption("superres", kind="pool", factor=2))
 
 
 # -- a whole run ------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def rolling(generate, bridge, xT, times, keys, first_call):
     """Of one bridge and no system."""
     return Rolling(
         SimpleNamespace(bridge=bridge), Pair(xT, xT, None, keys), generate, generate, times,
-        fold(keys, Stream.CALL), first_call, {"one_z": False, "ancestral": False},
+        fold(keys, Stream.CALL), False, first_call, {"one_z": False, "ancestral": False},
     )  # fmt: skip
 
 

@@ -73,6 +73,8 @@ def make_ibmd_step(
     """
     bridge, alpha = system.bridge, config.real_alpha
     to_made, to_real = real_scales(alpha, config.real_beta)
+    optimizers = {"bridge_net": bridge_optimizer, "critic": critic_optimizer}
+    decays = {"bridge_net": config.bridge_ema, "critic": config.bridge_ema}
 
     # -- what the losses share -----------------------------------------------------------------------
     def masks(pair: Pair, wanted: bool) -> Array | None:
@@ -118,7 +120,9 @@ def make_ibmd_step(
         # -- the bridge net, and the critic, L times (Alg. 1, lines 3-8) -----------------------------
         inner = {name: state.players[name] for name in optimizers if name in state.players}
 
-        def losses_of_inner(params: PyTree, part: PyTree, update: Array, number: Array):
+        def losses_of_inner(
+            params: PyTree, part: PyTree, update: Array, number: Array
+        ) -> dict[str, Array]:
             pair = system.prepare(part, key, augment=True)
             shared = shared_key(key, state.step, update, number)
             made, call = jax.lax.stop_gradient(answer(generator.params, generator, pair, shared))
@@ -146,13 +150,13 @@ def make_ibmd_step(
             return losses
 
         def update_inner(players, inputs):
-            part, number = inputs
+            part, update = inputs
             values, grads = gradients(
-                lambda params, part, k: losses_of_inner(params, part, number, k),
+                lambda params, part, number: losses_of_inner(params, part, update, number),
                 {name: player.params for name, player in players.items()},
                 part, config.microbatches, mean, names=tuple(players),
             )  # fmt: skip
-            count = state.step * updates + number  # of its own updates so far
+            count = state.step * updates + update  # of its own updates so far
             players = {
                 name: player.update(
                     grads[name], optimizers[name], count, decays[name], warmup=config.ema_warmup
@@ -205,8 +209,6 @@ def make_ibmd_step(
         players = {"generator": generator, **inner}
         return State(step=state.step + 1, players=players), metrics
 
-    optimizers = {"bridge_net": bridge_optimizer, "critic": critic_optimizer}
-    decays = {"bridge_net": config.bridge_ema, "critic": config.bridge_ema}
     return step
 
 

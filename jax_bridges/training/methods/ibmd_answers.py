@@ -20,7 +20,7 @@ class Rolling(NamedTuple):
     """What the roll-outs are made of.
 
     generate, walk: the trained student, and the one whose calls lead to it; times: `[N]`; choice: keys of
-    the call, of each example or one for all; first_call: as the settings; how: see `moves`.
+    the call, of each example or, `for_all`, one; first_call: as the settings; how: see `moves`.
     """
 
     system: System
@@ -29,6 +29,7 @@ class Rolling(NamedTuple):
     walk: Generator
     times: Array
     choice: Array
+    for_all: bool
     first_call: float
     how: dict[str, bool]
 
@@ -43,7 +44,7 @@ class Rolling(NamedTuple):
         later = randint(self.choice, CallDraw.LATER, max(steps - 1, 1)) + 1
         first = uniform(self.choice, CallDraw.IS_FIRST) < self.first_call
         call = jnp.where(first | (steps == 1), 0, later)
-        return call if len(call) == len(self.pair.xT) else call[0]
+        return call[0] if self.for_all else call
 
 
 def _by_one_of_them(rolling: Rolling, call: Array) -> tuple[Answer, Array]:
@@ -130,11 +131,11 @@ def make_answer(
     """
     n = settings.student_steps
     times = jnp.asarray(student_grid(system.bridge, n, n, settings.first_time), pair.xT.dtype)
-    keys = shared if settings.call_per == "microbatch" else pair.keys
+    for_all = settings.call_per == "microbatch"
+    choice = fold(shared if for_all else pair.keys, Stream.CALL)
     rolling = Rolling(
-        system, pair, generate, walk, times, fold(keys, Stream.CALL), settings.first_call,
-        moves(settings),
-    )  # fmt: skip
+        system, pair, generate, walk, times, choice, for_all, settings.first_call, moves(settings)
+    )
     answer, call = ROLL_OUTS[settings.roll_out](rolling)
     return answer, jnp.broadcast_to(call, pair.keys.shape)
 
