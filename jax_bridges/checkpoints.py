@@ -180,7 +180,17 @@ class Checkpoints:
     def restore_ema(self, like: dict[str, PyTree], step: int | None = None) -> dict[str, PyTree]:
         """Only the averages, `{player: tree}`, of the players in `like`: what sampling needs.
 
+        Args and errors are those of `restore_weights`.
+        """
+        return self.restore_weights("ema", like, step)
+
+    def restore_weights(
+        self, field: str, like: dict[str, PyTree], step: int | None = None
+    ) -> dict[str, PyTree]:
+        """Averages ("ema") or raw weights ("params"), `{player: tree}`, of the players in `like`.
+
         Args:
+          field: raw weights are not in an import.
           like: shapes; leaves with a sharding are born where they belong, others are numpy arrays.
 
         Raises:
@@ -201,7 +211,7 @@ class Checkpoints:
         with ocp.CheckpointManager(self.folder, options=_READ_ONLY) as manager:
             item = ocp.args.PyTreeRestore(like, jax.tree.map(how, like), partial_restore=True)
             try:
-                ema = manager.restore(step, args=ocp.args.Composite(ema=item)).ema
+                ema = manager.restore(step, args=ocp.args.Composite(**{field: item}))[field]
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
                 raise ValueError(
                     f"The averages of step {step} in {self.folder} cannot be read as "

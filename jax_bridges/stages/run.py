@@ -225,6 +225,7 @@ class Stage:
         many and one, and whenever a line is logged.
       player: whose average the stage is for.
       frozen: parameters the step reads but does not train; shapes until they are known.
+      raw: makes what `make_state` takes besides, when the stage begins: the teacher's raw weights.
       data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
     """
 
@@ -238,6 +239,7 @@ class Stage:
     max_skipped: int
     player: str
     frozen: PyTree = None
+    raw: Callable[[], PyTree] | None = None
     data: Callable[[Run], Source] | None = None
 
     @property
@@ -274,7 +276,9 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
                 return checkpoints.restore_ema(_average(run, stage))[stage.player]
             except ValueError as error:
                 raise checkpoints.damaged(done, error.__cause__ or error) from error
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
+    raw = [stage.raw()] if stage.raw and not done else []
+    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen, *raw)
+    del raw
     if done:
         state = checkpoints.restore(state)
     if done:

@@ -24,19 +24,34 @@ class Player(flax.struct.PyTreeNode):
     opt: PyTree
 
     @classmethod
-    def create(cls, params: PyTree, optimizer: optax.GradientTransformation) -> Player:
-        """A player at step 0; the average is a copy of its own, so that buffers can be donated."""
-        return cls(params=params, ema=jax.tree.map(jnp.copy, params), opt=optimizer.init(params))
+    def create(
+        cls,
+        params: PyTree,
+        optimizer: optax.GradientTransformation,
+        ema: PyTree | None = None,
+    ) -> Player:
+        """A player at step 0; the average, of `ema` or of its own, is a copy: buffers can be donated."""
+        ema = jax.tree.map(jnp.copy, params if ema is None else ema)
+        return cls(params=params, ema=ema, opt=optimizer.init(params))
 
     def update(
-        self, grads: PyTree, optimizer: optax.GradientTransformation, step: Array, decay: float
+        self,
+        grads: PyTree,
+        optimizer: optax.GradientTransformation,
+        step: Array,
+        decay: float,
+        *,
+        warmup: bool = True,
     ) -> Player:
-        """One optax update and one update of the average; neither if a gradient is not finite."""
+        """One optax update and one update of the average; neither if a gradient is not finite.
+
+        `step`, `decay` and `warmup` are those of `ema_update`.
+        """
         packing = Packing(self.params, never_sharded() if packs_small_leaves() else 0)
         grads, params, ema, old = map(packing.pack, (grads, self.params, self.ema, self.opt))
         updates, opt = optimizer.update(grads, old, params)
         params = optax.apply_updates(params, updates)
-        moved = ema_update(ema, params, step, decay)
+        moved = ema_update(ema, params, step, decay, warmup)
         ema = jax.tree.map(lambda new, old: jnp.where(opt.last_finite, new, old), moved, ema)
         return Player(*map(packing.unpack, (params, ema, opt)))
 
