@@ -169,7 +169,7 @@ class Checkpoints:
         count = jax.device_put(jax.numpy.int32(done), like.step.sharding)
         return State(step=count, players=players)
 
-    def damaged(self, step: int, error: Exception) -> ValueError:
+    def damaged(self, step: int, error: BaseException) -> ValueError:
         """The sentence for a checkpoint that a stage cannot read: what to delete, where it then goes on."""
         older = [s for s in self._manager.all_steps() if s < step]
         return ValueError(
@@ -280,6 +280,6 @@ class Checkpoints:
         self.close()
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     """The beginning of an error's text, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

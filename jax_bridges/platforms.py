@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 import jax
 
+from jax_bridges.typing import Device
+
 _AIM: ContextVar[tuple[str, tuple[int, int]] | None] = ContextVar("AIM", default=None)
 _NONE = (0, 0)
 
@@ -44,7 +46,7 @@ def platform_of(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
     return _of(mesh.devices.flat[0])
 
 
-def _of(device: jax.Device) -> str:
+def _of(device: Device) -> str:
     if device.platform != "gpu":
         return device.platform
     # JAX calls the GPUs of both makers "gpu", where it lowers it does not.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,8 +47,10 @@ def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> 
       about: further strings to keep, such as `resize`; see `statistics_resize`.
     """
     file = io.BytesIO()
-    whole = dict(mu=moments.mean, sigma=moments.covariance, count=moments.count)
-    np.savez(file, **whole, **about)
+    whole: dict[str, Any] = {
+        "mu": moments.mean, "sigma": moments.covariance, "count": moments.count, **about,
+    }  # fmt: skip
+    np.savez(file, **whole)
     write_atomic(path, file.getvalue())
 
 

@@ -50,8 +50,8 @@ def promote_dtype(inputs: Array, *params: Array | None, dtype: Any = None) -> li
 
     For the attribute of that name of `nn.Conv` and `nn.Dense`.
     """
-    inputs, *params = dtypes.promote_dtype(inputs, *params, dtype=dtype)
+    whole = dtypes.promote_dtype(inputs, *params, dtype=dtype)
     gather = _GATHER.get()
-    if gather is not None:
-        params = [p if p is None else gather(p) for p in params]
-    return [inputs, *params]
+    if gather is None:
+        return whole
+    return [whole[0], *(p if p is None else gather(p) for p in whole[1:])]

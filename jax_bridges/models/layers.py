@@ -72,7 +72,7 @@ def _normalise(
     variance = jnp.mean(spread.reshape(by_group) + jnp.square(mean_c - mean), axis=2, keepdims=True)
     inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
     inv, mean = (jnp.broadcast_to(v, by_group).reshape(-1, channels) for v in (inv, mean))
-    if scale is not None:
+    if scale is not None and shift is not None:
         gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
     s = inv * gain
     o = bias - (mean - pivot) * s
@@ -127,4 +127,6 @@ def _patch_by_patch(x: Array, kernel: Array, *args: Any, precision: Any = None, 
 
 def dense(features: int, name: str, **kw) -> nn.Dense:
     """A dense layer in float32."""
-    return nn.Dense(features, promote_dtype=promote_dtype, name=name, **kw)
+    # flax declares one tuple of arguments, and calls it with each by itself.
+    promote: Any = promote_dtype
+    return nn.Dense(features, promote_dtype=promote, name=name, **kw)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct, traverse_util
 
 from jax_bridges.models.gather import never_sharded
 from jax_bridges.platforms import packs_small_leaves
@@ -16,7 +16,7 @@ from jax_bridges.training.packing import Packing
 from jax_bridges.typing import Array, PyTree
 
 
-class Player(flax.struct.PyTreeNode):
+class Player(struct.PyTreeNode):
     """One network: parameters, their moving average, and the optimiser's state."""
 
     params: PyTree
@@ -66,7 +66,7 @@ class Player(flax.struct.PyTreeNode):
         return self.opt.notfinite_count
 
 
-class State(flax.struct.PyTreeNode):
+class State(struct.PyTreeNode):
     """`players` by name ("teacher"; or "generator" and "bridge_net"), and the number of steps done."""
 
     step: Array
@@ -86,8 +86,8 @@ def graft(teacher: PyTree, student: PyTree) -> PyTree:
     Raises:
       ValueError: the teacher has a leaf that the student lacks, or one of another shape.
     """
-    ours = flax.traverse_util.flatten_dict(student, sep="/")
-    theirs = flax.traverse_util.flatten_dict(teacher, sep="/")
+    ours: dict[str, Any] = traverse_util.flatten_dict(student, sep="/")
+    theirs: dict[str, Any] = traverse_util.flatten_dict(teacher, sep="/")
     for name, value in theirs.items():
         if name not in ours or ours[name].shape != value.shape:
             found = ours[name].shape if name in ours else "nothing"
@@ -96,4 +96,4 @@ def graft(teacher: PyTree, student: PyTree) -> PyTree:
                 "both must be the same network."
             )
         ours[name] = jnp.copy(value)
-    return flax.traverse_util.unflatten_dict(ours, sep="/")
+    return traverse_util.unflatten_dict(ours, sep="/")

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Share
 from jax_bridges.typing import Array
@@ -39,7 +40,7 @@ class ShippedBasis(NamedTuple):
 
 def solve_ddnm(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,
@@ -84,7 +85,7 @@ def solve_ddnm(
 
 def solve_ddnm_plus(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,
