@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -154,7 +155,7 @@ def lite0_law(tiles: int, random) -> tuple[np.ndarray, np.ndarray]:
 
 def neighbours() -> str:
     """How much less sure means over the test tiles are than if tiles were strangers, by height of a block."""
-    source = make_source(SimpleNamespace(name="earth"), "test")
+    source: Any = make_source(SimpleNamespace(name="earth"), "test")  # an EarthSource
     tiles = np.stack([source[i]["x0"] for i in range(len(source))]).astype(np.float64)
     numbers = {
         "mean of red": tiles[..., 0].mean((1, 2)),
@@ -169,8 +170,8 @@ def neighbours() -> str:
         [name, *(f"{mean_estimate(v, b).error / mean_estimate(v).error:.1f}" for b in blocks)]
         for name, v in numbers.items()
     ]
-    rows.append(["blocks", *(len(np.unique(b)) for b in blocks)])
-    return markdown_table(["of a tile", *HEIGHTS], rows, ["of a tile"])
+    rows.append(["blocks", *(str(len(np.unique(b))) for b in blocks)])
+    return markdown_table(["of a tile", *map(str, HEIGHTS)], rows, ["of a tile"])
 
 
 def main() -> None:

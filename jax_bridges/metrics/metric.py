@@ -107,7 +107,7 @@ def _frechet_without(ours: Store, theirs: Store | Moments, folds, config: Any) -
         distance = PairedFrechet(*(store.take(np.arange(len(ours))) for store in (ours, theirs)))
         return np.array([distance(picks) for picks in kept(folds)])
     pairs = ([Moments.of_blocks(s.blocks(p)) for s in (ours, theirs)] for p in kept(folds))
-    return np.array([frechet_distance(*pair) for pair in pairs])
+    return np.array([frechet_distance(a, b) for a, b in pairs])
 
 
 def _kernel(ours: Store, theirs: Store, config: Any) -> float:
