@@ -146,20 +146,20 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: a later version wrote it.
     """
-    recorded = json.loads(json.dumps(recorded))  # a copy
-    written = recorded.pop("format", 0)
+    now: dict[str, Any] = json.loads(json.dumps(recorded))  # a copy
+    written = now.pop("format", 0)
     if written > FORMAT:
         raise ValueError(
             f"A configuration was recorded in format {written}, this version reads up to {FORMAT}: update "
             "jax_bridges."
         )
     for number in range(written, FORMAT):
-        recorded = MIGRATIONS.get(number, dict)(recorded)
-    if "task" in recorded:  # a run's
+        now = MIGRATIONS.get(number, dict)(now)
+    if "task" in now:  # a run's
         for row in settings.rows():
-            part, (*parts, name) = recorded, row.key.split(".")
+            part, (*parts, name) = now, row.key.split(".")
             if row.key.split(".")[0] not in settings.PARTS:
                 for each in parts:
                     part = part.setdefault(each, {})
                 part.setdefault(name, json.loads(json.dumps(row.default)))
-    return recorded
+    return now

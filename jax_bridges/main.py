@@ -141,6 +141,7 @@ def show_finished(workdir: Path, config) -> Path:
     settings = choose_act(config).settings(config)
     if not results or results["measured"].get("settings") != settings or not report.is_file():
         check_writable(workdir)  # says what is wrong with it
+    assert results is not None
     print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
     print(f"report: {report}", flush=True)
     return report

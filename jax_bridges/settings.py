@@ -289,7 +289,9 @@ def main() -> int:
     """Prints the table, or the rows that match; the exit status."""
 
     def work() -> None:
-        parser = Parser(prog="python -m jax_bridges.settings", description=__doc__.split("\n")[0])
+        parser = Parser(
+            prog="python -m jax_bridges.settings", description=(__doc__ or "").split("\n")[0]
+        )
         parser.add_argument(
             "word", nargs="?", default="", help="in their key, or in what they mean"
         )

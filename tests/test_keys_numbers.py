@@ -31,7 +31,8 @@ def test_numbers_that_old_runs_were_made_with():
     }  # fmt: skip
     assert {s.name: int(s) for s in Stream} == {
         "AUGMENT": 0, "CORRUPT": 1, "TIME": 2, "NOISE": 3, "STUDENT": 4, "COUPLE": 5, "CALL": 6,
-        "DROPOUT": 7, "SAMPLE": 10,
+        "DROPOUT": 7, "RENOISE": 8, "REDRAW": 9, "SAMPLE": 10, "REAL": 11,
+        "CHAIN": 12,
     }  # fmt: skip
     ours, plain = host_generator(HostStream.SUBSETS, 5), np.random.default_rng(5)
     assert ours.integers(2**60) == plain.integers(2**60)

@@ -15,7 +15,6 @@ from jax_bridges.metrics import (
     PROTOCOLS,
     Measure,
     Moments,
-    RunningMoments,
     check_metrics,
     fd_lite0,
     frechet_distance,
@@ -24,6 +23,7 @@ from jax_bridges.metrics import (
     kernel_distance,
     load_statistics,
     measure_images,
+    over_hosts,
 )
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics import metric as metric_module
@@ -85,35 +85,35 @@ def test_hits():
 
 
 # -- statistics --------------------------------------------------------------------------------------
-def test_running_moments_are_those_of_all():
+def test_joined_moments_are_those_of_all():
     random = np.random.default_rng(1)
     x = (random.normal(size=(90, 7)) @ random.normal(size=(7, 7)) + 1e5).astype(np.float64)
-    one, other = RunningMoments(7), RunningMoments(7)
-    for start in range(0, 60, 13):
-        one.add(x[start : min(start + 13, 60)])
-    other.add(x[60:])
-    other.add(x[:0])
-    one._merge(other.count, other.mean, other.scatter)
-    assert one.count == 90
-    np.testing.assert_allclose(one.mean, x.mean(0), rtol=1e-14)
-    np.testing.assert_allclose(one.scatter / 89, np.cov(x.T), rtol=1e-9, atol=1e-9)
-    assert one.over_hosts().count == 90
-    assert frechet_distance(one.moments(), Moments.of(x)) < 1e-6
-    for bad, words in ((x[:, :3], "must be"), (x * np.nan, "NaN")):
-        with pytest.raises(ValueError, match=words):
-            one.add(bad)
-    with pytest.raises(ValueError, match="2 features"):
-        RunningMoments(3).moments()
+    one = Moments.of_blocks(x[start : min(start + 13, 60)] for start in range(0, 60, 13))
+    both = one.joined(Moments.of(x[60:]))
+    assert both.count == 90
+    np.testing.assert_allclose(both.mean, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(both.covariance, np.cov(x.T), rtol=1e-9, atol=1e-9)
+    square = both.square()
+    assert square.shape == (7, 7)
+    np.testing.assert_allclose(square.T @ square / 89, np.cov(x.T), rtol=1e-9, atol=1e-9)
+    few = Moments.of(x[:3])  # fewer than dimensions: rows of zeros
+    assert few.square().shape == (7, 7) and not few.square()[3:].any()
+    assert over_hosts(both, 7).count == 90
+    assert frechet_distance(both, Moments.of(x)) < 1e-6
+    with pytest.raises(ValueError, match="7 and of 3 numbers"):
+        both.joined(Moments.of(x[:, :3]))
+    with pytest.raises(ValueError, match="NaN"):
+        Moments.of(x * np.nan)
+    with pytest.raises(ValueError, match="2 features or more, not 0"):
+        over_hosts(None, 3)
 
 
-def test_running_moments_gathered_over_hosts(monkeypatch):
+def test_moments_gathered_over_hosts(monkeypatch):
     """What two hosts hold is packed bit by bit, and comes together as float64."""
     random = np.random.default_rng(2)
     x = random.normal(size=(50, 4)) + 1e7
-    parts = [RunningMoments(4), RunningMoments(4)]
-    for part, half in zip(parts, (x[:20], x[20:]), strict=True):
-        part.add(half)
-    packed = [np.concatenate([[float(p.count)], p.mean, p.scatter.reshape(-1)]) for p in parts]
+    parts = [Moments.of(half) for half in (x[:20], x[20:])]
+    packed = [np.concatenate([[float(p.count)], p.mean, p.square().reshape(-1)]) for p in parts]
 
     def gather(words):
         np.testing.assert_array_equal(words, np.frombuffer(packed[0].tobytes(), np.uint8))
@@ -121,10 +121,10 @@ def test_running_moments_gathered_over_hosts(monkeypatch):
 
     monkeypatch.setattr("jax.process_count", lambda: 2)
     monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
-    both = parts[0].over_hosts()
+    both = over_hosts(parts[0], 4)
     assert both.count == 50
     np.testing.assert_allclose(both.mean, x.mean(0), rtol=1e-15)
-    np.testing.assert_allclose(both.scatter / 49, np.cov(x.T), rtol=1e-7)
+    np.testing.assert_allclose(both.covariance, np.cov(x.T), rtol=1e-7)
 
 
 def test_reference_statistics_of_every_kind(tmp_path):

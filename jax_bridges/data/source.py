@@ -136,5 +136,5 @@ def permutation(n: int, *key: int) -> np.ndarray:
       n: how many.
       *key: one or two non-negative ints below 2**64, such as (seed, epoch).
     """
-    key = np.array([*key, 0][:2], np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    words = np.array([*key, 0][:2], np.uint64)
+    return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")

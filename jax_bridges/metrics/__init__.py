@@ -26,7 +26,7 @@ from jax_bridges.metrics.lpips import lpips
 from jax_bridges.metrics.measure import Measure, check_metrics, measure_images
 from jax_bridges.metrics.metric import METRICS, Metric
 from jax_bridges.metrics.protocols import PROTOCOLS
-from jax_bridges.metrics.reference import RunningMoments, load_statistics
+from jax_bridges.metrics.reference import load_statistics, over_hosts
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.scores import hits, inception_score
 
@@ -45,7 +45,6 @@ __all__ = [
     "Measure",
     "Metric",
     "Moments",
-    "RunningMoments",
     "check_metrics",
     "fd_lite0",
     "folds_of",
@@ -62,6 +61,7 @@ __all__ = [
     "lpips",
     "mean_estimate",
     "measure_images",
+    "over_hosts",
     "paired_interval",
     "psnr",
     "resnet_logits",

@@ -41,18 +41,26 @@ class Moments:
     def of_blocks(cls, blocks: Iterable[np.ndarray]) -> Moments:
         """Of features that come as blocks [n, D], with memory for one block and D^2.
 
-        The mean and the scatter of two sets together (Chan, Golub and LeVeque 1979), with the scatter
-        kept as its factor, so that nothing is squared. Raises ValueError as `of` does, and for none.
+        Raises ValueError as `of` does, and for none.
         """
         whole = None
         for block in blocks:
             part = cls.of(block)
-            whole = part if whole is None else whole._and(part)
+            whole = part if whole is None else whole.joined(part)
         if whole is None:
             raise ValueError("Features must be [N, D] with N at least 1, not none.")
         return whole
 
-    def _and(self, other: Moments) -> Moments:
+    def joined(self, other: Moments) -> Moments:
+        """Of both sets together; their counts must be known.
+
+        Mean and scatter by Chan, Golub and LeVeque (1979), with the scatter kept as its factor, so that
+        nothing is squared and nothing is lost to cancellation, however often it is done.
+        """
+        if len(self.mean) != len(other.mean):
+            raise ValueError(
+                f"Features of {len(self.mean)} and of {len(other.mean)} numbers are no set together."
+            )
         count, shift = self.count + other.count, other.mean - self.mean
         between = shift * np.sqrt(self.count * other.count / count)
         root = _reduced(np.vstack([self.root, other.root, between]), 2)
@@ -71,6 +79,11 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """[D, D], divided by N - 1."""
         return self.root.T @ self.root / self._divisor
+
+    def square(self) -> np.ndarray:
+        """A factor with D rows at most, followed by rows of zeros where there are fewer: [D, D]."""
+        root = _reduced(self.root, 1)
+        return np.pad(root, ((0, root.shape[1] - len(root)), (0, 0)))
 
     @property
     def _divisor(self) -> int:

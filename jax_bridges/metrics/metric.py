@@ -128,11 +128,14 @@ def _score_without(ours: Store, theirs: None, folds, config: Any) -> np.ndarray:
 
 
 def _lpips(part: Part, net: str) -> np.ndarray:
-    pair = (part.pixels, part.targets)
+    images, targets = part.pixels, part.targets
     least = max(part.protocol.lpips_size, TRUNKS[net][2])
     if part.pixels.shape[2] < (256 if part.protocol.lpips_size else least):
-        pair = [np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair]
-    return lpips(*pair, net, part.weights)
+        images, targets = (
+            np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least))
+            for v in (images, targets)
+        )
+    return lpips(images, targets, net, part.weights)
 
 
 def _lite0(protocol: Protocol) -> str:
