@@ -15,8 +15,9 @@ from jax_bridges.metrics import (
     set_estimate,
     sign_test,
 )
-from jax_bridges.metrics.frechet import PairedFrechet, kernel_without
+from jax_bridges.metrics.frechet import PairedFrechet, kernel_without, moments_without
 from jax_bridges.metrics.intervals import kept
+from jax_bridges.metrics.store import Store
 
 
 def blocks_of_neighbours(sizes):
@@ -121,6 +122,19 @@ def test_distances_without_a_fold_are_those_of_the_images_that_are_left():
         assert kernel[fold] == pytest.approx(want, rel=1e-9)
 
 
+def test_moments_without_a_fold_are_those_of_the_rows_that_are_left():
+    random, store = np.random.default_rng(8), Store()
+    rows = random.normal(size=(300, 6)) @ random.normal(size=(6, 6)) + 40
+    for part in np.array_split(rows, 7):
+        store.add(part)
+    folds = folds_of(np.arange(300), 4)
+    for found, picks in zip(moments_without(store, folds), kept(folds), strict=True):
+        want = Moments.of(rows[picks])
+        assert found.count == want.count
+        np.testing.assert_allclose(found.mean, want.mean, rtol=1e-12)
+        np.testing.assert_allclose(found.covariance, want.covariance, rtol=1e-9, atol=1e-9)
+
+
 # -- coverage --------------------------------------------------------------------------------------
 SETS = 1500
 # 95 of 100, give or take three standard errors of so many sets.
@@ -131,7 +145,7 @@ NEAR = 0.95 + 3 * np.array([-1, 1]) * np.sqrt(0.95 * 0.05 / SETS)
 def test_intervals_hold_the_truth_in_95_of_100_sets(sizes):
     """Of a mean, a paired difference and a squared distance, of strangers and of neighbours.
 
-    tools/coverage.py does so for Fréchet distances, for more sets and for the tiles of the Earth.
+    tools/coverage.py does so for more sets, and for blocks as the tiles of the Earth have them.
     """
     random = np.random.default_rng(len(sizes))
     blocks = blocks_of_neighbours(sizes)
@@ -150,6 +164,36 @@ def test_intervals_hold_the_truth_in_95_of_100_sets(sizes):
             low, high = estimate.interval()
             held[k] += low <= truth <= high
     assert (held / SETS >= NEAR[0]).all() and (held / SETS <= NEAR[1]).all(), held / SETS
+
+
+@pytest.mark.parametrize("sizes", [[1] * 60, [2, 3, 5, 7, 9] * 4])
+def test_intervals_of_frechet_distances_hold_it_too(sizes):
+    """And of their paired difference, to which the folds in common add nothing."""
+    sets, random = 300, np.random.default_rng(2)
+    blocks = blocks_of_neighbours(sizes)
+    folds, everyone = folds_of(blocks, 20), np.arange(len(blocks))
+
+    def distance(a, b):
+        return lambda picks: frechet_distance(
+            *(Moments.of(x[everyone if picks is None else picks]) for x in (a, b))
+        )
+
+    def noise():
+        common, own = (random.normal(size=(n, 2)) for n in (len(sizes), len(blocks)))
+        return common[blocks] + own
+
+    values, ends = np.zeros((sets, 2)), np.zeros((sets, 2, 2))
+    for k in range(sets):
+        target, error, other = noise(), noise(), noise()
+        one, two = target + 0.6 * error + 1, target + 0.5 * error + 0.4 * other + 1.2
+        pair = [set_estimate(distance(row, target), folds) for row in (one, two)]
+        difference = pair[1].minus(pair[0])
+        for j, estimate in enumerate((pair[0], difference)):
+            values[k, j], ends[k, j] = estimate.value, estimate.interval()
+    truth = values.mean(0)
+    held = ((ends[..., 0] <= truth) & (truth <= ends[..., 1])).mean(0)
+    near = 0.95 + 3.5 * np.array([-1, 1]) * np.sqrt(0.95 * 0.05 / sets)
+    assert (held >= near[0]).all() and (held <= min(near[1], 0.99)).all(), held
 
 
 def test_an_estimate_of_nothing_is_nan():

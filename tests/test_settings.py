@@ -275,7 +275,7 @@ def test_a_configuration_must_have_every_key_and_no_other():
         ("evaluate.metric", ["evaluate.metrics"]),
         ("network.width", ["network.widths"]),
         ("distill.cbd.gama", ["distill.cbd.gamma"]),
-        ("sed", ["seed"]),
+        ("sed", ["seed", "evaluate.seed"]),
         ("checkpoint", ["teacher.checkpoint"]),
         ("frobnicate", []),
     ],

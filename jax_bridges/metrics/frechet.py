@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,6 +152,32 @@ class PairedFrechet:
         cross = ab - ab.mean(0) - ab.mean(1)[:, None] + ab.mean()
         spread -= 2 * linalg.svdvals(cross, overwrite_a=True, check_finite=False).sum()
         return float(means + max(spread, 0.0) / (len(picks) - 1))
+
+
+def moments_without(features, folds: np.ndarray) -> Iterator[Moments]:
+    """The moments of the rows that are left without each fold, of more rows than dimensions.
+
+    Sums over a fold are taken off those over all rows: memory is for D^2, and each row is squared twice.
+
+    Args:
+      features: [N, D], with `take` and `blocks` (metrics/store.py).
+      folds: `[N]` numbers 0 .. G - 1 of rows that are left out together.
+    """
+    origin = np.asarray(features.take(np.arange(1)), np.float64)[0]  # any that is near the mean
+
+    def sums(picks: np.ndarray | None) -> list:
+        found = [0, 0.0, 0.0]
+        for block in features.blocks(picks):
+            x = block - origin
+            found = [have + new for have, new in zip(found, (len(x), x.sum(0), x.T @ x))]
+        return found
+
+    whole = sums(None)
+    for fold in range(int(folds.max()) + 1):
+        parts = zip(whole, sums(np.flatnonzero(folds == fold)))
+        count, total, squares = (all_rows - its for all_rows, its in parts)
+        covariance = (squares - np.outer(total, total) / count) / (count - 1)
+        yield Moments.from_covariance(count, origin + total / count, covariance)
 
 
 def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:

@@ -14,6 +14,7 @@ from jax_bridges.metrics.frechet import (
     frechet_distance,
     kernel_distance,
     kernel_without,
+    moments_without,
 )
 from jax_bridges.metrics.intervals import kept
 from jax_bridges.metrics.lpips import TRUNKS, lpips
@@ -101,13 +102,13 @@ def _frechet(ours: Store, theirs: Store | Moments, config: Any) -> float:
 def _frechet_without(ours: Store, theirs: Store | Moments, folds, config: Any) -> np.ndarray:
     if isinstance(theirs, Moments):
         # Of fewer images than the reference, all alike: what that does is not the interval's to tell.
-        parts = (Moments.of_blocks(ours.blocks(picks)) for picks in kept(folds))
+        parts = moments_without(ours, folds)
         return np.array([frechet_distance(part, theirs, allow_unequal=True) for part in parts])
     if len(ours) <= PAIRS_IN_MEMORY:
         distance = PairedFrechet(*(store.take(np.arange(len(ours))) for store in (ours, theirs)))
         return np.array([distance(picks) for picks in kept(folds)])
-    pairs = ([Moments.of_blocks(s.blocks(p)) for s in (ours, theirs)] for p in kept(folds))
-    return np.array([frechet_distance(a, b) for a, b in pairs])
+    pairs = zip(moments_without(ours, folds), moments_without(theirs, folds))
+    return np.array([frechet_distance(*pair) for pair in pairs])
 
 
 def _kernel(ours: Store, theirs: Store, config: Any) -> float:

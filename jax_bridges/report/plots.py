@@ -68,6 +68,9 @@ def _draw(axes, lines: dict[str, list[Row]], key: str, axis: str, label: str) ->
             linewidth=1.2,
         )  # fmt: skip
     axes.set_xscale("log")
+    seen = [row.metrics[key] for rows in lines.values() for row in rows if row.metrics.get(key)]
+    if seen and not metric.higher_is_better and max(seen) > 4 * min(seen) > 0:
+        axes.set_yscale("log")
     axes.set_xlabel(label)
     title = metric.name + " (hole)" * in_hole + (f", {metric.unit}" if metric.unit else "")
     axes.set_ylabel(f"{title}, {'higher' if metric.higher_is_better else 'lower'} is better")
