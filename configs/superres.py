@@ -1,8 +1,8 @@
 """Enlarge an image 4 times: `--config=configs/superres.py`.
 
-The variants imagenet256_* are rows of IBMD's Table 7, with I2SB's teacher: ImageNet at 256 x 256,
-to be given as `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings:
-jax_bridges/papers.py.
+The variant rsd has RSD's distillation, on ResShift's bridge. The variants imagenet256_* are rows of IBMD's
+Table 7, with I2SB's teacher: ImageNet at 256 x 256, to be given as `--config.data.path=FOLDER` with train/
+and val/. What is published of them, and what is not: jax_bridges/papers.py.
 """
 
 from functools import partial
@@ -13,6 +13,7 @@ from jax_bridges.config import base_config
 
 VARIANTS = {
     "pool": lambda config: config.corruption.update(kind="pool"),
+    "rsd": papers.rsd,
     "imagenet256_bicubic": partial(papers.i2sb_superres, kind="bicubic"),
     "imagenet256_pool": partial(papers.i2sb_superres, kind="pool"),
 }

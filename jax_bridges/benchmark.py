@@ -30,6 +30,7 @@ from functools import partial
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from jax_bridges import papers
 from jax_bridges.benchmark_options import OPTIONS, complete_options
@@ -236,7 +237,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, object]]:
+def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, ConfigDict]]:
     """(name, configuration) of everything to be measured, with the options applied."""
     names = [given.task] if given is not None else options.network.split(",")
     for name in names:

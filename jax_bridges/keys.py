@@ -6,7 +6,7 @@ alone, so that no two purposes see the same bits:
     key(seed)
       Purpose                     base keys of a run (`Run.key`)
         an example's number       `example_keys`: in training the number of the draw, else of the image
-          Stream                  `fold`
+          Stream                  `fold`; CALL also of a `shared_key`, below step, update and microbatch
             a draw                `AugmentDraw`, `CorruptDraw`, `CallDraw`, `ONLY`, or `StepDraws` of a loop
 
 Pictures that a command restores have trees of their own, from the seed that it is given: the number of
@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from jax_bridges.typing import Array
 
 # `[B]` typed PRNG keys, one key for them all (then example i has `fold_in(key, i)`), or a function
 # `draw -> noise` that replays saved noise.
-Keys = Array | Callable[[Array], Array]
+Keys = Array | Callable[[int | Array], Array]
 
 
 # -- the ledger ------------------------------------------------------------------------------------
@@ -63,7 +64,11 @@ class Stream(enum.IntEnum):
     COUPLE = 5  # the other end of a simulated pair (reflow, dsbm): as its sampler
     CALL = 6  # which of the student's calls is trained: CallDraw
     DROPOUT = 7  # flax's, of the first example for all that a device sees
+    RENOISE = 8  # of the point that a chain's x_0 is taken back to: ONLY
+    REDRAW = 9  # of a hole that is filled anew: ONLY
     SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
+    REAL = 11  # noise of x_t on the bridge to a real image: ONLY
+    CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
 
 
 @enum.unique
@@ -88,6 +93,14 @@ class CallDraw(enum.IntEnum):
 
     IS_FIRST = 0
     LATER = 1
+
+
+@enum.unique
+class Masks(enum.IntEnum):
+    """Of Stream.DROPOUT, where a generator makes several calls: a call's time follows."""
+
+    TRAINED = 0
+    BEFORE = 1
 
 
 @enum.unique
@@ -118,6 +131,9 @@ ONLY = 0  # the draw of a stream that has one
 # Of the key of a stage's first parameters: the key of its second player's. Flax folds hashes of the
 # parameters' names, 32 bits long, into the former.
 SECOND_PLAYER = 1
+THIRD_PLAYER = 2
+# In place of an example's number: the key of what all examples of a microbatch share (`shared_key`).
+SHARED = 2**32 - 1
 # In place of a sample's number, below the seed of a restored picture: noise of a simulated measurement.
 SIMULATED = 2**32 - 1
 
@@ -128,6 +144,7 @@ class HostStream(enum.IntEnum):
 
     SUBSETS = 0  # images of a kernel distance
     BOOTSTRAP = 1  # images of a resample
+    FOLDS = 2  # blocks of images that are left out together
 
 
 class StepDraws:
@@ -157,6 +174,18 @@ def example_keys(key: Array, index: Array) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
 
+def shared_key(key: Array, *numbers: int | Array) -> Array:
+    """One key for all examples of a microbatch on all devices, `[1]`, of the key of the stage.
+
+    Args:
+      numbers: that of the step, of the update in it, and of the microbatch.
+    """
+    key = jax.random.fold_in(key, SHARED)
+    for number in numbers:
+        key = jax.random.fold_in(key, number)
+    return key[None]
+
+
 def fold(keys: Array, number: int | Array) -> Array:
     """Folds one number, or `[B]`, into each of the `[B]` keys: an independent stream a purpose."""
     return jax.vmap(jax.random.fold_in, in_axes=(0, 0 if jnp.ndim(number) else None))(keys, number)
@@ -178,7 +207,8 @@ def normal(keys: Keys, draw: int | Array, like: Array) -> Array:
 
 def _one_each(keys: Array, count: int) -> Array:
     """`[count]` keys from as many or from one."""
-    if not jnp.issubdtype(getattr(keys, "dtype", None), jax.dtypes.prng_key):
+    dtype: Any = getattr(keys, "dtype", None)
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise ValueError(
             "keys must be made by jax.random.key (not PRNGKey): one key, or one for each of the "
             f"{count} images; got {getattr(keys, 'dtype', type(keys).__name__)}."

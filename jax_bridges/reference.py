@@ -84,7 +84,7 @@ def make_reference(out: str | os.PathLike, config: Any, split: str = "train", im
     Args:
       out: the .npz file.
       config: a complete configuration; `data` and `evaluate` are read.
-      split: "train" or "test".
+      split: a name of `data.source.SPLITS`.
       images: use the first so many (the order is shuffled once and for all); 0: all.
 
     Returns:

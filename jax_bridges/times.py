@@ -13,27 +13,28 @@ from jax_bridges.typing import Array
 # -- training-time distributions: uniform number u in [0, 1) -> time --------------------------
 
 
-def uniform(bridge: Bridge, u: Array) -> Array:
+def uniform(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
     """Uniform on [t_min, T] (DDBM's `real-uniform`); on a table, over its entries (I2SB, DDPM)."""
     if bridge.table is not None:
-        return jnp.floor(u * bridge.table) / (bridge.table - 1)
-    return bridge.t_min + u * (bridge.T - bridge.t_min)
+        entries = bridge.table if below is None else bridge.index(below)
+        return jnp.floor(u * entries) / (bridge.table - 1)
+    return bridge.t_min + u * ((bridge.T if below is None else below) - bridge.t_min)
 
 
-def towards_source(bridge: Bridge, u: Array) -> Array:
+def towards_source(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
     """Denser towards T, where most of the image is undecided: the law of `max` of two uniforms."""
-    return uniform(bridge, jnp.sqrt(u))
+    return uniform(bridge, jnp.sqrt(u), below)
 
 
-def towards_clean(bridge: Bridge, u: Array) -> Array:
+def towards_clean(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
     """Denser towards t_min, where details are decided: the law of a uniform's square."""
-    return uniform(bridge, u**2)
+    return uniform(bridge, u**2, below)
 
 
-def edm_lognormal(bridge: Bridge, u: Array) -> Array:
+def edm_lognormal(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
     """EDM's noise levels for training, `ln t ~ N(-1.2, 1.2^2)` (arXiv 2206.00364, table 1)."""
     t = jnp.exp(-1.2 + 1.2 * jax.scipy.special.ndtri(u))
-    return bridge.snap(jnp.clip(t, bridge.t_min, bridge.T))
+    return bridge.snap(jnp.clip(t, bridge.t_min, bridge.T if below is None else below))
 
 
 TRAINING_TIMES = {
@@ -44,9 +45,13 @@ TRAINING_TIMES = {
 }
 
 
-def training_times(name: str, bridge: Bridge, u: Array) -> Array:
-    """Times `[B]` in [t_min, T] from uniform numbers u `[B]` by the distribution called `name`."""
-    return look_up("distribution of training times", TRAINING_TIMES, name)(bridge, u)
+def training_times(name: str, bridge: Bridge, u: Array, below: Array | None = None) -> Array:
+    """Times `[B]` in [t_min, T] from uniform numbers u `[B]` by the distribution called `name`.
+
+    With `below`, `[B]`, they lie in [t_min, below); on a table at entries before that one.
+    """
+    law = look_up("distribution of training times", TRAINING_TIMES, name)
+    return law(bridge, u, below)
 
 
 # -- sampling grids: number of network calls -> descending times [nfe + 1] --------------------
@@ -108,18 +113,18 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     if n < 2:
         raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
     # DBIM's form of the table has a t_min, and this grid as published.
-    table = bridge.table is not None and not bridge.t_min
-    t_min = 1.0 / (bridge.table - 1) if table else float(bridge.t_min)
+    table = None if bridge.t_min else bridge.table
+    t_min = float(bridge.t_min) if table is None else 1.0 / (table - 1)
     high, low = (float(bridge.T) - gap) ** (1 / rho), t_min ** (1 / rho)
     grid = np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
-    if not table:
+    if table is None:
         return grid
-    if n >= bridge.table:
-        raise ValueError(f"The table has {bridge.table} entries, too few for {n} steps down to 0.")
+    if n >= table:
+        raise ValueError(f"The table has {table} entries, too few for {n} steps down to 0.")
     up = np.arange(n + 1)  # counted from the end
-    entries = np.rint(grid * (bridge.table - 1))[::-1]
-    entries = np.minimum(np.maximum.accumulate(entries - up) + up, bridge.table - 1 - up[::-1])
-    return entries[::-1] / (bridge.table - 1)
+    entries = np.rint(grid * (table - 1))[::-1]
+    entries = np.minimum(np.maximum.accumulate(entries - up) + up, table - 1 - up[::-1])
+    return entries[::-1] / (table - 1)
 
 
 def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:

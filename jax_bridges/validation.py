@@ -49,6 +49,10 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         raise ValueError(
             "teacher.checkpoint is used as it is and teacher.init is trained further: give one."
         )
+    if config.seeds_of == "distill" and config.seeds and config.zero_shot.tasks:
+        raise ValueError(
+            "seeds_of is 'distill', but a zero-shot run distils nothing: set it to 'all'."
+        )
     sampler = make_sampler(config.evaluate.sampler)
     for stage in trained:
         check_optimizer(stage.optimizer, "train.optimizer")

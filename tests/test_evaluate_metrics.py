@@ -125,7 +125,7 @@ def test_numbers_of_calls_share_a_program(tmp_path):
 @pytest.mark.parametrize(
     "images, changes, words",
     [
-        (1, {}, "held-out leaves 1 image to evaluate, but fd_lite0 compare sets of 2 or more"),
+        (1, {}, "held-out leaves 1 image to evaluate, but fd_lite0 and kid_lite0 compare sets of 2 or more"),
         (9, {"evaluate.images": 1}, "leaves 1 image to evaluate"),
         (9, {"data.size": 8}, "whose window is 11x11, but an image is 8x8"),
         (9, {"evaluate.margin": 1}, "but the hole with evaluate.margin is 10x10: enlarge data.size"),

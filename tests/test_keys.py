@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import flax.linen as nn
 import jax
@@ -35,9 +36,9 @@ from jax_bridges.stages.distill import distill
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.stages.train import STEPS, train
-from jax_bridges.training.methods.ibmd import ROLL_OUTS
+from jax_bridges.training.methods.ibmd_answers import ROLL_OUTS, Rolling
 from jax_bridges.training.parallel import Parallel
-from jax_bridges.training.system import System
+from jax_bridges.training.system import Pair, System
 from jax_bridges.zero_shot import (
     SOLVERS,
     make_method,
@@ -54,7 +55,7 @@ HEUN = "samplers/heun.py:sample_heun.<locals>.call"
 # On bridges whose x_T is noisy, the booting noise is that noise.
 DBIM = "samplers/dbim.py:_run"
 # The trained call is one of those that lead to it, again with a gradient, and so has its z.
-SAME_Z = ("few_step.py:call_inputs.<locals>.call", "ibmd.py:roll_out_random")
+SAME_Z = ("few_step.py:z_noise",)
 XT = jnp.zeros((3, 4, 4, 3))
 
 
@@ -97,7 +98,7 @@ def small_run(tmp_path, bridge=None, **changes) -> Run:
     config.bridge = ConfigDict(bridge or config.bridge)
     system = System.create(config)
     nets = {
-        player: Scale(net.z_channels, net.mark_channels, dropout=0.5 * (player == "teacher"))
+        player: net if player == "critic" else Scale(net.z_channels, net.mark_channels, dropout=0.5)
         for player, net in system.networks.items()
     }
     system = dataclasses.replace(system, rotate=True, networks=nets)
@@ -112,12 +113,20 @@ def scale_params(net):
 # -- the recorder finds what it is for ---------------------------------------------------------------
 
 
-def old_random(*args, keys, steps, first_call):
+def rolling(generate, bridge, xT, times, keys, first_call):
+    """Of one bridge and no system."""
+    return Rolling(
+        SimpleNamespace(bridge=bridge), Pair(xT, xT, None, keys), generate, generate, times,
+        fold(keys, Stream.CALL), False, first_call, {"one_z": False, "ancestral": False},
+    )  # fmt: skip
+
+
+def old_random(r):
     """The choice of a call as it was until it had a stream of its own."""
-    keys = fold(keys, Stream.STUDENT)
-    later = randint(keys, 4, max(steps - 1, 1)) + 1
-    call = jnp.where((uniform(keys, 3) < first_call) | (steps == 1), 0, later)
-    return roll_out_random(*args, keys, call), call
+    steps = len(r.times)
+    later = randint(r.student, 4, max(steps - 1, 1)) + 1
+    call = jnp.where((uniform(r.student, 3) < r.first_call) | (steps == 1), 0, later)
+    return roll_out_random(r.generate, r.system.bridge, r.pair.xT, r.times, r.student, call), call
 
 
 @pytest.mark.parametrize("calls", [2, 3])
@@ -127,9 +136,7 @@ def test_the_recorder_finds_the_old_collision(monkeypatch, calls):
     times = jnp.linspace(0.9, 0.2, calls)
 
     def roll_out(make):
-        return lambda keys: make(
-            generate, bridge, XT, times, keys=keys, steps=calls, first_call=0.5
-        )
+        return lambda keys: make(rolling(generate, bridge, XT, times, keys, 0.5))
 
     Ledger().run(monkeypatch, roll_out(ROLL_OUTS["random"]), some_keys()).check(*SAME_Z)
     with pytest.raises(AssertionError, match="test and samplers/few_step.py|few_step.* and test"):
@@ -161,11 +168,10 @@ def test_the_call_says_nothing_about_its_input():
     def generate(xt, t, xT, z):
         return 0.5 * xt
 
-    x0, call = jax.jit(
-        lambda keys: ROLL_OUTS["random"](
-            generate, bridge, xT, times, keys=keys, steps=calls, first_call=0.4
-        )
+    answer, call = jax.jit(
+        lambda keys: ROLL_OUTS["random"](rolling(generate, bridge, xT, times, keys, 0.4))
     )(some_keys(count))
+    x0 = answer.x0
     share = np.bincount(call, minlength=calls) / count
     np.testing.assert_allclose(share, [0.4, 0.2, 0.2, 0.2], atol=4.5 * 0.5 / count**0.5)
     for k in range(1, calls):
@@ -231,14 +237,23 @@ TRAINING = {
     "random": {"distill.student_steps": 4},
     "chain": {"distill.roll_out": "chain", "distill.student_steps": 3},
     "chain_through": {"distill.roll_out": "chain_through", "distill.student_steps": 3},
-}
+    "renoised": {
+        "distill.roll_out": "renoised", "distill.student_steps": 3, "distill.xt_from": "call",
+        "distill.dropout": True, "distill.bridge_dropout": True, "distill.first_time": 0.9,
+    },
+    "everything": {
+        "distill.student_steps": 4, "distill.call_per": "microbatch", "distill.z_per": "chain",
+        "distill.real_alpha": 0.9, "distill.real_beta": 0.9, "distill.gan_weight": 0.1,
+        "distill.critic_channels": 4, "distill.critic_layers": 1,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TRAINING)
 def test_a_training_step(monkeypatch, tmp_path, name):
     """From first parameters to the end of a step, whose microbatches and augmentations draw as well."""
     run = small_run(tmp_path, **TRAINING[name])
-    for module in ("training.steps", "training.methods.ibmd", "distillation.ibmd"):
+    for module in ("training.steps", "training.methods.ibmd", "distillation.roll_outs"):
         monkeypatch.setattr(f"jax_bridges.{module}.unroll_gradients", lambda turns: 1)
     params, batch = scale_params(run.system.teacher), image_batch(4)
     if name in STEPS:
@@ -258,9 +273,10 @@ def test_a_training_step(monkeypatch, tmp_path, name):
     ledger = Ledger().run(monkeypatch, program, run.key(stage.init), run.key(stage.draws))
     ledger.check(*SAME_Z)
     assert ledger.keys("_augment") and ledger.keys("corruptions/") and ledger.keys("flax:params")
-    assert bool(ledger.keys("flax:dropout")) == (name == "bridge")
+    assert bool(ledger.keys("flax:dropout")) == (name in ("bridge", "renoised"))
     assert bool(ledger.keys("samplers/sde")) == (name == "dsbm")
-    assert bool(ledger.keys("methods/ibmd.py:_random")) == (name == "random")
+    drawn = name in ("random", "renoised", "everything")
+    assert bool(ledger.keys("ibmd_answers.py:Rolling.call")) == drawn
 
 
 def test_a_mixture(monkeypatch):

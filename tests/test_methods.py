@@ -9,7 +9,7 @@ import pytest
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.training.methods import METHODS, find_method
-from jax_bridges.training.methods.ibmd import told_calls
+from jax_bridges.training.methods.ibmd_answers import told_calls
 from jax_bridges.training.system import System
 from tests.support.adversarial import ADVERSARIAL, PLAYERS
 from tests.support.runs import lines, saved, tiny

@@ -7,7 +7,7 @@ import dm_pix
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import linalg, stats
+from scipy import linalg
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jax_bridges.io.safetensors import write_safetensors
@@ -22,10 +22,8 @@ from jax_bridges.metrics import (
     inception_score,
     kernel_distance,
     load_statistics,
-    mean_interval,
     measure_images,
     over_hosts,
-    set_interval,
 )
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics import metric as metric_module
@@ -40,7 +38,7 @@ GOLDEN = np.load(HERE / "feature_nets.npz")
 def settings(**changes):
     base = dict(
         metrics=("psnr", "ssim", "fd_lite0"), protocol="own", weights="", reference="",
-        allow_unequal=False, bootstrap=0,
+        allow_unequal=False, folds=0,
     )  # fmt: skip
     return SimpleNamespace(**{**base, **changes})
 
@@ -172,48 +170,6 @@ def test_fid_formula_with_a_matrix_root():
     assert frechet_distance(Moments.of(f), Moments.of(g)) == pytest.approx(want, rel=1e-9)
 
 
-# -- intervals ---------------------------------------------------------------------------------------
-def test_mean_interval_is_students():
-    values = np.random.default_rng(3).normal(5, 2, 12)
-    want = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
-    assert mean_interval([*values, np.nan]) == pytest.approx(want, rel=1e-12)
-    assert mean_interval([3.0, 3.0, np.nan]) == (3.0, 3.0)
-    assert np.isnan(mean_interval([4.0, np.nan])).all()  # one value says nothing of the spread
-    with pytest.raises(ValueError, match="level"):
-        mean_interval(values, level=1.0)
-
-
-def test_intervals_cover_their_share():
-    """Of a distance between means, whose expectation is (1 + 1 / N): 95 of 100 sets of 200 images."""
-    random, sets = np.random.default_rng(0), 2000
-    x = 1 + random.normal(size=(sets, 200))
-    around = [
-        set_interval(lambda i, row=row: row[i].sum() ** 2, 200, seed=seed)
-        for seed, row in enumerate(x / 200)
-    ]
-    alone = np.array([mean_interval(row) for row in x])
-    for low, high, truth in ((*np.transpose(around), 1 + 1 / 200), (*alone.T, 1.0)):
-        assert 0.94 <= np.mean((low <= truth) & (truth <= high)) <= 0.96
-    with pytest.raises(ValueError, match="2 resamples or more, not 1"):
-        set_interval(np.mean, 5, resamples=1)
-
-
-def test_set_interval_covers_the_spread_of_fresh_samples():
-    """Of a distance of 2-D Gaussians, whose true sampling spread is known by drawing again."""
-    random = np.random.default_rng(4)
-    reference = Moments.from_covariance(None, [1.0, 0.0], np.eye(2))
-
-    def distance(x):
-        return frechet_distance(Moments.of(x), reference)
-
-    x = random.normal(size=(300, 2))
-    low, high = set_interval(lambda i: distance(x[i]), 300, resamples=200)
-    fresh = [distance(random.normal(size=(300, 2))) for _ in range(300)]
-    width = np.subtract(*np.quantile(fresh, [0.975, 0.025]))
-    assert low < distance(x) < high
-    assert high - low == pytest.approx(width, rel=0.25)
-
-
 # -- protocols -----------------------------------------------------------------------------------------
 def test_from_floats_to_pixels_as_each_paper_does():
     levels = np.arange(256, dtype=np.uint8)
@@ -271,7 +227,7 @@ def test_a_row_of_metrics_and_its_intervals(monkeypatch):
     noisy = np.clip(images + 12.0 * np.sin(np.arange(32))[:, None], 0, 255).astype(np.uint8)
     labels = lite0_outputs(images).logits.argmax(-1)
     names = ("psnr", "ssim", "fd_lite0", "kid_lite0", "ca_lite0", "cons")
-    config = settings(metrics=names, bootstrap=20)
+    config = settings(metrics=names, folds=20)
     measure = Measure(config)
     whole = measure.begin()
     whole.add(noisy, images, labels, lambda: np.full(8, 0.25))
@@ -362,7 +318,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):
         (dict(metrics=("psnr", "fvd")), ValueError, "evaluate.metrics is .*'fvd'.*one of fd_lite0"),
         (dict(metrics=()), ValueError, "a tuple of one or more"),
         (dict(protocol="i2bs"), ValueError, "Did you mean 'i2sb'"),
-        (dict(bootstrap=1), ValueError, "evaluate.bootstrap is 1"),
+        (dict(folds=1), ValueError, "evaluate.folds is 1"),
         (dict(metrics=("fid",)), FileNotFoundError, "https://github.com/mseitzer"),
         (dict(metrics=("ca_lite0",)), ValueError, "needs class labels"),
         (dict(reference="r.npz"), ValueError, "evaluate.reference is for the metric 'fid'"),

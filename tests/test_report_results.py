@@ -123,6 +123,10 @@ def test_metrics_survive_a_kill_and_a_resume(tmp_path):
 
 
 # ---------------------------------------------------------------- table and headline
+FEW_IMAGES = (
+    " FD-Lite0 of 512 images: few, under 10,000 such a distance is too large, and the more so the fewer; "
+    "compare with equal numbers of images only."
+)
 
 
 def test_terminal_table_exactly():
@@ -136,7 +140,7 @@ def test_terminal_table_exactly():
             "teacher  ode       100        12.8       30.12      182.7",
             "student  few_step    1        12.3*      31.50        2.1*",
             "* best of its column; ↑ higher is better, ↓ lower is better; "
-            "NFE: network calls per image; 512 images per row; – not measured.",
+            "NFE: network calls per image; 512 images per row; – not measured." + FEW_IMAGES,
         ]
     )
 
@@ -153,7 +157,7 @@ def test_markdown_table_exactly_with_a_published_row():
             "",
             "**bold**: best of its column; ↑ higher is better, ↓ lower is better; "
             "NFE: network calls per image; 512 images per row; "
-            "† published by others, not measured here; – not measured.",
+            "† published by others, not measured here; – not measured." + FEW_IMAGES,
         ]
     )
 
@@ -161,11 +165,11 @@ def test_markdown_table_exactly_with_a_published_row():
 def test_digits_follow_the_smallest_value_and_ties_share_the_mark():
     base = dict(model="teacher", sampler="ode", images=64)
     rows = [base | dict(nfe=n, fd_lite0=v) for n, v in ((1, 0.03514), (2, 0.03506), (4, 1.25))]
-    rows.append(dict(model="source", sampler="-", nfe=0, images=64, fd_lite0=0.02))
+    rows.append(dict(model="source", sampler="-", nfe=0, images=64, fd_lite0=2.0))
     other = read([rows[0] | {"images": 32}, *rows[1:]])
     rows = read(rows)
     column = next(c for c in make_columns(rows) if c.key == "fd_lite0")
-    assert column.texts == ("0.0351", "0.0351", "1.2500", "0.0200")
+    assert column.texts == ("0.0351", "0.0351", "1.2500", "2.0000")
     assert column.best == (True, True, False, False)  # never the source
     assert "Images" not in format_table(rows)
     assert "Images" in format_table(other)

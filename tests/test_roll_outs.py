@@ -31,16 +31,16 @@ def some_keys(count, seed=0):
 def test_one_step_roll_outs_are_a_single_call():
     xT = jax.random.normal(jax.random.key(1), (6, 2, 2, 1))
     keys, times = some_keys(6), jnp.asarray(student_grid(BRIDGE, 1), jnp.float32)
-    chain = roll_out_chain(generate, BRIDGE, xT, times, keys)
+    chain = roll_out_chain(generate, BRIDGE, xT, times, keys).x0
     z = normal(keys, 0, xT)
     np.testing.assert_array_equal(chain, generate(xT, times[0], xT, z))
     np.testing.assert_allclose(chain, sample_few_step(generate, BRIDGE, xT, times, keys), atol=1e-6)
     which = jnp.zeros(6, jnp.int32)
-    random = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    random = roll_out_random(generate, BRIDGE, xT, times, keys, which).x0
     np.testing.assert_array_equal(random, chain)
     # With more times, an example that draws the first of them has the very same answer.
     times = jnp.asarray(student_grid(BRIDGE, 4), jnp.float32)
-    several = roll_out_random(generate, BRIDGE, xT, times, keys, which)
+    several = roll_out_random(generate, BRIDGE, xT, times, keys, which).x0
     np.testing.assert_array_equal(several, random)
 
 
@@ -53,10 +53,10 @@ def test_roll_outs_draw_like_the_sampler(name, first):
     keys, times = some_keys(8), jnp.asarray(student_grid(bridge, 4, first=first), jnp.float32)
     generate = uses_everything(1.0)
     path = sample_few_step(generate, bridge, xT, times, keys, return_path=True)[1]
-    chain = roll_out_chain(generate, bridge, xT, times, keys)
+    chain = roll_out_chain(generate, bridge, xT, times, keys).x0
     np.testing.assert_allclose(chain, path[-1], atol=2e-6)
     which = jnp.arange(8) % 4
-    answers = roll_out_random(generate, bridge, xT, times, keys, which)
+    answers = roll_out_random(generate, bridge, xT, times, keys, which).x0
     np.testing.assert_allclose(answers, path[which, jnp.arange(8)], atol=2e-6)
 
 
@@ -72,7 +72,7 @@ def test_a_first_call_below_T_sees_the_source_under_noise():
     early = jnp.asarray(student_grid(BRIDGE, 3, first=0.9), jnp.float32)
     np.testing.assert_allclose(early, [0.9 * BRIDGE.T, *student_grid(BRIDGE, 3)[1:]], rtol=1e-6)
     with jax.disable_jit():
-        chain = roll_out_chain(spy, BRIDGE, xT, early, keys)
+        chain = roll_out_chain(spy, BRIDGE, xT, early, keys).x0
     a, _, c = BRIDGE.coefficients(early[0])
     np.testing.assert_allclose(seen[0][0], a * xT + c * normal(keys, 5, xT), atol=1e-6)
     sampled = sample_few_step(uses_everything(1.0), BRIDGE, xT, early, keys)
@@ -134,7 +134,7 @@ def test_chain_has_gradient_in_all_its_calls(name):
 
         @jax.jit
         def total(scales):
-            return jnp.sum(roll_out_chain(by_call(scales, times), bridge, xT, times, keys))
+            return jnp.sum(roll_out_chain(by_call(scales, times), bridge, xT, times, keys).x0)
 
         scales = jnp.array([1.0, 0.9, 1.1])
         numeric = jnp.array(
@@ -152,7 +152,7 @@ def test_random_roll_out_has_gradient_in_its_last_call_only():
 
         @jax.jit
         def total(scales):
-            out = roll_out_random(by_call(scales, times), BRIDGE, xT, times, keys, which)
+            out = roll_out_random(by_call(scales, times), BRIDGE, xT, times, keys, which).x0
             return jnp.sum(out, axis=(1, 2, 3))
 
         scales = jnp.array([1.0, 0.9, 1.1, 0.8])
@@ -187,13 +187,13 @@ def test_an_exact_generator_keeps_the_bridges_moments(roll_out):
 
     if roll_out == "chain":
         with jax.disable_jit():
-            answers = [roll_out_chain(exact, BRIDGE, xT, times, keys)]
+            answers = [roll_out_chain(exact, BRIDGE, xT, times, keys).x0]
         inputs = seen
     else:
         answers, inputs = [], []
         for k in range(4):
             which = jnp.full(count, k, jnp.int32)
-            answers.append(roll_out_random(exact, BRIDGE, xT, times, keys, which))
+            answers.append(roll_out_random(exact, BRIDGE, xT, times, keys, which).x0)
             inputs.append(seen[-1])
     error = 4.5 / np.sqrt(count)
     for x, t in zip(inputs, times, strict=True):

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.bridges import DDPM, EDM
+from jax_bridges.bridges import DDPM, EDM, I2SB
 from jax_bridges.corruptions import (
     Colorize,
     Denoise,
@@ -34,6 +34,8 @@ def test_calls_and_levels():
     x = jnp.arange(64.0).reshape(1, 8, 8, 1)
     phi = make_method("ilvr", PRIOR, {"low_pass": 4}, 5).knobs["low_pass"]
     np.testing.assert_allclose(phi(x), low_pass(x, 4))
+    with pytest.raises(ValueError, match="I2SB is a bridge between images"):
+        make_method("ddnm", I2SB.create(), {}, 5)
 
 
 def test_every_default_can_be_said_and_what_no_text_can_hold_cannot():

@@ -90,7 +90,7 @@ def _fastest(
     for layout in LAYOUTS:
         _forget(device)
         eager[layout] = median_seconds(make(layout=layout), 3)
-    layout = min(eager, key=eager.get)
+    layout = min(eager, key=eager.__getitem__)
     _forget(device)
     call = make(layout=layout, compiled=compiled)
     start = time.perf_counter()

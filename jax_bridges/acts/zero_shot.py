@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jax_bridges.corruptions import make_corruption
+from jax_bridges.corruptions import LinearOperator, make_corruption
 from jax_bridges.keys import SampleStream, Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
@@ -78,7 +78,7 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
     """
     config, jobs = run.config.zero_shot, []
     for task, its in config.tasks.items():
-        operator = make_corruption(**its.operator)
+        operator = make_corruption(**its.operator).operator(None)
         for name in config.methods:
             method = make_method(name, run.system.bridge, config.settings.get(name, {}), config.nfe)
             if applicable(method.solver, operator, its.sigma_y):
@@ -89,7 +89,7 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
 
 
 def restorer(
-    run: Run, operator: Any, sigma_y: float, method: Method, classifier: Any = None
+    run: Run, operator: LinearOperator, sigma_y: float, method: Method, classifier: Any = None
 ) -> Callable:
     """`sample(params, batch, key) -> (images [B, H, W, C], |A x0_hat - y| [B])`.
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges.base import Bridge
+from jax_bridges.bridges.base import Bridge, expand
 from jax_bridges.typing import Array
 
 
@@ -107,3 +107,27 @@ class I2SBinDDBM(I2SB):
 
     def total2(self, t: Array) -> Array:
         return self.rho2(jnp.full_like(t, self.T))
+
+    def step(
+        self,
+        x0_hat: Array,
+        xt: Array,
+        t: Array,
+        s: Array,
+        noise: Array | float,
+        xT: Array | None = None,
+    ) -> Array:
+        """The step t -> s of DBIM's sampler at eta = 1 (arXiv 2405.15885, eq. 10), which sees x_T.
+
+        `x_s = a_s x_T + b_s x_0 + sqrt(c_s^2 - w^2) (x_t - a_t x_T - b_t x_0) / c_t + w noise` with the
+        posterior's std w: of an exact bridge it is the posterior's draw. Without x_T it is that.
+        """
+        if xT is None or self.deterministic:
+            return super().step(x0_hat, xt, t, s, noise)
+        t, s = jnp.asarray(t), jnp.asarray(s)
+        (a_t, b_t, c_t), (a_s, b_s, c_s) = self.coefficients(t), self.coefficients(s)
+        std = self.posterior(t, s).std
+        kept = jnp.sqrt(jnp.maximum(c_s**2 - std**2, 0.0)) / c_t
+        weights = (kept, a_s - kept * a_t, b_s - kept * b_t, std)
+        x, source, x0, std = (expand(v, xt) for v in weights)
+        return x * xt + source * xT + x0 * x0_hat + std * noise

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges import keys as random
-from jax_bridges.corruptions.base import Corrupted, Corruption, check_batch, corruption, one_of
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    Corruption,
+    LinearOperator,
+    check_batch,
+    corruption,
+    one_of,
+)
 from jax_bridges.corruptions.masks import Area, mask_bank
 
 FILLS = ("noise", "zero", "white")
@@ -34,7 +41,7 @@ def fill_hole(x0, mask, keys, fill: str = "noise"):
 
 
 @corruption
-class InpaintCenter(Corruption):
+class InpaintCenter(LinearOperator):
     """Removes the centred box whose sides are `size` times the image's; keeps the rest.
 
     With the papers' size 1/2 the hole is rows and columns h/4 to 3h/4 (I2SB, DBIM). As a linear
@@ -47,7 +54,6 @@ class InpaintCenter(Corruption):
 
     size: float = 0.5
     fill: str = "noise"
-    linear: ClassVar[bool] = True
     holes_alone: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -155,7 +161,7 @@ class InpaintFreeform(Corruption):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class InpaintMask(Corruption):
+class InpaintMask(LinearOperator):
     """Removes the pixels of a given mask, one for all images or one for each; A = A^T = A^+.
 
     Unlike the other corruptions it holds an array: a pytree with one leaf, so that masks may be
@@ -168,7 +174,6 @@ class InpaintMask(Corruption):
 
     mask: chex.Array
     fill: str = dataclasses.field(default="zero", metadata={"static": True})
-    linear: ClassVar[bool] = True
     holes_alone: ClassVar[bool] = True
 
     def hole(self, height, width):

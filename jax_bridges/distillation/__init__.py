@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jax_bridges.distillation.adversarial import critic_loss, fooling_loss
 from jax_bridges.distillation.consistency import (
     consistency_function,
     consistency_loss,
@@ -12,18 +13,32 @@ from jax_bridges.distillation.consistency import (
 from jax_bridges.distillation.ibmd import (
     bridge_net_loss,
     generator_loss,
+    loss_point,
+    real_bridge_net_loss,
+    real_scales,
+)
+from jax_bridges.distillation.roll_outs import (
+    Answer,
     roll_out_chain,
     roll_out_random,
+    roll_out_renoised,
 )
 
 __all__ = [
+    "Answer",
     "bridge_net_loss",
     "consistency_function",
     "consistency_loss",
+    "critic_loss",
     "data_neighbour",
+    "fooling_loss",
     "generator_loss",
+    "loss_point",
     "ode_step",
+    "real_bridge_net_loss",
+    "real_scales",
     "roll_out_chain",
     "roll_out_random",
+    "roll_out_renoised",
     "teacher_neighbour",
 ]

@@ -7,6 +7,23 @@ Theorem 3.2 and 3.4 (unconditional, conditional teacher), as Algorithm 1 trains 
 
 x0* is the frozen teacher, phi the bridge net, theta the generator. Only corrupted images are used.
 The inner minimum is the posterior variance of x_0 given x_t: its minus sign rewards diversity.
+
+Theta's gradient comes through x_0 and through x_t, or, with x_t detached as in the released one-step I2SB
+runs, through x_0 alone: `d/dx_0 = (2 lambda / n) (x0_phi - x0*)` of n pixels. For a conditional teacher that
+is DMD's (arXiv 2311.18828), since both x0-predictors differ by c_t^2 / b_t times what their scores do: the
+gradient of `sum_t (2 lambda / n) (c_t / b_t)^2 KL(q_theta(x_t | x_T) || q*(x_t | x_T))`. Either way it is 0
+where the generator's law is the teacher's. For an unconditional teacher it is no such gradient, and pulls
+weakly at what the noise z does.
+
+With real images x_0^r there is RealUID's form (arXiv 2509.22459, here for x0-predictors), of which
+alpha = beta = 1 is the above:
+
+    phi:    lambda [alpha |x0_phi(x_t) - (beta / alpha) x_0|^2
+                    + (1 - alpha) |x0_phi(x_t^r) - ((1 - beta) / (1 - alpha)) x_0^r|^2]
+    theta:  lambda alpha [|x0*(x_t) - (beta / alpha) x_0|^2 - |x0_phi(x_t) - (beta / alpha) x_0|^2]
+
+A teacher's small constant error shifts the generator 1 / alpha times as far as IBMD's where alpha = beta,
+less far than that where beta > alpha, and less far than IBMD's where beta = 1.
 """
 
 from __future__ import annotations
@@ -16,14 +33,69 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.keys import normal
-from jax_bridges.losses import bridge_matching, squared_error
-from jax_bridges.platforms import unroll_gradients
-from jax_bridges.samplers.few_step import DRAWS, call_inputs, first_input, next_input
-from jax_bridges.typing import Array, Denoiser, Generator
+from jax_bridges.losses import squared_error
+from jax_bridges.typing import Array, Denoiser
 
-# The bridge net's loss is plain bridge matching on the generated coupling (Alg. 1, line 7).
-bridge_net_loss = bridge_matching
+Given = tuple[Array, Array]  # x_n [B, H, W, C] and its time t_n [B]
+
+
+def loss_point(
+    bridge: Bridge, x0: Array, xT: Array, t: Array, noise: Array, given: Given | None = None
+) -> Array:
+    """x_t of the losses: of `q(x_t | x_0, x_T)`, or given (x_n, t_n), t <= t_n, of `q(x_t | x_0, x_n)`.
+
+    The latter is what the released I2SB inpainting runs draw from, x_n being what the generator saw.
+    """
+    chex.assert_equal_shape([x0, xT, noise])
+    if given is None:
+        return bridge.sample(x0, xT, t, noise)
+    xn, tn = given
+    return bridge.step(x0, xn, tn, t, noise, xT)
+
+
+def bridge_net_loss(
+    bridge_net: Denoiser,
+    bridge: Bridge,
+    x0: Array,
+    xT: Array,
+    t: Array,
+    noise: Array,
+    weight: Array,
+    mask: Array | None = None,
+    *,
+    given: Given | None = None,
+    scale: float = 1.0,
+) -> Array:
+    """`lambda |x0_phi(x_t, t, x_T) - scale x_0|^2`, bridge matching of what was made (Alg. 1, line 7), `[B]`.
+
+    Args:
+      x0: `[B, H, W, C]` the generator's answer, or a real image; xT, noise: the same shape.
+      t, weight: `[B]`.
+      mask: `[B, H, W, 1]` of pixels that count, or None.
+      given: see `loss_point`.
+      scale: 1, or one of RealUID's ratios (`real_bridge_net_loss`).
+    """
+    xt = loss_point(bridge, x0, xT, t, noise, given)
+    return squared_error(bridge_net(xt, t, xT), _scaled(scale, x0), weight, mask)
+
+
+def real_bridge_net_loss(by_generator: Array, by_data: Array, alpha: float) -> Array:
+    """RealUID's loss of phi, `alpha L(x_0) + (1 - alpha) L(x_0^r)`, from two of `bridge_net_loss`, `[B]`.
+
+    Args:
+      by_generator: of the generator's answers, with the first of `real_scales`.
+      by_data: of real images, with the second.
+      alpha: in (0, 1).
+    """
+    return alpha * by_generator + (1.0 - alpha) * by_data
+
+
+def real_scales(alpha: float, beta: float) -> tuple[float, float]:
+    """`beta / alpha` and `(1 - beta) / (1 - alpha)`: of what the generator made, and of real images.
+
+    The second is 0 at alpha = 1, where no real images are used.
+    """
+    return beta / alpha, 0.0 if alpha == 1.0 else (1.0 - beta) / (1.0 - alpha)
 
 
 def generator_loss(
@@ -37,6 +109,10 @@ def generator_loss(
     weight: Array,
     *,
     normalize: bool = False,
+    detach_xt: bool = False,
+    given: Given | None = None,
+    alpha: float = 1.0,
+    beta: float = 1.0,
     mask: Array | None = None,
 ) -> Array:
     """`lambda (|x0* - x_0|^2 - |x0_phi - x_0|^2)` at one x_t (Alg. 1, line 12), `[B]`.
@@ -50,67 +126,26 @@ def generator_loss(
       t, weight: `[B]`.
       normalize: divides each example by its detached mean `|x0* - x_0|` (the normaliser of SiD and of
         RSD), which keeps examples and times of very different error in balance.
+      detach_xt: takes x_t for a constant: the same value, and no gradient passes through either network.
+      given: see `loss_point`.
+      alpha, beta: RealUID's; 1 and 1 are IBMD.
       mask: `[B, H, W, 1]` of pixels that count, or None.
     """
-    chex.assert_equal_shape([x0, xT, noise])
-    xt = bridge.sample(x0, xT, t, noise)
+    xt = loss_point(bridge, x0, xT, t, noise, given)
+    if detach_xt:
+        xt = jax.lax.stop_gradient(xt)
     by_teacher = teacher(xt, t, xT)
     if normalize:
         distance = jnp.abs(by_teacher - x0)
         mean = jnp.mean(distance, axis=tuple(range(1, distance.ndim)))
         weight = weight / jax.lax.stop_gradient(mean + 1e-6)
     by_bridge_net = bridge_net(xt, t, xT)
-    return squared_error(by_teacher, x0, weight, mask) - squared_error(
+    x0 = _scaled(beta / alpha, x0)
+    loss = squared_error(by_teacher, x0, weight, mask) - squared_error(
         by_bridge_net, x0, weight, mask
     )
+    return _scaled(alpha, loss)
 
 
-def roll_out_random(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array, which: Array
-) -> Array:
-    """x_0 by one of the student's N calls, as with DDBM teachers (IBMD app. B.2), `[B, H, W, C]`.
-
-    Its input is what the calls before it lead to in inference, without gradient: the draws of
-    `sample_few_step`. A call so learns to mend what those before it got wrong.
-
-    Args:
-      times: `[N]` descending, from T or a little below.
-      keys: `[B]`.
-      which: `[B]` int in 0 .. N - 1, the call of each example.
-    """
-    chex.assert_equal_shape_prefix([xT, which], 1)
-    inputs = jax.lax.stop_gradient(call_inputs(generate, bridge, xT, times, keys))
-    # Not by indexing, for which the compiler might gather a batch that is split over devices.
-    own = (which == jnp.arange(len(inputs))[:, None]).reshape(
-        inputs.shape[:2] + (1,) * (xT.ndim - 1)
-    )
-    x = jnp.sum(inputs, axis=0, where=own)
-    return generate(x, times[which], xT, normal(keys, DRAWS("z", which), xT))
-
-
-def roll_out_chain(
-    generate: Generator, bridge: Bridge, xT: Array, times: Array, keys: Array
-) -> Array:
-    """x_0 by all N calls, as with I2SB teachers (IBMD app. B.1), the gradient through each, `[B, H, W, C]`.
-
-    The calls of `sample_few_step`. (With a gradient through the last one alone it would be
-    `roll_out_random` of that call.)
-
-    Args:
-      times: `[N]` descending, from T or a little below.
-      keys: `[B]`.
-    """
-    nfe = times.shape[0]
-    x = first_input(bridge, xT, times[0], normal(keys, DRAWS("noise", nfe - 1), xT))
-    x0 = generate(x, times[0], xT, normal(keys, DRAWS("z", 0), x))
-    if nfe == 1:
-        return x0
-
-    def call(carry: tuple[Array, Array], k: Array):
-        x, x0 = carry
-        x = next_input(bridge, x0, x, xT, times, keys, k)
-        return (x, generate(x, times[k], xT, normal(keys, DRAWS("z", k), x))), None
-
-    unroll = unroll_gradients(nfe - 1)
-    (_, x0), _ = jax.lax.scan(call, (x, x0), jnp.arange(1, nfe), unroll=unroll)
-    return x0
+def _scaled(factor: float, values: Array) -> Array:
+    return values if factor == 1.0 else factor * values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ def over_hosts(mine: Moments | None, dimensions: int) -> Moments:
     """
     packed = np.zeros(1 + dimensions * (1 + dimensions))
     if mine is not None:
+        assert mine.count is not None  # of features, not of published statistics
         packed = np.concatenate([[float(mine.count)], mine.mean, mine.square().reshape(-1)])
     whole = None
     for each in hosts.gather(packed[None]):
@@ -32,7 +34,7 @@ def over_hosts(mine: Moments | None, dimensions: int) -> Moments:
         if count[0]:
             part = Moments(int(count[0]), mean, root.reshape(dimensions, dimensions))
             whole = part if whole is None else whole.joined(part)
-    if whole is None or whole.count < 2:
+    if whole is None or whole.count is None or whole.count < 2:
         raise ValueError(f"Moments need 2 features or more, not {whole.count if whole else 0}.")
     return whole
 
@@ -46,8 +48,10 @@ def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> 
       about: further strings to keep, such as `resize`; see `statistics_resize`.
     """
     file = io.BytesIO()
-    whole = dict(mu=moments.mean, sigma=moments.covariance, count=moments.count)
-    np.savez(file, **whole, **about)
+    whole: dict[str, Any] = {
+        "mu": moments.mean, "sigma": moments.covariance, "count": moments.count, **about,
+    }  # fmt: skip
+    np.savez(file, **whole)
     write_atomic(path, file.getvalue())
 
 

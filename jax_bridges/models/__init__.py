@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jax_bridges.choices import choose, look_up
 from jax_bridges.models.adm import ADM
+from jax_bridges.models.patch import PatchCritic
 from jax_bridges.models.unet import UNet
 
 MODELS = {"unet": UNet, "adm": ADM}
@@ -47,6 +48,7 @@ __all__ = [
     "DTYPES",
     "INPUTS",
     "MODELS",
+    "PatchCritic",
     "UNet",
     "make_network",
     "network_settings",

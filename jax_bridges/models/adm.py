@@ -268,7 +268,10 @@ class ADM(nn.Module):
             emb += _dense(width, **full, use_bias=False, kernel_init=_zeros, name="mark_in")(mark)
 
         # Input.
-        h = jnp.concatenate([x, xT], axis=-1) if self.conditional else x
+        h = x
+        if self.conditional:
+            assert xT is not None  # _check
+            h = jnp.concatenate([x, xT], axis=-1)
         first = partial(_conv, int(self.channel_mult[0] * self.model_channels), (3, 3), **full)
         h = first(name="input_blocks_0_0")(h)
         if self.z_channels:

@@ -1,6 +1,7 @@
 """What a run shows of itself: results.json, tables, pictures, curves and one HTML report."""
 
 from jax_bridges.report.curves import chart, quality_chart, save_svg, step_chart
+from jax_bridges.report.differences import Difference, Measured, no_worse, read_values
 from jax_bridges.report.headline import headline
 from jax_bridges.report.html import build_report
 from jax_bridges.report.pictures import grid, save_png, to_png_bytes
@@ -10,6 +11,8 @@ from jax_bridges.report.row import Row
 from jax_bridges.report.table import format_table
 
 __all__ = [
+    "Difference",
+    "Measured",
     "Row",
     "build_report",
     "chart",
@@ -17,11 +20,13 @@ __all__ = [
     "grid",
     "headline",
     "load_published",
+    "no_worse",
     "published_rows",
     "published_tasks",
     "quality_chart",
     "read_metrics",
     "read_results",
+    "read_values",
     "save_png",
     "save_svg",
     "step_chart",

@@ -28,6 +28,7 @@ FEW_POINTS = 8  # a quality chart of fewer shows them all, however far off
 class Series:
     """One line of a chart: dots mark its points, a band spans (low, high) at each of them.
 
+    bars: intervals (low, high) of its points, drawn as upright lines where they fit on the chart.
     A faint line is background: thin, and without hover titles.
     """
 
@@ -39,6 +40,7 @@ class Series:
     dots: bool = True
     band: tuple[tuple[float, float], ...] = ()
     faint: bool = False
+    bars: tuple[tuple[float, float], ...] = ()
 
 
 def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
@@ -47,7 +49,7 @@ def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
     One series a (model, sampler) of the measured rows that have both values and a positive x, each
     in order of x. The source is left out: it costs no call.
     """
-    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    points: dict[tuple[str, str], list[tuple]] = {}
     names = []
     for row in sort_rows(rows):
         name = (row.model, row.sampler)
@@ -56,7 +58,7 @@ def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
         names.append(name)
         x, y = getattr(row, x_key), row.metrics.get(y_key)
         if x and y is not None:
-            points.setdefault(name, []).append((x, y))
+            points.setdefault(name, []).append((x, y, row.intervals.get(y_key, (y, y))))
     # Styles follow all the rows, so that a series looks the same in every chart.
     models = list(dict.fromkeys(model for model, _ in names))
     others = [model for model in models if model not in COLOURS]
@@ -71,8 +73,9 @@ def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
         ):  # several students are told apart by colour, a teacher's samplers by dash
             colour, dash = (colour, *OTHER_COLOURS)[index % (1 + len(OTHER_COLOURS))], ""
         label = model if sampler == "-" else f"{model}, {sampler}"
-        x, y = zip(*sorted(points[model, sampler]), strict=True)
-        series.append(Series(label, x, y, colour, dash))
+        x, y, ends = zip(*sorted(points[model, sampler]), strict=True)
+        band = ends if any(low < high for low, high in ends) else ()
+        series.append(Series(label, x, y, colour, dash, bars=band))
     return series
 
 
@@ -173,6 +176,7 @@ def chart(
     xs = [value for each in series for value in each.x]
     ys = [value for each in series for value in each.y]
     ys += [value for each in series for pair in each.band for value in pair]
+    ys += [v for each in series for pair in each.bars for v in pair if v > 0 or not y_log]
     if not xs:
         raise ValueError("a chart needs at least one point.")
     if (x_log and min(xs) <= 0) or (y_log and min(ys) <= 0):
@@ -244,8 +248,15 @@ def _draw(series: Series, x_of, y_of, x_label: str, span, limits) -> list[str]:
     out.append(_stroke(_path(points), series))
     if series.faint:
         return out
+    for (x, _), y, ends in zip(points, series.y, series.bars):
+        if limits[0] <= y <= limits[1]:
+            low, high = (y_of(min(max(end, limits[0]), limits[1])) for end in ends)
+            bar = f"M{_r(x - 3)} {_r(high)}h6M{_r(x - 3)} {_r(low)}h6M{_r(x)} {_r(high)}V{_r(low)}"
+            out.append(f'<path d="{bar}" style="fill:none;stroke:{series.colour};opacity:.6"/>')
     for index, (x, y) in enumerate(points):
         text = f"{series.label}: {series.y[index]:.4g} at {series.x[index]:.4g} {x_label}"
+        if series.bars:
+            text += " (95% interval {:.4g} to {:.4g})".format(*series.bars[index])
         if not series.dots:
             text = f"{x_label} {series.x[index]:.0f}: {series.y[index]:.4g}"
         hover = f"<title>{html.escape(text)}</title>"

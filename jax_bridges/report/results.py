@@ -12,12 +12,15 @@ results.json is one object:
         region             str, optional: what `_hole` metrics look at, "hole 16x16 + margin 2"
         (any further text or number is shown in the report as it is)
     rows                   list of what `Row.plain` gives (row.py)
-    values                 str, optional: .npz file beside it, "ROW/METRIC" -> one value an image, [N]
+    values                 str, optional: .npz file beside it, of single images (differences.py)
+    differences            list of what `Difference.plain` gives, optional: students against teachers
+    seeds                  list of {"seed": int, "folder": str}, optional: runs whose means the rows are
     pictures               list of PNG paths relative to the work directory, optional
     comparisons            list of {"label": str, "images": {name: PNG path}}, optional; every PNG
                            is embedded in the report, so about a dozen of them is plenty
 
-In memory `rows` are `Row`s. A metric that was not measured, or was not finite, is null or absent, never NaN.
+In memory `rows` are `Row`s, and `differences` `Difference`s.
+A metric that was not measured, or was not finite, is null or absent, never NaN.
 """
 
 import datetime
@@ -25,24 +28,28 @@ import json
 import math
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.report.differences import Difference
 from jax_bridges.report.row import Row, is_count, is_number, need
 
 
 def write_results(path: str | os.PathLike, results: dict) -> Path:
-    """Check `results`, whose rows are `Row`s, against the module's schema and write it as JSON, atomically.
+    """Check `results`, as in memory, against the module's schema and write it as JSON, atomically.
 
     Raises ValueError, in one sentence, where the schema is not met; nothing is written then.
     """
     results = {**results, "rows": [row.plain() for row in results["rows"]]}
+    if "differences" in results:
+        results["differences"] = [each.plain() for each in results["differences"]]
     check_results(results)
     text = json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False)
     return write_atomic(path, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def read_results(path: str | os.PathLike) -> dict:
-    """Read and check a results.json; its rows are `Row`s.
+    """Read and check a results.json; its rows are `Row`s, its differences, perhaps none, `Difference`s.
 
     Raises FileNotFoundError where there is none, ValueError where it is not JSON or breaks the
     schema.
@@ -54,11 +61,12 @@ def read_results(path: str | os.PathLike) -> dict:
         results = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): run the evaluate stage again.") from None
-    return {**results, "rows": check_results(results)}
+    rows, differences = check_results(results)
+    return {**results, "rows": rows, "differences": differences}
 
 
-def check_results(results: dict) -> list[Row]:
-    """The rows of an object as results.json holds it.
+def check_results(results: dict) -> tuple[list[Row], list[Difference]]:
+    """The rows and the differences of an object as results.json holds it.
 
     Raises ValueError, in one sentence, unless it follows the module's schema.
     """
@@ -66,9 +74,24 @@ def check_results(results: dict) -> list[Row]:
     for key in ("title", "task", "dataset"):
         need(isinstance(results.get(key), str), f'results["{key}"] must be text')
     _check_measured(results.get("measured"))
-    rows = results.get("rows")
+    rows: Any = results.get("rows")
     need(isinstance(rows, list), 'results["rows"] must be a list, one row a (model, sampler, nfe)')
     rows = [Row.read(row, f"rows[{index}]") for index, row in enumerate(rows)]
+    differences = results.get("differences", [])
+    need(isinstance(differences, list), 'results["differences"] must be a list')
+    differences = [Difference.read(d, f"differences[{i}]") for i, d in enumerate(differences)]
+    for each in differences:
+        need(
+            max(each.row, each.to) < len(rows) and min(each.row, each.to) >= 0,
+            "a difference must be of two rows",
+        )
+    seeds = results.get("seeds", [])
+    need(
+        isinstance(seeds, list)
+        and all(isinstance(s, dict) and {"seed", "folder"} <= set(s) for s in seeds),
+        'results["seeds"] must be a list of {"seed": number, "folder": path}',
+    )
+    _check_paths("seeds", [each["folder"] for each in seeds])
     _check_paths("pictures", results.get("pictures", []))
     comparisons = results.get("comparisons", [])
     need(isinstance(comparisons, list), 'results["comparisons"] must be a list')
@@ -81,7 +104,7 @@ def check_results(results: dict) -> list[Row]:
             f'{where} must be {{"label": text, "images": {{name: path}}}}',
         )
         _check_paths(where, list(item["images"].values()))
-    return rows
+    return rows, differences
 
 
 def read_metrics(path: str | os.PathLike) -> tuple[dict[str, list[dict]], int]:

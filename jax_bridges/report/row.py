@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax_bridges.metrics import METRICS, Metric
 
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
 _OWN = ("model", "sampler", "task", "nfe", "images", "seconds_per_image")
+_SPREAD = ("intervals", "behind")  # (low, high) by key of a metric
 _PUBLISHED = ("source", "reference", "same_protocol", "same_data")
 
 
@@ -27,7 +29,10 @@ class Row:
       seconds_per_image: None where it was not taken.
       metrics: value by key: that of METRICS, or with HOLE behind it inside the missing region. None:
         not measured, or not finite.
-      intervals: (low, high) by key of a metric, of 95%.
+      intervals: (low, high) by key of a metric, of 95%: over images, and over seeds where there are several.
+      behind: likewise of the paired difference to the best row of its task; none of that row itself.
+      seeds: how many trainings a value is the mean of; None: one.
+      std: standard deviation over seeds by key of a metric.
       published: whether the numbers come from a paper and not from this run.
       reference: where a published number comes from.
       same_protocol, same_data: of published rows: measured as ours were, with as many images; on the
@@ -40,15 +45,18 @@ class Row:
     images: int | None
     task: str = ""
     seconds_per_image: float | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, float | Any] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    behind: dict[str, tuple[float, float]] = field(default_factory=dict)
+    seeds: int | None = None
+    std: dict[str, float] = field(default_factory=dict)
     published: bool = False
     reference: str = ""
     same_protocol: bool | None = None
     same_data: bool | None = None
 
     @classmethod
-    def read(cls, item: object, where: str = "a row") -> Row:
+    def read(cls, item: Any, where: str = "a row") -> Row:
         """The row that an object of results.json stands for; the inverse of `plain`.
 
         Raises:
@@ -56,12 +64,16 @@ class Row:
         """
         need(isinstance(item, Mapping), f"{where} must be an object")
         _check(where, item)
-        metrics = {k: v for k, v in item.items() if split_metric(k) is not None}
-        given = {k: item[k] for k in (*_OWN, *_PUBLISHED[1:]) if k in item}
+        metrics = {k: v for k, v in item.items() if is_metric(k)}
+        given = {k: item[k] for k in (*_OWN, *_PUBLISHED[1:], "seeds") if k in item}
+        spread: dict[str, Any] = {
+            n: {k: (a, b) for k, (a, b) in item.get(n, {}).items()} for n in _SPREAD
+        }
         return cls(
             **{"nfe": None, "images": None, **given},
             metrics=metrics,
-            intervals={k: (low, high) for k, (low, high) in item.get("intervals", {}).items()},
+            **spread,
+            std=dict(item.get("std", {})),
             published=item.get("source") == "published",
         )
 
@@ -75,9 +87,15 @@ class Row:
         own |= {"same_protocol": self.same_protocol, "same_data": self.same_data}
         told = {key: value for key, value in own.items() if value is not None}
         told |= {k: _finite(v) for k, v in numbers.items() if k in self.metrics or v is not None}
-        ends = {k: [_finite(low), _finite(high)] for k, (low, high) in self.intervals.items()}
-        ends = {key: pair for key, pair in ends.items() if None not in pair}
-        return told | ({"intervals": ends} if ends else {})
+        told |= {"seeds": self.seeds} if self.seeds else {}
+        for name in _SPREAD:
+            ends = {
+                k: [_finite(low), _finite(high)] for k, (low, high) in getattr(self, name).items()
+            }
+            ends = {key: pair for key, pair in ends.items() if None not in pair}
+            told |= {name: ends} if ends else {}
+        std = {key: _finite(value) for key, value in self.std.items()}
+        return told | ({"std": std} if std else {})
 
     @property
     def calls(self) -> int:
@@ -87,10 +105,15 @@ class Row:
         return self.nfe or 0
 
 
-def split_metric(key: str) -> tuple[Metric, bool] | None:
-    """`"psnr_hole"` -> (the PSNR metric, True); None where the key is no metric."""
+def is_metric(key: str) -> bool:
+    """Whether it is the key of a metric, of whole images or of the hole."""
+    return key.removesuffix(HOLE) in METRICS
+
+
+def split_metric(key: str) -> tuple[Metric, bool]:
+    """`"psnr_hole"` -> (the PSNR metric, True); KeyError where the key is no metric."""
     name = key.removesuffix(HOLE)
-    return (METRICS[name], name != key) if name in METRICS else None
+    return METRICS[name], name != key
 
 
 def need(condition: bool, message: str) -> None:
@@ -126,21 +149,23 @@ def _check(where: str, row: Mapping) -> None:
         need(is_count(row.get("images")), f'{where}["images"] must be a number of images')
     for key in ("same_protocol", "same_data"):
         need(isinstance(row.get(key, False), bool), f'{where}["{key}"] must be true or false')
-    intervals = row.get("intervals", {})
-    need(isinstance(intervals, dict), f'{where}["intervals"] must be {{metric: [low, high]}}')
-    for key, pair in intervals.items():
-        need(
-            split_metric(key) is not None
-            and isinstance(pair, (list, tuple))
-            and len(pair) == 2
-            and all(is_number(end) and math.isfinite(end) for end in pair),
-            f'{where}["intervals"]["{key}"] must be [low, high] of a metric, not {pair!r}',
-        )
+    need(
+        row.get("seeds") is None or is_count(row["seeds"]),
+        f'{where}["seeds"] must be a number of seeds',
+    )
+    std = row.get("std", {})
+    need(
+        isinstance(std, dict)
+        and all(is_metric(key) and is_number(value) for key, value in std.items()),
+        f'{where}["std"] must be {{metric: number}}',
+    )
+    for name in _SPREAD:
+        _check_ends(f'{where}["{name}"]', row.get(name, {}))
     for key, value in row.items():
-        if key in (*_OWN, *_PUBLISHED, "intervals") and key != "seconds_per_image":
+        if key in (*_OWN, *_PUBLISHED, *_SPREAD, "seeds", "std") and key != "seconds_per_image":
             continue
         need(
-            key == "seconds_per_image" or split_metric(key) is not None,
+            key == "seconds_per_image" or is_metric(key),
             f'{where} has an unknown key "{key}"; known metrics: {", ".join(METRICS)} '
             f"(each also with {HOLE}); a new one is a record of METRICS in metrics/metric.py",
         )
@@ -150,6 +175,18 @@ def _check(where: str, row: Mapping) -> None:
         )
 
 
-def _finite(value: object) -> object:
+def _check_ends(where: str, intervals: Any) -> None:
+    need(isinstance(intervals, dict), f"{where} must be {{metric: [low, high]}}")
+    for key, pair in intervals.items():
+        need(
+            is_metric(key)
+            and isinstance(pair, (list, tuple))
+            and len(pair) == 2
+            and all(is_number(end) and math.isfinite(end) for end in pair),
+            f'{where}["{key}"] must be [low, high] of a metric, not {pair!r}',
+        )
+
+
+def _finite(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

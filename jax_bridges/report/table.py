@@ -6,11 +6,12 @@ from functools import partial
 
 from jax_bridges.measured import markdown_table
 from jax_bridges.metrics import METRICS
-from jax_bridges.report.row import HOLE, Row, split_metric
+from jax_bridges.report.row import HOLE, Row, is_metric, split_metric
 
 MODEL_ORDER = {"source": 0, "teacher": 1, "student": 2}
 PUBLISHED = "†"
 MISSING = "–"
+FEW = 10_000  # images that the authors of the FID ask for (Heusel et al. 2017, their code's README)
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,10 @@ def make_columns(rows: list[Row]) -> list[Column]:
     """Columns for `rows` in the order they are given.
 
     Hole metrics come before whole-image ones, since known pixels drown the difference there. The
-    best measured value of a metric is marked, with every value that prints the same; source and
-    published rows never are. Columns no row fills are left out, as is `images` where all agree.
+    best measured value of a metric is marked, with every value that is not worse by more than chance
+    (without intervals: that prints the same); source and published rows never are, and nothing is where
+    the models are worse than their source (`below_source`). Columns no row fills are left out, as is
+    `images` where all agree.
     """
     names = [row.model + (f" {PUBLISHED}" if row.published else "") for row in rows]
     nfe = [row.nfe for row in rows]
@@ -73,11 +76,11 @@ def make_columns(rows: list[Row]) -> list[Column]:
             region = ("hole" if suffix else "image") if holes else ""
             values = [row.metrics.get(name + suffix) for row in rows]
             texts = tuple(format_value(rows, name + suffix, value) for value in values)
-            texts = tuple(map(partial(_with_interval, name + suffix), rows, texts))
-            best = _best(rows, values, texts, metric.higher_is_better)
+            shown = tuple(map(partial(_with_interval, name + suffix), rows, texts))
+            best = _best(rows, values, texts, metric.higher_is_better, name + suffix)
             arrow = "↑" if metric.higher_is_better else "↓"
             head = (name + suffix, metric.name, region, metric.unit, arrow)
-            columns.append(Column(*head, tuple(values), texts, best))
+            columns.append(Column(*head, tuple(values), shown, best))
     columns += _time_column(rows)
     images = [row.images for row in rows]
     if len({value for value in images if value is not None}) > 1:
@@ -103,7 +106,10 @@ def footnotes(rows: list[Row], columns: list[Column], best: str) -> str:
     """The line under a table; `best` says how the best value is marked."""
     where = " and task" if any(row.task for row in rows) else ""
     marked = any(any(column.best) for column in columns)
-    notes = [f"{best} best of its column{where}"] if marked else []
+    sure = " and what is not worse by more than chance" * any(row.behind for row in rows)
+    notes = [f"{best} best of its column{where}{sure}"] if marked else []
+    if any(below_source([row for row in rows if row.task == task]) for task in _tasks(rows)):
+        notes.append("nothing is marked: a model is worse than its source")
     if any(column.arrow for column in columns):
         notes.append("↑ higher is better, ↓ lower is better")
     notes.append("NFE: network calls per image")
@@ -112,11 +118,28 @@ def footnotes(rows: list[Row], columns: list[Column], best: str) -> str:
         notes.append(f"{images.pop():,} images per row")
     if any(row.published for row in rows):
         notes.append(f"{PUBLISHED} published by others, not measured here")
+    seeds = {row.seeds for row in rows if row.seeds}
+    if seeds:
+        notes.append(f"means of {seeds.pop()} seeds, in brackets their standard deviation")
     if any(row.intervals for row in rows):
-        notes.append("± half of the 95% interval")
+        over = " over images and seeds" if any(row.seeds for row in rows) else ""
+        notes.append(f"± half of the 95% interval{over}")
     if any(MISSING in column.texts for column in columns):
         notes.append(f"{MISSING} not measured")
-    return "; ".join(notes) + "."
+    return "; ".join(notes) + "." + few_images(rows, [column.key for column in columns])
+
+
+def few_images(rows: list[Row], keys: list[str]) -> str:
+    """A warning where a distance among `keys` is of few images: its value then tells how many there are."""
+    found = [split_metric(key)[0] for key in keys if is_metric(key)]
+    falling = dict.fromkeys(m.name for m in found if m.of_set and m.of_set.falls)
+    least = min((row.images for row in rows if row.images and not row.published), default=FEW)
+    if not falling or least >= FEW:
+        return ""
+    return (
+        f" {' and '.join(falling)} of {least:,} images: few, under {FEW:,} such a distance is too large, and "
+        "the more so the fewer; compare with equal numbers of images only."
+    )
 
 
 def format_value(rows: list[Row], key: str, value: float | None) -> str:
@@ -180,9 +203,51 @@ def _time_column(rows: list[Row]) -> list[Column]:
     return [Column("seconds_per_image", "Time", "", unit, "↓", tuple(values), texts, best)]
 
 
-def _best(rows, values, texts, higher_is_better) -> tuple[bool, ...]:
+def _tasks(rows: list[Row]) -> list[str]:
+    return list(dict.fromkeys(row.task for row in rows))
+
+
+def first_key(rows: list[Row]) -> str | None:
+    """The metric that counts first: the first of METRICS a row has, in the hole where it was taken."""
+    keys = (name + suffix for name in METRICS for suffix in (HOLE, ""))
+    return next((k for k in keys if any(row.metrics.get(k) is not None for row in rows)), None)
+
+
+def below_source(rows: list[Row]) -> list[tuple[Row, Row]]:
+    """Models all of whose rows are worse than the source in the metric that counts first.
+
+    Args:
+      rows: of one task.
+
+    Returns:
+      (the model's best row, the source's) of each.
+    """
+    rows = [row for row in rows if not row.published]
+    models = [row for row in rows if row.model != "source"]
+    key = first_key(models)
+    if key is None:
+        return []
+    rows = [row for row in rows if row.metrics.get(key) is not None]
+    sources = [row for row in rows if row.model == "source"]
+    if not sources:
+        return []
+    metric, _ = split_metric(key)
+    sign = 1 if metric.higher_is_better else -1
+    found = []
+    for model in dict.fromkeys(row.model for row in models):
+        own = [row for row in rows if row.model == model]
+        best = max(own, key=lambda row: sign * row.metrics[key], default=None)
+        if best and sign * best.metrics[key] < sign * sources[0].metrics[key]:
+            found.append((best, sources[0]))
+    return found
+
+
+def _best(rows, values, texts, higher_is_better, key: str = "") -> tuple[bool, ...]:
     best = [False] * len(rows)
-    for task in {row.task for row in rows}:
+    falls = bool(key) and bool(of_set := split_metric(key)[0].of_set) and of_set.falls
+    for task in _tasks(rows):
+        if below_source([row for row in rows if row.task == task]):
+            continue
         rivals = [
             index
             for index, (row, value) in enumerate(zip(rows, values, strict=True))
@@ -191,9 +256,25 @@ def _best(rows, values, texts, higher_is_better) -> tuple[bool, ...]:
         ]
         if len(rivals) < 2:  # one value is no contest
             continue
-        winner = (max if higher_is_better else min)(rivals, key=lambda index: values[index])
+        if falls and len({rows[index].images for index in rivals}) > 1:
+            continue  # of other numbers of images: no contest either
+        better = max if higher_is_better else min
+        winner = better(rivals, key=lambda index: values[index])
+        sources = [
+            value
+            for row, value in zip(rows, values, strict=True)
+            if row.model == "source" and row.task == task and value is not None
+        ]
+        if sources and better(values[winner], sources[0]) != values[winner]:
+            continue  # what was given is better still
         for index in rivals:
-            best[index] = texts[index] == texts[winner]
+            behind = rows[index].behind.get(key)
+            if (
+                behind is None or key in rows[winner].behind
+            ):  # the best of the run is not among these
+                best[index] = texts[index] == texts[winner]
+            else:
+                best[index] = behind[1] >= 0 if higher_is_better else behind[0] <= 0
     return tuple(best)
 
 
@@ -225,12 +306,16 @@ def _comparability(rows: list[Row]) -> list[Column]:
 
 
 def _with_interval(key: str, row: Row, text: str) -> str:
-    """ "12.3 ±0.4", with the digits of the value, where the row has an interval of the metric."""
+    """ "12.3 ±0.4", with the digits of the value, where the row has an interval of the metric.
+
+    "12.3 ±0.4 (0.2)" with a standard deviation over seeds.
+    """
     ends = row.intervals.get(key)
     if ends is None or text == MISSING:
         return text
     decimals = len(text.partition(".")[2])
-    return f"{text} ±{(ends[1] - ends[0]) / 2:.{decimals}f}"
+    text = f"{text} ±{(ends[1] - ends[0]) / 2:.{decimals}f}"
+    return f"{text} ({row.std[key]:.{decimals}f})" if key in row.std else text
 
 
 def _text_column(key: str, name: str, texts: list[str]) -> Column:

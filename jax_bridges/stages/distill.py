@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from jax_bridges.keys import Purpose
 from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.train import raw_teacher
 from jax_bridges.training.methods import find_method
 from jax_bridges.typing import PyTree
 
@@ -30,4 +33,5 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
         max_skipped=settings.max_skipped,
         player="generator",
         frozen=teacher,
+        raw=partial(raw_teacher, run) if method.raw(settings) else None,
     )

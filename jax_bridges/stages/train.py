@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+from ml_collections import ConfigDict
 
 from jax_bridges.config import model_differences
 from jax_bridges.keys import SECOND_PLAYER, Purpose
@@ -10,7 +11,9 @@ from jax_bridges.players import TRAIN, open_player
 from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.couplings import make_dsbm_step, make_reflow_step
+from jax_bridges.training.methods import METHODS
 from jax_bridges.training.optimizers import make_optimizer
+from jax_bridges.training.settings import distill_settings
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
 from jax_bridges.typing import PyTree
@@ -86,6 +89,12 @@ def check_teacher(config: dict) -> None:
             f"{path} was imported as '{recorded['source']['family']}', which is no bridge yet: "
             "train it with --config.teacher.init instead of --config.teacher.checkpoint."
         )
+    distilled = distill_settings(ConfigDict(config["distill"]))
+    if used and "source" in recorded and METHODS[distilled.method].raw(distilled):
+        raise ValueError(
+            f"{path} was imported with one set of weights, but distill.start or distill.bridge_start is "
+            "'raw': set both to 'average'."
+        )
     whole = used or config["train"]["mode"] == "reflow"
     changed = model_differences(recorded, config, () if whole else ("network",))
     if changed:
@@ -109,3 +118,13 @@ def load_teacher(run: Run, path: str) -> PyTree:
     checkpoints, name = open_player(path, "teacher")
     with checkpoints:
         return checkpoints.restore_ema({name: like})[name]
+
+
+def raw_teacher(run: Run) -> PyTree:
+    """The teacher's raw weights, as the optimiser left them, each leaf born where it belongs."""
+    path = run.config.teacher.checkpoint or run.workdir
+    key = run.key(Purpose.INIT_TEACHER)
+    shapes = jax.eval_shape(lambda k: run.system.init(k, "teacher"), key)
+    checkpoints, name = open_player(path, "teacher")
+    with checkpoints:
+        return checkpoints.restore_weights("params", {name: run.parallel.placed(shapes)})[name]

@@ -105,13 +105,18 @@ def check_optimizer(config, part: str) -> None:
         )
 
 
-def ema_update(ema: PyTree, params: PyTree, step: Array, decay: float) -> PyTree:
+def ema_update(
+    ema: PyTree, params: PyTree, step: Array, decay: float, warmup: bool = True
+) -> PyTree:
     """Exponential moving average with warm-up, `decay_n = min(decay, (1 + n) / (10 + n))` (torch_ema).
 
     Without the warm-up a short run's average is still half the initial weights.
 
     Args:
       step: updates before this one, which is update n = step + 1: the first decay is 2/11.
+      warmup: False: the decay is `decay` from the first update on.
     """
+    if not warmup:
+        return optax.incremental_update(params, ema, 1.0 - decay)
     n = step.astype(jnp.float32) + 1.0
     return optax.incremental_update(params, ema, 1.0 - jnp.minimum(decay, (1.0 + n) / (10.0 + n)))

@@ -20,7 +20,7 @@ EMA = Setting("ema", 0.99, DECAY, "Decay of the average that is sampled from, wi
 MAX_SKIPPED = Setting(
     "max_skipped", 20, whole(least=0), "Stop if gradients of more updates in a row are not finite.")
 Z_CHANNELS = Setting(
-    "z_channels", 3, Either((Only(0), Only(3))),  # none, or those of an image
+    "z_channels", 3, Either((Only(0), Only(1), Only(3))),  # none, one, or those of an image
     "Channels of the generator's noise input; 0: the noise of x_T is all it has.")
 # fmt: on
 SHARED = {row.key: row for row in (BATCH, MICROBATCHES, EMA, MAX_SKIPPED, Z_CHANNELS)}

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up
 from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.losses import bridge_matching
@@ -48,32 +49,64 @@ def time_weight(system: System, name: str, bound: float, t: Array) -> Array:
     return jnp.minimum(weight, bound) if bound else weight
 
 
-def draw_times(system: System, config, pair: Pair) -> Array:
-    """Times `[B]` by `config.times`."""
-    return training_times(config.times, system.bridge, uniform(fold(pair.keys, Stream.TIME), ONLY))
+def draw_times(system: System, config, pair: Pair, below: Array | None = None) -> Array:
+    """Times `[B]` by `config.times`; see `times.training_times`."""
+    u = uniform(fold(pair.keys, Stream.TIME), ONLY)
+    return training_times(config.times, system.bridge, u, below)
 
 
-def gradients(loss: Callable, params: PyTree, batch: PyTree, microbatches: int, mean: Mean):
+def tilted(bridge: Bridge, weight: Array, power: float, t: Array) -> Array:
+    """`10^(power (1 - t / T)) weight`, `[B]`; on a table of n entries `1 - index / n` (IBMD's code)."""
+    if not power:
+        return weight
+    share = t / bridge.T
+    if bridge.table is not None:
+        share = bridge.index(t).astype(t.dtype) / bridge.table
+    return weight * 10.0 ** (power * (1.0 - share))
+
+
+def gradients(
+    loss: Callable,
+    params: PyTree,
+    batch: PyTree,
+    microbatches: int,
+    mean: Mean,
+    *,
+    names: tuple[str, ...] | None = None,
+):
     """Loss and gradient over the batch, accumulated over `microbatches` equal parts of it.
 
     Args:
       loss: `loss(params, part) -> scalar`, a plain mean over the part.
       batch: leaves `[B, ...]`; B is divisible by `microbatches`.
+      names: the loss is `loss(params, part, number) -> {name: scalar}` of these names, of which the sum is
+        differentiated, and is told which of the parts it sees.
 
     Returns:
-      (scalar, gradient), averaged over devices by `mean`.
+      (scalar or {name: scalar}, gradient), averaged over devices by `mean`.
     """
+
+    def total_loss(params: PyTree, part: PyTree, number: Array):
+        losses = loss(params, part) if names is None else loss(params, part, number)
+        return (losses if names is None else sum(losses.values())), losses
+
+    def of_part(part: PyTree, number: Array):
+        grads, losses = jax.grad(total_loss, has_aux=True)(params, part, number)
+        return losses, grads
+
     if microbatches == 1:
-        return mean(jax.value_and_grad(loss)(params, batch))
+        return mean(of_part(batch, jnp.int32(0)))
     # Part k has every so-manieth example from the k-th on: as many of each device. In parts that are
     # pieces of the batch, each would lie on a few devices, and the others would wait or repeat it.
     parts = jax.tree.map(lambda a: a.reshape(-1, microbatches, *a.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
-        return optax.tree.add(total, jax.value_and_grad(loss)(params, part)), None
+        return optax.tree.add(total, of_part(*part)), None
 
-    zero = (jnp.zeros(()), optax.tree.zeros_like(params))
-    total, _ = jax.lax.scan(add, zero, parts, unroll=unroll_gradients(microbatches))
+    nothing = jnp.zeros(()) if names is None else {name: jnp.zeros(()) for name in names}
+    zero = (nothing, optax.tree.zeros_like(params))
+    numbered = (parts, jnp.arange(microbatches))
+    total, _ = jax.lax.scan(add, zero, numbered, unroll=unroll_gradients(microbatches))
     return mean(optax.tree.scale(1.0 / microbatches, total))
 
 

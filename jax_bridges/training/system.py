@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
-from jax_bridges.keys import AugmentDraw, Keys, Stream, example_keys, fold, randint
-from jax_bridges.models import make_network, network_settings
+from jax_bridges.keys import AugmentDraw, Stream, example_keys, fold, randint
+from jax_bridges.models import PatchCritic, make_network, network_settings
 from jax_bridges.preconditioning import make_preconditioning, precondition
-from jax_bridges.typing import Array, Denoiser, Generator, PyTree
+from jax_bridges.typing import Array, ArrayOrPair, Denoiser, Generator, PyTree
+
+_Predict = TypeVar("_Predict", bound=Callable[..., ArrayOrPair])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Pair:
     x0: Array
     xT: Array
     mask: Array | None
-    keys: Keys
+    keys: Array
     label: Array | None = None
 
 
@@ -83,8 +87,8 @@ class System:
             preconditioning=make_preconditioning(**config.preconditioning),
             corruption=make_corruption(**config.corruption),
             networks={
-                player: make_network(name, **network, **inputs)
-                for player, inputs in ({"teacher": {}} | method.networks(distill)).items()
+                player: own if isinstance(own, nn.Module) else make_network(name, **network, **own)
+                for player, own in ({"teacher": {}} | method.networks(distill)).items()
             },
             keep_known=config.keep_known,
             flip=config.data.flip,
@@ -108,6 +112,8 @@ class System:
         """Fresh parameters of a player's network."""
         network = self.networks[player]
         image = jnp.zeros((1, *self.size, self.channels))
+        if isinstance(network, PatchCritic):
+            return network.init(key, image, jnp.zeros((1,)), image)["params"]
         z = jnp.zeros((1, *self.size, network.z_channels)) if network.z_channels else None
         mark = {"mark": jnp.zeros((1, n))} if (n := network.mark_channels) else {}
         label = jnp.zeros((1,), jnp.int32)
@@ -141,17 +147,30 @@ class System:
 
         return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
-    def generator(self, params: PyTree, pair: Pair) -> Generator:
-        """The student `x0_hat = generate(x_t, t, x_T, z)` of a generator's parameters."""
+    def generator(self, params: PyTree, pair: Pair, *, dropout: Array | None = None) -> Generator:
+        """The student `x0_hat = generate(x_t, t, x_T, z)` of a generator's parameters.
 
-        def network(x, c_noise, xT, z):
-            return self.student.apply(
-                {"params": params}, x, c_noise, xT, self.z_scale * z, pair.label
-            )
+        It takes as many of z's channels as it has inputs for. A key turns dropout on, with other masks at
+        other times.
+        """
 
-        return self.known(precondition(network, self.bridge, self.preconditioning), pair)
+        def generate(xt, t, xT, z):
+            rngs = None
+            if dropout is not None:
+                rngs = {"dropout": jax.random.fold_in(dropout, _thousandths(t, self.bridge.T))}
 
-    def known(self, predict, pair: Pair):
+            def network(x, c_noise, xT, z):
+                z = self.z_scale * z[..., : self.student.z_channels]
+                train = rngs is not None
+                return self.student.apply(
+                    {"params": params}, x, c_noise, xT, z, pair.label, train, rngs=rngs
+                )
+
+            return precondition(network, self.bridge, self.preconditioning)(xt, t, xT, z)
+
+        return self.known(generate, pair)
+
+    def known(self, predict: _Predict, pair: Pair) -> _Predict:
         """`predict` with known pixels returned as they are in x_T, where the task is so."""
         if pair.mask is None or not self.keep_known:
             return predict
@@ -159,7 +178,7 @@ class System:
         def wrapped(xt, t, xT, *z):
             return keep_known(predict(xt, t, xT, *z), xT, pair.mask)
 
-        return wrapped
+        return cast(_Predict, wrapped)
 
     # -- data --------------------------------------------------------------------------------------
     def prepare(self, batch: dict[str, Array], key: Array, augment: bool) -> Pair:
@@ -196,6 +215,11 @@ class System:
         return (
             (both, None) if xT is None else (both[..., : self.channels], both[..., self.channels :])
         )
+
+
+def _thousandths(t: Array, T: float) -> Array:
+    """A number for a time, of the first example."""
+    return jnp.rint(1000.0 * jnp.ravel(t)[0] / T).astype(jnp.uint32)
 
 
 def image_size(size: int | tuple[int, int]) -> tuple[int, int]:

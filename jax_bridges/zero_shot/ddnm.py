@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Share
-from jax_bridges.typing import Array
+from jax_bridges.typing import AnyArray, Array
 from jax_bridges.zero_shot.steps import (
     Steps,
     Travel,
@@ -33,13 +34,13 @@ class ShippedBasis(NamedTuple):
     coordinates `[B, H, W, C]` to images.
     """
 
-    s: Array
+    s: AnyArray
     rotate: Callable[[Array], Array]
 
 
 def solve_ddnm(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,
@@ -84,7 +85,7 @@ def solve_ddnm(
 
 def solve_ddnm_plus(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

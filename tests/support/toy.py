@@ -94,11 +94,13 @@ def small_system(config=None) -> System:
 
 
 def pointwise(system: System, width: int) -> System:
-    """The system with pointwise networks of the same inputs."""
+    """The system with pointwise networks of the same inputs, and its critic if it has one."""
     made = {
         player: Pointwise(width=width, z_channels=net.z_channels, mark_channels=net.mark_channels)
         for player, net in system.networks.items()
+        if player != "critic"
     }
+    made = system.networks | made
     return dataclasses.replace(system, networks=made)
 
 

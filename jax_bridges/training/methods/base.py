@@ -18,9 +18,9 @@ from jax_bridges.schema import Setting
 from jax_bridges.training.state import State
 from jax_bridges.training.steps import Step
 from jax_bridges.training.system import System
-from jax_bridges.typing import Array, PyTree
+from jax_bridges.typing import Array
 
-MakeState = Callable[[Array, PyTree], State]
+MakeState = Callable[..., State]
 Grid = tuple[Array, Array]  # times and length, as the samplers take them
 
 
@@ -30,8 +30,8 @@ class Method:
 
     Attributes:
       name: its key in METHODS.
-      networks: `networks(settings)`, player -> what its network has besides the teacher's settings; those
-        alone are built. "generator" is the student.
+      networks: `networks(settings)`, player -> what its network has besides the teacher's settings, or a
+        network of another kind; those alone are built. "generator" is the student.
       make: `make(system, settings) -> (make_state, step)`, a `make_state(key, teacher) -> State` and the
         step of training/parallel.py.
       batch_shape: `batch_shape(settings)`, of what the step takes: (B,), or (G, B).
@@ -44,16 +44,19 @@ class Method:
       calls: `calls(settings)`, what a step costs an example, in network calls; a backward pass
         counts as one call for the inputs and one for the parameters.
       sampler: what the rows of results.json call the student's sampler.
+      raw: `raw(settings)`, whether its players start from the teacher's raw weights: `make_state` then takes
+        them too, `make_state(key, teacher, raw)`.
       settings: the rows it reads, those that all methods share (`training.settings.SHARED`) among them.
     """
 
     name: str
-    networks: Callable[[Any], dict[str, dict[str, Any]]]
+    networks: Callable[[Any], dict[str, Any]]
     make: Callable[[System, Any], tuple[MakeState, Step]]
     batch_shape: Callable[[Any], tuple[int, ...]]
     sample: Callable[..., Array]
     grid: Callable[[Bridge, int, Any], np.ndarray]
     check: Callable[[Any, Bridge, Corruption], None]
-    calls: Callable[[Any], int]
+    calls: Callable[[Any], float]
     sampler: str
     settings: tuple[Setting, ...]
+    raw: Callable[[Any], bool] = lambda settings: False

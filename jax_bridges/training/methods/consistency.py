@@ -172,6 +172,11 @@ def _sample(
 def _check(settings, bridge: Bridge, corruption: Corruption) -> None:
     del corruption
     part = distill_part(settings.method)
+    if settings.z_channels == 1:
+        raise ValueError(
+            f"distill.z_channels is 1, but a student of {settings.method} is fed the bridge's noise, which "
+            "has an image's channels: set it to 3, or to 0."
+        )
     grain = consistency.grain(bridge) / float(bridge.T)
     for key in ("gamma", "dt"):
         if settings[key] < grain:
