@@ -73,7 +73,9 @@ def _check(config: Any, statistics: bool) -> None:
     check_metrics(config, labels=False)
     if statistics:
         needs = [
-            n for n in config.metrics if METRICS[n].each or METRICS[n].of_set.paired and n != "fid"
+            n
+            for n in config.metrics
+            if METRICS[n].each or ((s := METRICS[n].of_set) and s.paired and n != "fid")
         ]
         if needs:
             raise ValueError(
@@ -124,6 +126,11 @@ def _named(folder: Path) -> dict[str, Path]:
     return names
 
 
+def _stacked(part: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    images, targets = map(np.stack, zip(*part))
+    return images, targets
+
+
 def _parts(pairs: list[tuple[Path, Path | None]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(images, targets), uint8 `[n, H, W, 3]`, of one size; without targets the images themselves."""
     part: list[tuple[np.ndarray, np.ndarray]] = []
@@ -136,10 +143,10 @@ def _parts(pairs: list[tuple[Path, Path | None]]) -> Iterator[tuple[np.ndarray, 
                 *(each for pair in zip((ours, theirs), sizes) for each in pair)
             ))  # fmt: skip
         if part and (len(part) == PART or image.shape != part[0][0].shape):
-            yield tuple(map(np.stack, zip(*part)))
+            yield _stacked(part)
             part = []
         part.append((image, target))
-    yield tuple(map(np.stack, zip(*part)))
+    yield _stacked(part)
 
 
 def _read(path: Path) -> np.ndarray:

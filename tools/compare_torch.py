@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -134,9 +135,10 @@ def make_inputs(adm: str, folder: Path, batch: int, size: int) -> float:
 
     params = random_params(abstract_params(ADMS[adm]))
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    named = {"/".join(part.key for part in path): leaf for path, leaf in leaves}
+    named: dict[str, Any] = {"/".join(part.key for part in path): leaf for path, leaf in leaves}
     np.savez(folder / "flax.npz", **named)
-    np.savez(folder / "torch.npz", **flax_to_torch(params, ADMS[adm]))
+    theirs: dict[str, Any] = flax_to_torch(params, ADMS[adm])
+    np.savez(folder / "torch.npz", **theirs)
     x = np.random.default_rng(0).standard_normal((batch, size, size, 3), np.float32)
     np.savez(folder / "inputs.npz", x=x, t=np.linspace(1, 900, batch, dtype=np.float32))
     return sum(leaf.size for leaf in named.values()) / 1e6

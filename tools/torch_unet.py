@@ -217,14 +217,14 @@ def torch_network(
 
 def torch_images(images: np.ndarray, device: str = "cpu", layout: str = "NCHW") -> Tensor:
     """`[B, H, W, C]` -> a tensor `[B, C, H, W]` on the device."""
-    images = torch.tensor(images, device=device).movedim(3, 1)
-    return images.contiguous(memory_format=look_up("layout", LAYOUTS, layout))
+    tensor = torch.tensor(images, device=device).movedim(3, 1)
+    return tensor.contiguous(memory_format=look_up("layout", LAYOUTS, layout))
 
 
 def torch_forward(
     net: ADM,
     weights: Mapping[str, np.ndarray],
-    inputs: tuple[np.ndarray | None, ...],
+    inputs: tuple[Any, ...],
     device: str = "cpu",
     bfloat16: bool = False,
     layout: str = "NCHW",

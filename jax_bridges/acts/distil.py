@@ -82,7 +82,7 @@ def of_papers(run: Run) -> Callable[[int], list[Row]] | None:
     """`published(images)` of `evaluate`: the rows of `evaluate.published`; None where it is not set."""
     config = run.config.evaluate
 
-    def rows(images: int) -> list[dict]:
+    def rows(images: int) -> list[Row]:
         place = (config.published, config.protocol, config.published_data, images)
         return published_rows(*place, metrics=config.metrics)
 

@@ -61,6 +61,7 @@ class Moments:
             raise ValueError(
                 f"Features of {len(self.mean)} and of {len(other.mean)} numbers are no set together."
             )
+        assert self.count is not None and other.count is not None  # see above
         count, shift = self.count + other.count, other.mean - self.mean
         between = shift * np.sqrt(self.count * other.count / count)
         root = _reduced(np.vstack([self.root, other.root, between]), 2)
@@ -193,7 +194,8 @@ def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:
     parts = [np.arange(start, min(start + rows, len(a))) for start in range(0, len(a), rows)]
 
     def without(x, y, same: bool) -> np.ndarray:
-        between, alone = 0.0, 0.0  # sums over pairs [G, G], and over a row with itself [G]
+        between = np.zeros(())  # sums over pairs [G, G]
+        alone = np.zeros(())  # and over a row with itself [G]
         for p in parts:
             for q in parts:
                 kernel = _kernel(

@@ -191,7 +191,8 @@ class MeasuredSet:
         for name in measure.names:
             of_set = METRICS[name].of_set
             if of_set is None:
-                values = METRICS[name].each(part)
+                each = METRICS[name].each
+                values = None if each is None else each(part)
                 if values is not None:
                     self._each.setdefault(name, []).append(np.asarray(values))
                 continue
@@ -227,6 +228,7 @@ class MeasuredSet:
 
     def _of_set(self, name: str, folds: np.ndarray | None) -> Estimate:
         measure, of_set = self._measure, METRICS[name].of_set
+        assert of_set is not None
         network = of_set.network(measure.protocol)
         ours, theirs = self._kept[network, of_set.kind], measure.known(name)
         if of_set.paired and theirs is None:

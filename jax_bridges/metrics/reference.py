@@ -26,6 +26,7 @@ def over_hosts(mine: Moments | None, dimensions: int) -> Moments:
     """
     packed = np.zeros(1 + dimensions * (1 + dimensions))
     if mine is not None:
+        assert mine.count is not None  # of features, not of published statistics
         packed = np.concatenate([[float(mine.count)], mine.mean, mine.square().reshape(-1)])
     whole = None
     for each in hosts.gather(packed[None]):
@@ -33,7 +34,7 @@ def over_hosts(mine: Moments | None, dimensions: int) -> Moments:
         if count[0]:
             part = Moments(int(count[0]), mean, root.reshape(dimensions, dimensions))
             whole = part if whole is None else whole.joined(part)
-    if whole is None or whole.count < 2:
+    if whole is None or whole.count is None or whole.count < 2:
         raise ValueError(f"Moments need 2 features or more, not {whole.count if whole else 0}.")
     return whole
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,8 @@ def abstract_run(config, parallel: Parallel) -> Run:
     """A run to plan or to time, of `config`, over the devices of `parallel`."""
     config = config.copy_and_resolve_references()
     config.teacher.init = ""  # where weights come from changes no cost
-    return AbstractRun(config, None, System.create(config), parallel, None, None, None, None)
+    no: Any = None  # folder, data, log or signals: nothing is read, and nothing written
+    return AbstractRun(config, no, System.create(config), parallel, no, no, no, no)
 
 
 def abstract_params(system: System, player: str) -> PyTree:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
@@ -84,7 +85,8 @@ def held_by(parallel: Parallel, state: State, frozen: PyTree) -> Held:
 
     players = state.players.values()
     fields = ("params", "ema", "opt")
-    return Held(*(size([getattr(p, f) for p in players]) for f in fields), size(frozen))
+    params, averages, optimiser = (size([getattr(p, f) for p in players]) for f in fields)
+    return Held(params, averages, optimiser, size(frozen))
 
 
 def held_compiled(held: Held, compiled: jax.stages.Compiled) -> Held:
@@ -112,7 +114,7 @@ def bytes_refused(error: str) -> int | None:
     return None
 
 
-def held_refused(held: Held, error: jax.errors.JaxRuntimeError) -> Held:
+def held_refused(held: Held, error: Exception) -> Held:
     """`held` with what a step needs besides whose compiler has refused it; raises any other error."""
     needed = bytes_refused(str(error))
     if needed is None:
@@ -218,5 +220,5 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
 
 def _sharded(parallel: Parallel, shards: int) -> Parallel:
     """The same devices, the state in so many shards; only to be asked for shardings."""
-    mesh = AbstractMesh((parallel.devices // shards, shards), ("data", "fsdp"))
+    mesh: Any = AbstractMesh((parallel.devices // shards, shards), ("data", "fsdp"))
     return Parallel("fsdp", mesh, parallel.min_shard)

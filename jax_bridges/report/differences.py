@@ -17,13 +17,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import special
 
 from jax_bridges.metrics import METRICS, Estimate, mean_estimate, paired_interval, sign_test
 from jax_bridges.metrics.intervals import LEVEL
-from jax_bridges.report.row import HOLE, Row, is_number, need, split_metric
+from jax_bridges.report.row import HOLE, Row, is_metric, is_number, need, split_metric
 
 VALUES = "values.npz"
 MARGIN = 0.05  # of the other's value: by how much "no worse" may be worse
@@ -51,13 +52,13 @@ class Difference:
     sign_p: float | None = None
 
     @classmethod
-    def read(cls, item: object, where: str) -> Difference:
+    def read(cls, item: Any, where: str) -> Difference:
         """From an object of results.json. Raises ValueError, a sentence that begins with `where`."""
         names = [each.name for each in dataclasses.fields(cls)]
         good = (
             isinstance(item, Mapping) and set(item) <= set(names) and set(item) >= set(names[:-1])
         )
-        need(good and split_metric(item["metric"]) is not None, f"{where} must have {names}")
+        need(good and is_metric(item["metric"]), f"{where} must have {names}")
         numbers = [v for k, v in item.items() if k != "metric" and v is not None]
         need(all(is_number(v) and math.isfinite(v) for v in numbers), f"{where} must be of numbers")
         return cls(**item)
@@ -169,7 +170,7 @@ class Measured:
             difference = None if best in (None, index) else self.difference(index, best, key)
             if difference is not None:
                 behind[key] = (difference.low, difference.high)
-        times = [rows[index].seconds_per_image for rows, _ in self.seeds]
+        times: list[float | Any] = [rows[index].seconds_per_image for rows, _ in self.seeds]
         return dataclasses.replace(
             row, metrics=metrics, intervals=intervals, std=std, behind=behind,
             seeds=len(self.seeds) if len(self.seeds) > 1 else None,
@@ -196,7 +197,7 @@ class Measured:
         there = all(value is not None and math.isfinite(value) for value in values)
         return there and not self.rows[index].published
 
-    def _values(self, index: int, key: str) -> list[float | None]:
+    def _values(self, index: int, key: str) -> list[float | Any]:
         return [rows[index].metrics.get(key) for rows, _ in self.seeds]
 
     def _each(self, row: int, key: str) -> np.ndarray | None:

@@ -28,6 +28,7 @@ def _worse(rows: list[Row]) -> str:
     for task in dict.fromkeys(row.task for row in rows):
         for best, source in below_source([row for row in rows if row.task == task]):
             key = first_key([best])
+            assert key is not None  # by it they were compared
             ours, theirs = (format_value(rows, key, row.metrics[key]) for row in (best, source))
             where = f" ({task})" if task else ""
             said.append(
@@ -51,7 +52,7 @@ def _achieved(given: list[Row], differences: Sequence[Difference]) -> str:
     if not students:
         best = _best(own, key)
         return f"{_name(best)}: {_metric(key)} {format_value(rows, key, best.metrics[key])}."
-    student = _best([row for row in own if row.nfe == min(row.nfe for row in own)], key)
+    student = _best([row for row in own if row.calls == min(row.calls for row in own)], key)
     which = f" by {student.sampler}" if len({row.sampler for row in students}) > 1 else ""
     sentence = _name(student).replace(",", f"{which},", 1)
     sentence += f": {_metric(key)} {format_value(rows, key, student.metrics[key])}"
@@ -66,11 +67,11 @@ def _achieved(given: list[Row], differences: Sequence[Difference]) -> str:
         return sentence + "."
     parts = []
     equal = [row for row in teachers if row.nfe == student.nfe]
-    most = [row for row in teachers if row.nfe == max(row.nfe for row in teachers)]
+    most = [row for row in teachers if row.calls == max(row.calls for row in teachers)]
     if equal:
         teacher = _best(equal, key)
         parts.append(f"{_against(student, teacher, key)} the teacher's {_calls(teacher)}")
-    if most[0].nfe > student.nfe:
+    if most[0].calls > student.calls:
         teacher = _best(most, key)
         whose = "its" if parts else "the teacher's"
         parts.append(f"{_against(student, teacher, key)} {whose} {_calls(teacher)}")

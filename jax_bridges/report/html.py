@@ -6,6 +6,7 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import TypeGuard
 
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.report import curves
@@ -311,5 +312,5 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-" else "?" for letter in name)
 
 
-def _is_number(value) -> bool:
+def _is_number(value) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and value == value

@@ -2,7 +2,7 @@
 
 import html
 
-from jax_bridges.report.row import Row, split_metric
+from jax_bridges.report.row import Row, is_metric, split_metric
 from jax_bridges.report.table import MISSING, Column, footnotes, format_value, make_columns
 
 escape = html.escape
@@ -26,7 +26,7 @@ def results_table(rows: list[Row], measured: dict) -> str:
             attributes += f' title="{escape(row.reference)}"'
         body.append(f"<tr{attributes}>{cells}</tr>")
     notes = footnotes(rows, columns, "Bold:")
-    used = {split_metric(column.key)[0].name for column in columns if split_metric(column.key)}
+    used = {split_metric(column.key)[0].name for column in columns if is_metric(column.key)}
     if "FD-Lite0" in used:
         notes += (
             " FD-Lite0: the Fréchet distance between features of EfficientNet-Lite0; it ranks "

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from jax_bridges.report.listing import Listing
-from jax_bridges.report.row import Row, split_metric
+from jax_bridges.report.row import Row, is_metric, split_metric
 
 SUFFIXES = ("pdf", "svg", "png")
 AXES = {"nfe": "network calls per image", "seconds_per_image": "seconds per image"}
@@ -22,7 +22,7 @@ def save_plots(folder: str | os.PathLike, listing: Listing) -> list[Path]:
       ModuleNotFoundError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # pyright: ignore[reportMissingImports]  # optional
     except ModuleNotFoundError:
         raise ModuleNotFoundError(
             "Plots need matplotlib: pip install 'jax_bridges[paper]'."
@@ -35,7 +35,7 @@ def save_plots(folder: str | os.PathLike, listing: Listing) -> list[Path]:
             name = ", ".join(part for part in (run, row.model, row.sampler) if part and part != "-")
             lines.setdefault(name, []).append(row)
     written = []
-    for key in (c.key for c in listing.columns if split_metric(c.key)):
+    for key in (c.key for c in listing.columns if is_metric(c.key)):
         for axis, label in AXES.items():
             figure = Figure(figsize=(4.2, 3.0), layout="constrained")
             if _draw(figure.subplots(), lines, key, axis, label):

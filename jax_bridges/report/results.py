@@ -28,6 +28,7 @@ import json
 import math
 import os
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.report.differences import Difference
@@ -73,7 +74,7 @@ def check_results(results: dict) -> tuple[list[Row], list[Difference]]:
     for key in ("title", "task", "dataset"):
         need(isinstance(results.get(key), str), f'results["{key}"] must be text')
     _check_measured(results.get("measured"))
-    rows = results.get("rows")
+    rows: Any = results.get("rows")
     need(isinstance(rows, list), 'results["rows"] must be a list, one row a (model, sampler, nfe)')
     rows = [Row.read(row, f"rows[{index}]") for index, row in enumerate(rows)]
     differences = results.get("differences", [])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from jax_bridges.metrics import METRICS, Metric
 
@@ -44,7 +45,7 @@ class Row:
     images: int | None
     task: str = ""
     seconds_per_image: float | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
+    metrics: dict[str, float | Any] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     behind: dict[str, tuple[float, float]] = field(default_factory=dict)
     seeds: int | None = None
@@ -55,7 +56,7 @@ class Row:
     same_data: bool | None = None
 
     @classmethod
-    def read(cls, item: object, where: str = "a row") -> Row:
+    def read(cls, item: Any, where: str = "a row") -> Row:
         """The row that an object of results.json stands for; the inverse of `plain`.
 
         Raises:
@@ -63,9 +64,11 @@ class Row:
         """
         need(isinstance(item, Mapping), f"{where} must be an object")
         _check(where, item)
-        metrics = {k: v for k, v in item.items() if split_metric(k) is not None}
+        metrics = {k: v for k, v in item.items() if is_metric(k)}
         given = {k: item[k] for k in (*_OWN, *_PUBLISHED[1:], "seeds") if k in item}
-        spread = {n: {k: (a, b) for k, (a, b) in item.get(n, {}).items()} for n in _SPREAD}
+        spread: dict[str, Any] = {
+            n: {k: (a, b) for k, (a, b) in item.get(n, {}).items()} for n in _SPREAD
+        }
         return cls(
             **{"nfe": None, "images": None, **given},
             metrics=metrics,
@@ -102,10 +105,15 @@ class Row:
         return self.nfe or 0
 
 
-def split_metric(key: str) -> tuple[Metric, bool] | None:
-    """`"psnr_hole"` -> (the PSNR metric, True); None where the key is no metric."""
+def is_metric(key: str) -> bool:
+    """Whether it is the key of a metric, of whole images or of the hole."""
+    return key.removesuffix(HOLE) in METRICS
+
+
+def split_metric(key: str) -> tuple[Metric, bool]:
+    """`"psnr_hole"` -> (the PSNR metric, True); KeyError where the key is no metric."""
     name = key.removesuffix(HOLE)
-    return (METRICS[name], name != key) if name in METRICS else None
+    return METRICS[name], name != key
 
 
 def need(condition: bool, message: str) -> None:
@@ -148,7 +156,7 @@ def _check(where: str, row: Mapping) -> None:
     std = row.get("std", {})
     need(
         isinstance(std, dict)
-        and all(split_metric(key) and is_number(value) for key, value in std.items()),
+        and all(is_metric(key) and is_number(value) for key, value in std.items()),
         f'{where}["std"] must be {{metric: number}}',
     )
     for name in _SPREAD:
@@ -157,7 +165,7 @@ def _check(where: str, row: Mapping) -> None:
         if key in (*_OWN, *_PUBLISHED, *_SPREAD, "seeds", "std") and key != "seconds_per_image":
             continue
         need(
-            key == "seconds_per_image" or split_metric(key) is not None,
+            key == "seconds_per_image" or is_metric(key),
             f'{where} has an unknown key "{key}"; known metrics: {", ".join(METRICS)} '
             f"(each also with {HOLE}); a new one is a record of METRICS in metrics/metric.py",
         )
@@ -167,11 +175,11 @@ def _check(where: str, row: Mapping) -> None:
         )
 
 
-def _check_ends(where: str, intervals: object) -> None:
+def _check_ends(where: str, intervals: Any) -> None:
     need(isinstance(intervals, dict), f"{where} must be {{metric: [low, high]}}")
     for key, pair in intervals.items():
         need(
-            split_metric(key) is not None
+            is_metric(key)
             and isinstance(pair, (list, tuple))
             and len(pair) == 2
             and all(is_number(end) and math.isfinite(end) for end in pair),
@@ -179,6 +187,6 @@ def _check_ends(where: str, intervals: object) -> None:
         )
 
 
-def _finite(value: object) -> object:
+def _finite(value: Any) -> Any:
     value = value.item() if hasattr(value, "item") else value
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,7 +6,7 @@ from functools import partial
 
 from jax_bridges.measured import markdown_table
 from jax_bridges.metrics import METRICS
-from jax_bridges.report.row import HOLE, Row, split_metric
+from jax_bridges.report.row import HOLE, Row, is_metric, split_metric
 
 MODEL_ORDER = {"source": 0, "teacher": 1, "student": 2}
 PUBLISHED = "†"
@@ -131,8 +131,8 @@ def footnotes(rows: list[Row], columns: list[Column], best: str) -> str:
 
 def few_images(rows: list[Row], keys: list[str]) -> str:
     """A warning where a distance among `keys` is of few images: its value then tells how many there are."""
-    found = [split_metric(key) for key in keys]
-    falling = dict.fromkeys(m[0].name for m in found if m and m[0].of_set and m[0].of_set.falls)
+    found = [split_metric(key)[0] for key in keys if is_metric(key)]
+    falling = dict.fromkeys(m.name for m in found if m.of_set and m.of_set.falls)
     least = min((row.images for row in rows if row.images and not row.published), default=FEW)
     if not falling or least >= FEW:
         return ""
@@ -225,9 +225,11 @@ def below_source(rows: list[Row]) -> list[tuple[Row, Row]]:
     rows = [row for row in rows if not row.published]
     models = [row for row in rows if row.model != "source"]
     key = first_key(models)
+    if key is None:
+        return []
     rows = [row for row in rows if row.metrics.get(key) is not None]
     sources = [row for row in rows if row.model == "source"]
-    if key is None or not sources:
+    if not sources:
         return []
     metric, _ = split_metric(key)
     sign = 1 if metric.higher_is_better else -1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -125,7 +126,8 @@ def evaluate(
     if count < config.images:
         print(f"{name}: all {count} held-out images ({config.images} were asked for)", flush=True)
     table = _Table(run, HeldOut(run.test_data, count, config.batch))
-    rows, values, shown = [], table.images, {}
+    values: dict[str, Any] = table.images
+    rows, shown = [], {}
     silent = None if sys.stderr.isatty() and hosts.is_chief() else True
     bar = tqdm(jobs, desc=name, unit="row", disable=silent)
     for job in bar:
@@ -194,7 +196,7 @@ class _Table:
             self.region = "each image's own hole, without margin"
         self._gap = corruption_gap(run) if "cons" in config.metrics else None
 
-    def row(self, job: Job) -> tuple[Row, dict[str, np.ndarray], np.ndarray]:
+    def row(self, job: Job) -> tuple[Row, dict[str, np.ndarray], np.ndarray | None]:
         """(row, its numbers in values.npz by what follows "ROW/", uint8 images for the picture)."""
         run, config = self._run, self._run.config.evaluate
         restore = Restoring(run, job.make(), job.params, config.batch)

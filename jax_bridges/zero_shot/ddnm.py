@@ -12,7 +12,7 @@ from jax_bridges.bridges import Levels
 from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Share
-from jax_bridges.typing import Array
+from jax_bridges.typing import AnyArray, Array
 from jax_bridges.zero_shot.steps import (
     Steps,
     Travel,
@@ -34,7 +34,7 @@ class ShippedBasis(NamedTuple):
     coordinates `[B, H, W, C]` to images.
     """
 
-    s: Array
+    s: AnyArray
     rotate: Callable[[Array], Array]
 
 
