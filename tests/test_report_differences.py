@@ -75,6 +75,11 @@ def test_no_worse_is_a_bound_of_the_difference():
     worse = Difference(3, 2, "fd_lite0_hole", 0.8, -0.2, 1.8, -0.1, 1.4)
     assert no_worse(worse, 30.0) and not no_worse(worse, 20.0)  # 1.4 against 1.5 and 1.0
     better = dataclasses.replace(worse, metric="psnr", lower=-1.4, upper=0.1)
+    assert not worse.is_worse and not better.is_worse
+    assert (
+        dataclasses.replace(worse, low=0.1).is_worse
+        and dataclasses.replace(better, high=-1).is_worse
+    )
     assert better.worst == 1.4 and no_worse(better, 30.0) and not no_worse(better, 20.0)
 
 
@@ -144,6 +149,7 @@ def test_the_headline_says_whether_the_student_is_no_worse():
     assert (
         f"no worse, at most {bound / 30:.1%} worse with 95% (under 5% counts as no worse)" in said
     )
+    assert found.difference(3, 2, "fd_lite0_hole").is_worse  # by 3%, which counts as no worse
     values["3/fd_lite0_hole/without"] = 31 + np.arange(10.0)
     found = Measured([(rows, values)])
     assert "not shown to be as good, at most" in headline(found.told(), found.to_teacher())

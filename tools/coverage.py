@@ -13,12 +13,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from jax_bridges.data import blocks_of, make_source
+from jax_bridges.data.earth import SECTOR, open_earth
+from jax_bridges.data.source import resolve
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.measured import markdown_table, measured_here
 from jax_bridges.metrics import (
@@ -155,7 +156,7 @@ def lite0_law(tiles: int, random) -> tuple[np.ndarray, np.ndarray]:
 
 def neighbours() -> str:
     """How much less sure means over the test tiles are than if tiles were strangers, by height of a block."""
-    source: Any = make_source(SimpleNamespace(name="earth"), "test")  # an EarthSource
+    source = open_earth(resolve(SimpleNamespace(), "test"))
     tiles = np.stack([source[i]["x0"] for i in range(len(source))]).astype(np.float64)
     numbers = {
         "mean of red": tiles[..., 0].mean((1, 2)),
@@ -164,7 +165,7 @@ def neighbours() -> str:
             np.abs(np.diff(tiles, axis=1)).mean((1, 2, 3))
         ),
     }
-    top, sector = source.corners[:, 0], source.corners[:, 1] // 900
+    top, sector = source.corners[:, 0], source.corners[:, 1] // SECTOR
     blocks = [sector * 1000 + top // height for height in HEIGHTS]
     rows = [
         [name, *(f"{mean_estimate(v, b).error / mean_estimate(v).error:.1f}" for b in blocks)]
@@ -213,9 +214,13 @@ def main() -> None:
         for _ in range(flags.lite0):
             drawn = random.normal(size=(IMAGES, len(factor))) @ factor + mean
             sets = np.split(drawn, 3, axis=1)
-            add_set(tally, PairedFrechet, sets, blocks, random, False)
+            add_set(tally, PairedFrechet, sets, blocks, random, others=False)
         tell("strangers, FD-Lite0's features", flags.lite0, tally, {})
 
+    real = (
+        f", or with the mean and the covariance of FD-Lite0's features, of {flags.tiles} training tiles and "
+        "of the same with noise"
+    )
     head = ["images", "of", "sets", "in the reports", "BCa", "bootstrap", "as strangers"]
     how = measured_here("tools.coverage")
     text = f"""# Do 95% intervals hold the truth 95 times of 100?
@@ -229,7 +234,7 @@ Share, in percent, of {IMAGES} images a set; of 95% in {flags.sets} sets a stand
 of single images, which the reports take for paired differences of strangers. "Bootstrap": {RESAMPLES} resamples of blocks,
 each cut to {IMAGES} images, and t. "As strangers": the jackknife over images, as if neighbours were none. Means are of a
 log-normal number an image; distances are of Gaussian features of {DIMENSIONS} dimensions, of which blocks have {ALIKE:.0%} in
-common, or with the mean and the covariance of FD-Lite0's features, of {flags.tiles} training tiles and of the same with noise.
+common{real if flags.lite0 else ""}.
 
 # How far neighbours are alike
 

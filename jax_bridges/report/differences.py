@@ -73,6 +73,12 @@ class Difference:
         metric, _ = split_metric(self.metric)
         return -self.lower if metric.higher_is_better else self.upper
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the whole interval lies on the worse side."""
+        metric, _ = split_metric(self.metric)
+        return self.high < 0 if metric.higher_is_better else self.low > 0
+
 
 def no_worse(difference: Difference, other: float, margin: float = MARGIN) -> bool:
     """Whether a row is no worse than another: the bound of their difference is below a share of its value.

@@ -100,7 +100,8 @@ def _verdict(
             bound = f"at most {each.worst / abs(base):.1%} worse with 95%"
             if no_worse(each, base):
                 return f"{said}: no worse, {bound} (under {MARGIN:.0%} counts as no worse)."
-            return f"{said}: not shown to be as good, {bound}."
+            verdict = "worse by more than chance" if each.is_worse else "not shown to be as good"
+            return f"{said}: {verdict}, {bound}."
     return ""
 
 
