@@ -105,7 +105,7 @@ def run(argv: list[str]) -> int:
         print(f"not begun: {', '.join(left)}; the same command goes on", flush=True)
         return AGAIN
     found = [record.find(row.name, size, about["machine"]["device"]) for row in rows]
-    return 0 if all(line["status"] == "ok" for line in found) else 1
+    return 0 if all(line and line["status"] == "ok" for line in found) else 1
 
 
 def main(argv: list[str] | None = None) -> int:

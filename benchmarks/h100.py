@@ -10,10 +10,11 @@ import importlib.util
 import os
 import re
 
-import jax
 from jax._src import compiler
-from jax._src.lib import xla_client
+from jax._src.lib import xla_client  # pyright: ignore[reportPrivateImportUsage]
 from jax.experimental import topologies
+
+from jax_bridges.typing import Device
 
 # XLA's protobuf of what its compiler asks a device for.
 _H100 = """
@@ -65,7 +66,7 @@ def cpu_seconds() -> float:
     return sum(os.times()[:4])
 
 
-def h100() -> jax.Device:
+def h100() -> Device:
     """The device; FileNotFoundError where its compiler is not installed."""
     if importlib.util.find_spec("jax_plugins.xla_cuda12") is None:
         raise FileNotFoundError("For --h100 pip install jax-cuda12-pjrt of jaxlib's version.")
@@ -74,7 +75,7 @@ def h100() -> jax.Device:
     ]
 
 
-def compile_for_h100(device: jax.Device, module) -> Compiled:
+def compile_for_h100(device: Device, module) -> Compiled:
     """A StableHLO module, lowered for cuda and one device, compiled for an H100."""
     options = compiler.get_compile_options(num_replicas=1, num_partitions=1)
     # Without autotuning Triton has tiles of its own accord that do not fit every product.

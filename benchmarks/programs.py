@@ -141,7 +141,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         self._lower, self._compile = pxla.lower_sharding_computation, compiler.compile_or_get_cached
         self._finish = finish = jax.stages.Lowered.compile
-        jax.stages.Lowered.compile = lambda *args, **how: Zeros(finish(*args, **how))
+        # What it gives is no Compiled, but does for one.
+        jax.stages.Lowered.compile = lambda *args, **how: Zeros(finish(*args, **how))  # pyright: ignore[reportAttributeAccessIssue]
         pxla.lower_sharding_computation = self.lower
         compiler.compile_or_get_cached = self.compile
         return self
@@ -226,8 +227,8 @@ def different(programs: list[Program]) -> dict[str, int]:
     places = {"convolutions": programs, "products": programs}
     sets = {name: [getattr(p, name) for p in place] for name, place in places.items()}
     if programs[0].h100:
-        sets["cuDNN"] = [p.h100.convolutions for p in programs]
-        sets["gemm"] = [p.h100.products for p in programs]
+        sets["cuDNN"] = [p.h100.convolutions for p in programs if p.h100]
+        sets["gemm"] = [p.h100.products for p in programs if p.h100]
     return {name: len(frozenset().union(*found)) for name, found in sets.items()}
 
 

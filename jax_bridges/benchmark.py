@@ -3,7 +3,6 @@
     python -m jax_bridges.benchmark                               # the small network, a minute
     python -m jax_bridges.benchmark --network=i2sb256 --dtype=bfloat16 --batch=8 --peak-tflops=989
     python -m jax_bridges.benchmark --config=configs/jpeg.py --config.network.blocks=2
-    python -m jax_bridges.benchmark --network=ddbm_e2h64 --what=torch   # beside PyTorch, if it is there
     python -m jax_bridges.benchmark --plan --config=configs/inpaint.py:imagenet256_i2sb \
         --devices=8 --fsdp=8 --compile
     python -m jax_bridges.benchmark --plan --config=configs/edges_to_image.py:handbags64 \
@@ -22,8 +21,6 @@ if __name__ == "__main__":  # before the imports, which take seconds
     begin()
 
 import argparse
-import dataclasses
-import importlib.util
 import json
 import sys
 import time
@@ -33,34 +30,23 @@ from functools import partial
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from jax_bridges import papers
 from jax_bridges.benchmark_options import OPTIONS, complete_options
 from jax_bridges.benchmark_rows import format_rows
-from jax_bridges.benchmark_weights import (
-    place_random,
-    random_batch,
-    random_inputs,
-    relative_difference,
-)
+from jax_bridges.benchmark_weights import place_random, random_inputs
 from jax_bridges.choices import look_up
 from jax_bridges.command import Parser, run_command
 from jax_bridges.command_line import read_config
 from jax_bridges.config import base_config
-from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here, median_seconds
-from jax_bridges.models import ADM, DTYPES, MODELS, network_settings
-from jax_bridges.planning.abstract import (
-    STAGES,
-    abstract_run,
-    call_flops,
-    describe_plan,
-    make_plan,
-    step_flops,
-)
-from jax_bridges.planning.memory import GIB, advice, held_compiled, held_state
+from jax_bridges.models import DTYPES, network_settings
+from jax_bridges.planning.abstract import abstract_run, call_flops, random_batch, step_flops
+from jax_bridges.planning.memory import held_compiled, held_state
+from jax_bridges.planning.plan import STAGES, describe, plan_config
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from jax_bridges.platforms import target
 from jax_bridges.stages.distill import distill
@@ -81,15 +67,10 @@ NETWORKS = {
 
 
 # -- what is measured ----------------------------------------------------------------------------
-def measure_forward(
-    run: Run, params, nfe: int, repeats: int, beside_torch: bool = False
-) -> Iterable[dict]:
+def measure_forward(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
     """One network call on `evaluate.batch` images that lie on the device."""
     del nfe
-    row, ours = time_forward(run, params, repeats)
-    yield row
-    if beside_torch:
-        yield {**row, "what": "forward, torch", **measure_torch(run, params, ours, repeats)}
+    yield time_forward(run, params, repeats)[0]
 
 
 def time_forward(run: Run, params, repeats: int) -> tuple[dict, np.ndarray]:
@@ -108,34 +89,6 @@ def time_forward(run: Run, params, repeats: int) -> tuple[dict, np.ndarray]:
     seconds = median_seconds(lambda: compiled(params, *inputs), repeats)
     row = {"what": "forward", "images": batch, "calls": batch, "seconds": seconds, "compile": took}
     return row, np.asarray(compiled(params, *inputs))
-
-
-def measure_torch(run: Run, params, ours: np.ndarray, repeats: int) -> dict:
-    """The same call in plain PyTorch, and how far its output is from `ours`, relative to its range."""
-    import torch
-
-    from jax_bridges.benchmark_torch import torch_forward
-
-    network, net = run.config.network, run.system.teacher
-    settings = {k: v for k, v in network.items() if k not in ("name", "dtype")}
-    weights = flax_to_torch(jax.device_get(params), settings)
-    inputs = random_inputs(net, run.system.size, run.system.channels, len(ours))
-    half = network_settings(network)["dtype"] == "bfloat16"
-    device = "cuda" if target() == "cuda" and torch.cuda.is_available() else "cpu"
-    call = torch_forward(net, weights, inputs, device, half)
-    seconds = median_seconds(call, repeats)
-    difference = relative_difference(ours, call().cpu().numpy())
-    about = {"torch": torch.__version__, "torch_device": device, "difference": difference}
-    return {"seconds": seconds, "compile": 0.0, **about}
-
-
-def torch_missing(config) -> str:
-    """Why there is no PyTorch to time this configuration's network with; "" where there is."""
-    if MODELS[config.network.name] is not ADM:
-        return f"there is no PyTorch twin of the network '{config.network.name}', only of 'adm'"
-    if importlib.util.find_spec("torch") is None:
-        return "PyTorch is not installed: pip install 'jax_bridges[bench]'"
-    return ""
 
 
 def measure_train(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
@@ -202,24 +155,10 @@ def measure_sample(run: Run, params, nfe: int, repeats: int) -> Iterable[dict]:
 
 MEASURES = {
     "forward": measure_forward,
-    "torch": partial(measure_forward, beside_torch=True),  # "forward", and the same in PyTorch
     "train": measure_train,
     "distill": measure_distill,
     "sample": measure_sample,
 }
-
-
-def choose_measures(config, names: list[str]) -> list[str]:
-    """`names` of MEASURES without repetition; all that can be measured here if there are none.
-
-    Raises:
-      ValueError: "torch" is asked for where it is not at hand.
-    """
-    missing = torch_missing(config)
-    if "torch" in names and missing:
-        raise ValueError(f"--what=torch cannot be measured: {missing}.")
-    names = names or [name for name in MEASURES if name != "torch" or not missing]
-    return [name for name in names if name != "forward" or "torch" not in names]
 
 
 def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
@@ -244,7 +183,7 @@ def measure(config, names: list[str], nfe: int, repeats: int) -> Iterable[dict]:
         "dtype": network_settings(config.network)["dtype"],
         "size": system.size,
     }
-    for name in choose_measures(config, names):
+    for name in names or MEASURES:
         for row in MEASURES[name](run, params, nfe, repeats):
             row["images_per_second"] = row["images"] / row["seconds"]
             row["tflops"] = row["calls"] * flops / row["seconds"] / 1e12
@@ -284,7 +223,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
         add(f"--{row.key.replace('_', '-')}", type=type(row.default), help=told)
     known = f"of {', '.join(DTYPES)}, with commas; the network's own if empty"
     add("--dtype", default="", help=known)
-    known = f"of {', '.join(MEASURES)}, with commas; all that can be measured here if empty. With "
+    known = f"of {', '.join(MEASURES)}, with commas; all if empty. With "
     known += f"--plan: of {', '.join(STAGES)}, both if empty"
     add("--what", default="", help=known)
     add("--batch", type=int, default=0, help="images; 0: 32, for networks of 256 pixels 4")
@@ -298,7 +237,7 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, object]]:
+def configurations(options: argparse.Namespace, given) -> Iterable[tuple[str, ConfigDict]]:
     """(name, configuration) of everything to be measured, with the options applied."""
     names = [given.task] if given is not None else options.network.split(",")
     for name in names:
@@ -332,7 +271,6 @@ def benchmark(options: argparse.Namespace, given) -> None:
     todo = list(configurations(options, given))
     for _, config in todo:  # all of them, before any is measured
         validate(config, Parallel.create(config.parallel.mode, config.parallel.fsdp).devices)
-        choose_measures(config, measures)
     for name, config in todo:
         dtype = network_settings(config.network)["dtype"]
         matmul[dtype] = matmul.get(dtype) or matmul_tflops(dtype) * about["devices"]
@@ -362,16 +300,8 @@ def plan(options: argparse.Namespace, given) -> None:
     validate(config, parallel.devices)
     compiled = options.compile or bool(options.topology)
     stages = [what for what in options.what.split(",") if what] or STAGES
-    limit = int(chip.gib * GIB) if chip else 0
-
-    def advise(run: Run, stage: Stage, needed: int) -> str:
-        held = held_state(run, stage)
-        held = dataclasses.replace(held, work=needed - held.state, limit=limit)
-        return advice(run, stage, held)
-
-    tell = partial(print, flush=True)
-    made = make_plan(config, parallel, compiled, tell, stages, limit, advise)
-    print(describe_plan(config, parallel, made, chip), flush=True)
+    made = plan_config(config, parallel, stages, compiled, chip, partial(print, flush=True))
+    print(describe(made, chip), flush=True)
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from jax_bridges.planning.abstract import abstract_batch, abstract_params
+from jax_bridges.planning.abstract import abstract_params
 from jax_bridges.stages.run import Run
 from jax_bridges.typing import PyTree
 
@@ -61,32 +61,3 @@ def random_inputs(net, size: tuple[int, int], channels: int, batch: int) -> tupl
     x, xT = np.random.default_rng(0).standard_normal((2, batch, *size, channels), np.float32)
     label = np.arange(batch, dtype=np.int32) % max(getattr(net, "num_classes", 0), 1)
     return x, np.linspace(1.0, 900.0, batch, dtype=np.float32), xT, label
-
-
-def random_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """A host batch of noise as images."""
-    draw = np.random.default_rng(0)
-
-    def fill(name: str, leaf) -> np.ndarray:
-        if name in ("x0", "xT"):
-            return draw.integers(0, 256, leaf.shape, np.uint8)
-        numbers = np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
-        return numbers % run.system.teacher.num_classes if name == "label" else numbers
-
-    return {k: fill(k, leaf) for k, leaf in abstract_batch(run, batch_shape).items()}
-
-
-def relative_difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest deviation of `theirs` from `ours`, relative to the largest value of `theirs`.
-
-    Raises:
-      ValueError: all values of `theirs` are 0, as of a network whose last layer is untrained: then
-        agreement would say nothing.
-    """
-    largest = np.abs(theirs).max()
-    if largest == 0:
-        raise ValueError(
-            "The network's output is 0 everywhere, which compares nothing: take trained or random "
-            "weights (without teacher.checkpoint they are random)."
-        )
-    return float(np.abs(ours - theirs).max() / largest)

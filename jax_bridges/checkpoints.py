@@ -56,7 +56,7 @@ class Checkpoints:
             options = _READ_ONLY
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._saving: int | None = None  # the step that is written in the background
-        self._failed = False
+        self._failed: int | None = None  # the step that could not be saved
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
@@ -122,9 +122,8 @@ class Checkpoints:
 
     def _not_saved(self, step: int, error: Exception) -> NotSaved:
         """Takes away what was half written, and says so in a sentence."""
-        self._failed, self._saving = True, None
-        for half in self.folder.glob(f"{step}.*tmp*"):
-            shutil.rmtree(half, ignore_errors=True)
+        self._failed, self._saving = step, None
+        self._take_away(step)
         # Of tensorstore's sentence of many lines, the number of the system's error.
         code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))
         code = int(code[1]) if isinstance(code, re.Match) else code
@@ -132,6 +131,10 @@ class Checkpoints:
         whole = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
         on = f"at step {max(whole)}, which is whole" if whole else "from the stage's beginning"
         return NotSaved(self.folder / str(step), reason, on)
+
+    def _take_away(self, step: int) -> None:
+        for half in self.folder.glob(f"{step}.*tmp*"):
+            shutil.rmtree(half, ignore_errors=True)
 
     def restore(self, like: State, step: int | None = None) -> State:
         """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings).
@@ -166,7 +169,7 @@ class Checkpoints:
         count = jax.device_put(jax.numpy.int32(done), like.step.sharding)
         return State(step=count, players=players)
 
-    def damaged(self, step: int, error: Exception) -> ValueError:
+    def damaged(self, step: int, error: BaseException) -> ValueError:
         """The sentence for a checkpoint that a stage cannot read: what to delete, where it then goes on."""
         older = [s for s in self._manager.all_steps() if s < step]
         return ValueError(
@@ -264,8 +267,11 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            with contextlib.suppress(*(Exception,) * self._failed):  # said once
+            failed = self._failed
+            with contextlib.suppress(*(Exception,) * (failed is not None)):  # said once
                 self._manager.close()
+            if failed is not None:
+                self._take_away(failed)  # no other part of it is still being written now
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -274,6 +280,6 @@ class Checkpoints:
         self.close()
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     """The beginning of an error's text, on one line."""
     return " ".join(str(error).split())[:200] or type(error).__name__

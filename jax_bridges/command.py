@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -29,7 +30,8 @@ def keep_compiled() -> None:
 
     There, small ones too, which JAX would compile anew at every start: they add up on a GPU.
     """
-    if jax.config.jax_compilation_cache_dir is None:
+    # JAX adds its settings at run time.
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue]
         folder = os.path.expanduser("~/.cache/jax_bridges")
         jax.config.update("jax_compilation_cache_dir", folder)
         if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
@@ -48,7 +50,7 @@ def one_sentence(error: Exception) -> str:
 def print_any_name() -> None:
     """Lets names of files be printed that the terminal's encoding, or any other, cannot say."""
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # what stands in for them need not have it
+        if isinstance(stream, io.TextIOWrapper):  # what stands in for them need not have it
             stream.reconfigure(errors="backslashreplace")
 
 

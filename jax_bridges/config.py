@@ -61,7 +61,7 @@ def take_names(config: ConfigDict, given: Collection[str]) -> None:
 # Keys that may change between two starts of the same run: they do not alter what is trained.
 FREE_KEYS = (
     "evaluate.", "compare.", "zero_shot.", "parallel.", "profile.", "log_every", "checkpoint_every",
-    "checkpoints_kept", "pictures_every", "data.cache_mb",
+    "checkpoints_kept", "pictures_every", "data.cache_mb", "seeds",
 )  # fmt: skip
 
 
@@ -116,13 +116,19 @@ def _model(config: dict) -> dict:
 
 
 # -- what older runs and imports recorded -------------------------------------------------------------
-FORMAT = (
-    1  # of a recorded configuration; raised where a key moves, together with a step of MIGRATIONS
-)
+# Of a recorded configuration; raised where a key moves, together with a step of MIGRATIONS.
+FORMAT = 2
+
+
+def _without_bootstrap(recorded: dict) -> dict:
+    """To format 2: intervals are made by leaving folds out, `evaluate.folds`, and not by resampling."""
+    recorded.get("evaluate", {}).pop("bootstrap", None)
+    return recorded
+
 
 # Format -> what makes one of the next format of it, `step(recorded) -> recorded`; none: only keys were added.
 # Commit a011160 and those before it wrote no number, which is 0.
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {}
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {1: _without_bootstrap}
 
 
 def record(config: ConfigDict) -> dict[str, Any]:
@@ -140,20 +146,20 @@ def migrate(recorded: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       ValueError: a later version wrote it.
     """
-    recorded = json.loads(json.dumps(recorded))  # a copy
-    written = recorded.pop("format", 0)
+    now: dict[str, Any] = json.loads(json.dumps(recorded))  # a copy
+    written = now.pop("format", 0)
     if written > FORMAT:
         raise ValueError(
             f"A configuration was recorded in format {written}, this version reads up to {FORMAT}: update "
             "jax_bridges."
         )
     for number in range(written, FORMAT):
-        recorded = MIGRATIONS.get(number, dict)(recorded)
-    if "task" in recorded:  # a run's
+        now = MIGRATIONS.get(number, dict)(now)
+    if "task" in now:  # a run's
         for row in settings.rows():
-            part, (*parts, name) = recorded, row.key.split(".")
+            part, (*parts, name) = now, row.key.split(".")
             if row.key.split(".")[0] not in settings.PARTS:
                 for each in parts:
                     part = part.setdefault(each, {})
                 part.setdefault(name, json.loads(json.dumps(row.default)))
-    return recorded
+    return now

@@ -202,7 +202,10 @@ def run(argv: list[str]) -> Path:
         check_name(notes, out)
         config, params = read_player(flags.workdir, player or "student")
         nfe = 1 if flags.nfe is None else flags.nfe
-        types = {"images": flags.images or "float32", "weights": flags.weights or "float32"}
+        types: dict[str, Any] = {
+            "images": flags.images or "float32",
+            "weights": flags.weights or "float32",
+        }
         data, arguments = export_jax(config, params, nfe, **types)
         write_atomic(out, with_config(data, config, nfe))
         text = usage(out.name, config, nfe, arguments)

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from jax_bridges.typing import Array
 
 # `[B]` typed PRNG keys, one key for them all (then example i has `fold_in(key, i)`), or a function
 # `draw -> noise` that replays saved noise.
-Keys = Array | Callable[[Array], Array]
+Keys = Array | Callable[[int | Array], Array]
 
 
 # -- the ledger ------------------------------------------------------------------------------------
@@ -143,6 +144,7 @@ class HostStream(enum.IntEnum):
 
     SUBSETS = 0  # images of a kernel distance
     BOOTSTRAP = 1  # images of a resample
+    FOLDS = 2  # blocks of images that are left out together
 
 
 class StepDraws:
@@ -205,7 +207,8 @@ def normal(keys: Keys, draw: int | Array, like: Array) -> Array:
 
 def _one_each(keys: Array, count: int) -> Array:
     """`[count]` keys from as many or from one."""
-    if not jnp.issubdtype(getattr(keys, "dtype", None), jax.dtypes.prng_key):
+    dtype: Any = getattr(keys, "dtype", None)
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
         raise ValueError(
             "keys must be made by jax.random.key (not PRNGKey): one key, or one for each of the "
             f"{count} images; got {getattr(keys, 'dtype', type(keys).__name__)}."

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from absl import app, flags
@@ -18,6 +19,7 @@ from ml_collections import config_flags
 
 from jax_bridges import hosts
 from jax_bridges.acts import choose_act
+from jax_bridges.acts.seeds import check_layout, of_seed, run_seeds
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
 from jax_bridges.config import differences, migrate, record
@@ -46,6 +48,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
 )
+_SEEDS = flags.DEFINE_integer(
+    "seeds", None, "So many runs in one folder, of config.seed and the seeds after it, averaged.", 1
+)
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
 _HOSTS = [_DEFINE[type(like)](name, like, about) for name, (like, about) in hosts.FLAGS.items()]
 
@@ -64,11 +69,37 @@ def run(config, workdir: str | os.PathLike) -> Path:
       ValueError: a configuration that cannot run, or one that differs from the folder's.
       Stopped, Diverged: see stages/run.py.
     """
+    workdir = Path(workdir)
+    check_layout(config, workdir)
+    if config.seeds:
+        return _run_seeds(config, workdir)
     with contextlib.ExitStack() as ends:  # signals and logs, whichever way it ends
-        return _run(config, Path(workdir), ends)
+        return _run(config, workdir, ends, lambda: begin_workdir(workdir, config))
 
 
-def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
+def _run_seeds(config, workdir: Path) -> Path:
+    validate(config)
+    first = of_seed(config, config.seeds[0], workdir)
+    check_workdir(workdir, json.loads(config.to_json_best_effort()))
+    if not is_writable(workdir):
+        return show_finished(workdir, first)
+
+    def run_seed(its, folder: Path) -> None:
+        def begin() -> None:
+            begin_workdir(workdir, config)
+            begin_workdir(folder, its)
+
+        with contextlib.ExitStack() as ends:
+            _run(its, folder, ends, begin)
+
+    run_seeds(config, workdir, run_seed)
+    if hosts.is_chief():
+        print(f"report: {build_report(workdir)}", flush=True)
+    hosts.barrier("reported")
+    return workdir / "report.html"
+
+
+def _run(config, workdir: Path, ends: contextlib.ExitStack, begin: Callable[[], None]) -> Path:
     # -- check -------------------------------------------------------------------------------------
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
     validate(config, parallel.devices)
@@ -79,7 +110,8 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     check_teacher(resolved)
 
     # -- data, system --------------------------------------------------------------------------------
-    train_data, test_data = (make_source(config.data, split) for split in ("train", "test"))
+    splits = ("train", config.evaluate.split)
+    train_data, test_data = (make_source(config.data, split) for split in splits)
     check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
     check_evaluation(config, test_data)
     system = System.create(config)
@@ -91,7 +123,7 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack) -> Path:
     this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
 
     # -- plan, act, report ---------------------------------------------------------------------------
-    choose_act(config).do(this, lambda: begin_workdir(workdir, config))
+    choose_act(config).do(this, begin)
     if hosts.is_chief():
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
@@ -109,6 +141,7 @@ def show_finished(workdir: Path, config) -> Path:
     settings = choose_act(config).settings(config)
     if not results or results["measured"].get("settings") != settings or not report.is_file():
         check_writable(workdir)  # says what is wrong with it
+    assert results is not None
     print(f"evaluate: already done\n{format_table(results['rows'])}", flush=True)
     print(f"report: {report}", flush=True)
     return report
@@ -177,6 +210,15 @@ def parse_flags(argv: list[str]) -> list[str]:
     return argv[:1]
 
 
+def seeds_from(config, count: int, given: Iterable[str]) -> tuple[int, ...]:
+    """The seeds of `--seeds=COUNT`. Raises ValueError: `config.seeds` was given as well."""
+    if "seeds" in given:
+        raise ValueError(
+            "--seeds and --config.seeds were given, which say the same: leave one out."
+        )
+    return tuple(range(config.seed, config.seed + count))
+
+
 def main(argv: list[str]) -> None:
     """Entry point: a compilation cache, exit codes."""
     del argv
@@ -186,7 +228,10 @@ def main(argv: list[str]) -> None:
     def work() -> None:
         hosts.start(hosts.find_hosts(*(flag.value for flag in _HOSTS)))
         hosts.only_chief_prints()
-        check_given(config, given_keys(flags.FLAGS))
+        given = given_keys(flags.FLAGS)
+        if _SEEDS.value:
+            config.seeds = seeds_from(config, _SEEDS.value, given)
+        check_given(config, given)
         run(config, _WORKDIR.value or f"runs/{config.task}")
 
     try:

@@ -12,6 +12,8 @@ from contextvars import ContextVar
 
 import jax
 
+from jax_bridges.typing import Device
+
 _AIM: ContextVar[tuple[str, tuple[int, int]] | None] = ContextVar("AIM", default=None)
 _NONE = (0, 0)
 
@@ -44,7 +46,7 @@ def platform_of(mesh: jax.sharding.Mesh | jax.sharding.AbstractMesh) -> str:
     return _of(mesh.devices.flat[0])
 
 
-def _of(device: jax.Device) -> str:
+def _of(device: Device) -> str:
     if device.platform != "gpu":
         return device.platform
     # JAX calls the GPUs of both makers "gpu", where it lowers it does not.
@@ -58,6 +60,14 @@ def unroll_gradients(length: int) -> int:
     an accelerator compiles a loop's body once.
     """
     return length + 1 if target() == "cpu" else 1  # a loop of one turn stays one if unrolled by one
+
+
+def packs_small_leaves() -> bool:
+    """Whether an optimiser's update has all small leaves in one vector: everywhere but on a CPU.
+
+    There each piece taken from the vector is a kernel more to compile, and no launch is saved.
+    """
+    return target() != "cpu"
 
 
 @contextlib.contextmanager

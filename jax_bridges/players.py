@@ -5,6 +5,7 @@ They lie in a work directory, as a run or an import left it.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ PLAYERS = {
 }
 
 
-def open_player(workdir: str | Path, player: str) -> tuple[Checkpoints, str]:
+def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, str]:
     """The checkpoints that hold one of PLAYERS, to be closed, and the player's name in them.
 
     Raises:
@@ -45,7 +46,7 @@ def open_player(workdir: str | Path, player: str) -> tuple[Checkpoints, str]:
     return checkpoints, name
 
 
-def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTree]:
+def read_player(workdir: str | os.PathLike, player: str) -> tuple[dict[str, Any], PyTree]:
     """The recorded configuration and the averaged parameters of one of PLAYERS.
 
     Args:
@@ -65,7 +66,7 @@ def read_player(workdir: str | Path, player: str) -> tuple[dict[str, Any], PyTre
         return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
 
 
-def recorded_config(workdir: str | Path, player: str) -> dict[str, Any]:
+def recorded_config(workdir: str | os.PathLike, player: str) -> dict[str, Any]:
     """The configuration that is recorded beside the weights of one of PLAYERS.
 
     Raises FileNotFoundError: the folder has none.

@@ -17,7 +17,7 @@ import numpy as np
 
 from jax_bridges.bridges import Bridge, expand
 from jax_bridges.choices import choose
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import Array, ArrayOrPair, Predictor
 
 
 class Scalings(NamedTuple):
@@ -315,7 +315,7 @@ def make_preconditioning(name: str, **settings):
     return choose("preconditioning", PRECONDITIONINGS, name, settings)
 
 
-def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning) -> Denoiser:
+def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning) -> Predictor:
     """Wraps `network(x, c_noise, xT, z) -> F` into `x0_hat = denoise(x_t, t, x_T, z=None)`.
 
     The network decides itself whether it looks at x_T (conditional) or not; x_T goes in unscaled,
@@ -324,7 +324,7 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
     pair (x0_hat, (v + 1) / 2), which `zero_shot.steps.predict` takes.
     """
 
-    def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> Array:
+    def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
         c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
         raw = network(expand(c_in, xt) * xt, c_noise, xT, z).astype(xt.dtype)

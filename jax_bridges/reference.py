@@ -31,7 +31,7 @@ from jax_bridges.command_line import read_config
 from jax_bridges.data import make_source
 from jax_bridges.data.source import SPLITS, Source
 from jax_bridges.io.atomic import check_writable
-from jax_bridges.metrics import PROTOCOLS, RunningMoments, check_metrics, inception_outputs
+from jax_bridges.metrics import PROTOCOLS, check_metrics, inception_outputs, over_hosts
 from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES
 from jax_bridges.metrics.reference import save_statistics
@@ -64,17 +64,18 @@ def measure(source: Source, images: int, resize: str, weights: str | None) -> Mo
       The same on all hosts.
     """
     first, last = (images * (jax.process_index() + k) // jax.process_count() for k in (0, 1))
-    running, begin = RunningMoments(FEATURES), time.perf_counter()
-    said = begin
+    begin = said = time.perf_counter()
+    moments, done = None, 0
     for part in chunks(source, range(first, last), CHUNK * jax.local_device_count()):
-        running.add(inception_outputs(part, resize, weights, shared=False).features)
+        these = Moments.of(inception_outputs(part, resize, weights, shared=False).features)
+        moments, done = moments.joined(these) if moments else these, done + len(part)
         now = time.perf_counter()
-        if now - said > EVERY or running.count == last - first:
-            rate, said = running.count / (now - begin), now
-            progress = f"reference {running.count}/{last - first} of this host's images"
-            left = time_left((last - first - running.count) / rate)
+        if now - said > EVERY or done == last - first:
+            rate, said = done / (now - begin), now
+            progress = f"reference {done}/{last - first} of this host's images"
+            left = time_left((last - first - done) / rate)
             print(f"{progress}  {rate:.1f} img/s  {left}", flush=True)
-    return running.over_hosts().moments()
+    return over_hosts(moments, FEATURES)
 
 
 def make_reference(out: str | os.PathLike, config: Any, split: str = "train", images: int = 0):
@@ -83,7 +84,7 @@ def make_reference(out: str | os.PathLike, config: Any, split: str = "train", im
     Args:
       out: the .npz file.
       config: a complete configuration; `data` and `evaluate` are read.
-      split: "train" or "test".
+      split: a name of `data.source.SPLITS`.
       images: use the first so many (the order is shuffled once and for all); 0: all.
 
     Returns:

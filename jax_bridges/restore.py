@@ -166,7 +166,7 @@ class Restorer:
         Raises BadImage for a picture or mask that cannot be used, or a mask too many or too few.
         """
         picture = read_picture(task.picture)
-        check_size(tuple(n * self.enlarge for n in picture.size))
+        check_size((picture.size[0] * self.enlarge, picture.size[1] * self.enlarge))
         if self.enlarge > 1:
             picture = picture.enlarged(self.enlarge)
         given = task.mask is not None or bool(task.boxes)
@@ -218,7 +218,7 @@ class Restorer:
         return fill_box(image, hole, model.size, model.box, self._overlap(inner), chunk)
 
     def _overlap(self, size: tuple[int, int]) -> tuple[int, int]:
-        return tuple(int(n * self.overlap) for n in size)
+        return int(size[0] * self.overlap), int(size[1] * self.overlap)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -350,7 +350,7 @@ def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
     return PriorRestorer(flags.workdir, flags.solver, flags.operator, **options(*own, *prior))
 
 
-def _check(restorer: Restorer, orders: list[Order], boxes, flags) -> list[Order]:
+def _check(restorer: Restorer | PriorRestorer, orders: list[Order], boxes, flags) -> list[Order]:
     """Reads every picture once, so that a bad one shows before anything is compiled or written."""
     good, bad, notes = [], [], {}
     for order in orders:

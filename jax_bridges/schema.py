@@ -69,8 +69,8 @@ class Number(Values):
         return not (
             (self.least is not None and value < self.least)
             or (self.above is not None and value <= self.above)
-            or (self.most is not None and value > self.most)
-            or (self.below is not None and value >= self.below)
+            or (self.most is not None and not value <= self.most)
+            or (self.below is not None and not value < self.below)
         )
 
 

@@ -61,6 +61,7 @@ PARTS = {
 _NFE, _SOLVERS = Each(COUNT, least=1), Each(Choice(SOLVERS), unique=True)
 _PRIOR_METHODS = ("pinv", "ddnm", "ddnm_plus", "ddrm", "pigdm", "dps", "repaint")
 _NATURAL = whole(least=0)
+SEED = whole(least=0, below=2**32)
 S = Setting
 
 
@@ -70,7 +71,11 @@ def rows() -> tuple[Setting, ...]:
     """The rows of the base configuration, in its order: centre inpainting of 32x32 pieces of the Earth."""
     return (
         S("task", "inpaint", TEXT, "Names the run; runs/TASK is the default work directory."),
-        S("seed", 0, whole(least=0, below=2**32), "Of initial weights, data order, corruptions, noise."),
+        S("seed", 0, SEED, "Of initial weights, data order, corruptions, noise."),
+        S("seeds", (), Each(SEED, unique=True), "Of several runs in one folder, a sub-folder each, whose "
+                "rows are averaged (--seeds=3: seed and the next two); (): one run, of seed."),
+        S("seeds_of", "all", Choice(("all", "distill")), "What they redraw: all that is trained, or the "
+                "distillation alone, from one teacher."),
 
         *under("data", source.SETTINGS),
         S("data.cache_mb", 512, _NATURAL, "Megabytes of decoded images that are kept in memory."),
@@ -101,6 +106,10 @@ def rows() -> tuple[Setting, ...]:
         S("distill.method", "ibmd", Choice(METHODS), "How; the others have a part of their own below."),
         *_methods(),
 
+        S("evaluate.split", "test", Choice(source.HELD_OUT), "Which held-out images; validation (earth) for "
+                "what is chosen by looking, so that nothing is tuned on test images."),
+        S("evaluate.seed", -1, whole(least=-1, below=2**32), "Of their corruptions and of the noise of "
+                "sampling, the same for all of seeds; -1: seed."),
         S("evaluate.images", 256, COUNT, "Held-out images."),
         S("evaluate.batch", 32, COUNT, "Images at a time, over all devices; as many as of a training step "
                 "share its kernels on a GPU."),
@@ -280,7 +289,9 @@ def main() -> int:
     """Prints the table, or the rows that match; the exit status."""
 
     def work() -> None:
-        parser = Parser(prog="python -m jax_bridges.settings", description=__doc__.split("\n")[0])
+        parser = Parser(
+            prog="python -m jax_bridges.settings", description=(__doc__ or "").split("\n")[0]
+        )
         parser.add_argument(
             "word", nargs="?", default="", help="in their key, or in what they mean"
         )

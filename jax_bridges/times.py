@@ -113,18 +113,18 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     if n < 2:
         raise ValueError(f"The Karras grid has at least 2 times; n = {n} was asked for.")
     # DBIM's form of the table has a t_min, and this grid as published.
-    table = bridge.table is not None and not bridge.t_min
-    t_min = 1.0 / (bridge.table - 1) if table else float(bridge.t_min)
+    table = None if bridge.t_min else bridge.table
+    t_min = float(bridge.t_min) if table is None else 1.0 / (table - 1)
     high, low = (float(bridge.T) - gap) ** (1 / rho), t_min ** (1 / rho)
     grid = np.append((high + np.arange(n) / (n - 1) * (low - high)) ** rho, 0.0)
-    if not table:
+    if table is None:
         return grid
-    if n >= bridge.table:
-        raise ValueError(f"The table has {bridge.table} entries, too few for {n} steps down to 0.")
+    if n >= table:
+        raise ValueError(f"The table has {table} entries, too few for {n} steps down to 0.")
     up = np.arange(n + 1)  # counted from the end
-    entries = np.rint(grid * (bridge.table - 1))[::-1]
-    entries = np.minimum(np.maximum.accumulate(entries - up) + up, bridge.table - 1 - up[::-1])
-    return entries[::-1] / (bridge.table - 1)
+    entries = np.rint(grid * (table - 1))[::-1]
+    entries = np.minimum(np.maximum.accumulate(entries - up) + up, table - 1 - up[::-1])
+    return entries[::-1] / (table - 1)
 
 
 def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 Array = jax.Array
+AnyArray = Array | np.ndarray  # numpy's where a program takes it for a constant, such as times
 PyTree = Any
+Device = Any  # a jax.Device, which JAX declares as a variable: no type to a checker
+# An array, or where the caller asked for more a pair with it: images and their path, x0_hat and its
+# variance. As one type it would have to be taken apart where nobody asked.
+ArrayOrPair = Array | Any
 
 
 class Denoiser(Protocol):
@@ -24,6 +30,15 @@ class Denoiser(Protocol):
         Returns:
           x0_hat, `[B, H, W, C]`.
         """
+        ...
+
+
+class Predictor(Protocol):
+    """Of either kind: a denoiser where z is left out, a generator where it is given."""
+
+    def __call__(self, xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
+        """Predicts the clean image; of a network that learned its variance, with that."""
+        ...
 
 
 class Generator(Protocol):
@@ -31,3 +46,4 @@ class Generator(Protocol):
 
     def __call__(self, xt: Array, t: Array, xT: Array, z: Array) -> Array:
         """Predicts one possible clean image; z is `[B, H, W, C]` standard normal."""
+        ...

@@ -49,6 +49,10 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
         raise ValueError(
             "teacher.checkpoint is used as it is and teacher.init is trained further: give one."
         )
+    if config.seeds_of == "distill" and config.seeds and config.zero_shot.tasks:
+        raise ValueError(
+            "seeds_of is 'distill', but a zero-shot run distils nothing: set it to 'all'."
+        )
     sampler = make_sampler(config.evaluate.sampler)
     for stage in trained:
         check_optimizer(stage.optimizer, "train.optimizer")
@@ -76,7 +80,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     _check_zero_shot(config, bridge)
     _check_bridge(config, bridge)
     if trained:
-        check_mode(config, bridge, is_paired(config.data))
+        check_mode(config, bridge, corruption, is_paired(config.data))
         if network_settings(config.network)["dropout"] and config.train.mode != "bridge":
             raise ValueError(
                 f"network.dropout is {config.network.dropout}, which train.mode {config.train.mode} does not "
@@ -224,7 +228,7 @@ def _check_compared_prior(config: ConfigDict, corruption) -> None:
             "compare.prior adds rows to a comparison: name its students in compare.students "
             "(configs/compare.py)."
         )
-    if not (corruption.linear or config.corruption.name == "inpaint_freeform"):
+    if not (corruption.linear or corruption.masks == "needed"):
         raise ValueError(
             f"compare.prior: '{config.corruption.name}' is no linear operator, which zero-shot solvers need: "
             "leave it out."

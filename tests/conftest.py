@@ -71,3 +71,11 @@ def images(tmp_path_factory) -> Path:
         array = rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(array).save(folder / f"{i:02}.png")
     return folder
+
+
+@pytest.fixture
+def a_cudnn(monkeypatch):
+    """JAX asks for its version as soon as it is used."""
+    import jax._src.cudnn.fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)

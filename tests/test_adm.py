@@ -28,7 +28,6 @@ from jax_bridges.models.adm import (
     ADM_PRESETS,
     adm_layout,
     downsample,
-    timestep_embedding,
     upsample,
 )
 from jax_bridges.models.attention import attend
@@ -183,16 +182,6 @@ def test_adm_layout():
 
 
 # ---------------------------------------------------------------- parts
-
-
-def test_timestep_embedding():
-    """Cosines first; frequencies fall from 1 to 1/10000 (exclusive)."""
-    t = np.array([0.0, -2302.585, 1.0])
-    emb = np.asarray(timestep_embedding(jnp.asarray(t), 8))
-    angles = t[:, None] * 10000.0 ** (-np.arange(4) / 4)
-    np.testing.assert_allclose(emb[:, :4], np.cos(angles), atol=2e-4)
-    np.testing.assert_allclose(emb[:, 4:], np.sin(angles), atol=2e-4)
-    assert emb.dtype == np.float32
 
 
 def test_resampling():

@@ -11,8 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from jax_bridges.benchmark_weights import random_inputs, random_params, relative_difference
+from jax_bridges.benchmark_weights import random_inputs, random_params
 from jax_bridges.import_torch.names import abstract_params
+from tools.compare_torch import relative_difference
 
 ROOT = Path(__file__).parents[1]
 ADM = {"model_channels": 64, "num_res_blocks": 1, "channel_mult": (1, 2), "num_classes": 3}
@@ -70,7 +71,7 @@ def test_difference():
 def test_without_pytorch_one_sentence(tmp_path):
     (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('No module named torch')")
     done = subprocess.run(
-        [sys.executable, "-m", "jax_bridges.benchmark_torch", "ddbm_e2h64", str(tmp_path / "e.pt")],
+        [sys.executable, "-m", "tools.torch_unet", "ddbm_e2h64", str(tmp_path / "e.pt")],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 1

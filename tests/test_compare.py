@@ -14,6 +14,7 @@ from jax_bridges.bridges import I2SB, VP
 from jax_bridges.keys import example_keys
 from jax_bridges.report.curves import quality_series
 from jax_bridges.report.headline import headline
+from jax_bridges.report.row import Row
 from jax_bridges.restore import Restorer
 from jax_bridges.samplers import count_calls
 from jax_bridges.training.methods import METHODS, find_method, sample_student
@@ -136,7 +137,7 @@ def test_the_configuration_takes_any_task():
 
 def test_several_students_are_told_apart():
     rows = [
-        {"model": "student", "sampler": s, "nfe": n, "fd_lite0": v, "images": 8}
+        Row("student", s, n, 8, metrics={"fd_lite0": v})
         for s, n, v in (("ibmd", 1, 3.0), ("ibmd", 2, 2.0), ("cbd", 1, 5.0), ("cbt", 2, 4.0))
     ]
     series = quality_series(rows, "nfe", "fd_lite0")

@@ -5,7 +5,12 @@ import pytest
 
 import jax_bridges.main
 from jax_bridges.config import base_config
-from jax_bridges.corruptions import make_corruption, write_masks
+from jax_bridges.corruptions import (
+    CORRUPTIONS,
+    LinearOperator,
+    make_corruption,
+    write_masks,
+)
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.corruptions.masks import freeform_masks
 from jax_bridges.validation import validate
@@ -69,3 +74,15 @@ def test_noise_that_fills_the_hole_by_default_is_randomness_enough():
     config.corruption = {"name": "inpaint_center", "fill": "zero"}
     with pytest.raises(ValueError, match="no randomness"):
         validate(config)
+
+
+def test_operators_are_what_the_flag_says():
+    """`linear` and the class agree for every name, and what is none says so when it is asked for one."""
+    named = {name: make_corruption(name) for name in CORRUPTIONS if name != "composition"}
+    for task in named.values():
+        assert task.linear == isinstance(task, LinearOperator)
+    assert named["superres"].operator(None) is named["superres"]
+    assert not named["inpaint_freeform"].linear
+    for name in ("jpeg", "paired", "mixture"):
+        with pytest.raises(ValueError, match="is no linear operator"):
+            named[name].operator(None)

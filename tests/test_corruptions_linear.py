@@ -196,7 +196,7 @@ def test_pseudo_inverse_and_spectrum_against_the_dense_matrix(name):
 
 def test_masks_of_each_example_and_traced():
     bank, x = InpaintFreeform(count=8), jnp.asarray(images((2, 32, 32, 3)), jnp.float32)
-    masks = bank.masks(jnp.array([0, 5]), 32, 32)
+    masks = bank.of_bank(jnp.array([0, 5]), 32, 32)
     y = jax.jit(lambda m: InpaintMask(mask=m).forward(x))(masks)
     np.testing.assert_array_equal(y, x * (1 - masks))
     np.testing.assert_array_equal(InpaintMask(mask=masks).project(x), y)

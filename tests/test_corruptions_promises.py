@@ -169,9 +169,23 @@ def test_operator_identities(name):
         assert jnp.linalg.norm(lost) < bound
 
 
+def test_which_masks_undoing_needs():
+    """Of every corruption one of three words, by what it does to a hole."""
+    found = {name: corruption.masks for name, corruption in ALL.items()}
+    assert {n: word for n, word in found.items() if "inpaint" in n or word != "none"} == {
+        "inpaint_center": "needed",
+        "inpaint_center zero": "needed",
+        "inpaint_freeform": "needed",
+        "mixture": "possible",
+    }
+    parts = (InpaintCenter(), Jpeg(quality=5))
+    assert Mixture(parts=parts).masks == "none"
+    assert Mixture(parts=parts, with_mask=True).masks == "possible"
+
+
 def test_freeform_operator_takes_its_mask():
     operator, x = InpaintFreeform(**SMALL_BANK), images(2)
-    mask = operator.masks(jnp.array([0, 5]), 32, 32)
+    mask = operator.of_bank(jnp.array([0, 5]), 32, 32)
     y = operator.forward(x, mask)
     np.testing.assert_array_equal(y, x * (1 - mask))
     np.testing.assert_array_equal(operator.transpose(y, mask), y)

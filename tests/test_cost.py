@@ -6,7 +6,6 @@ from functools import partial
 
 import flax.linen as nn
 import jax
-import jax._src.cudnn.fused_attention_stablehlo as cudnn
 import jax.numpy as jnp
 import pytest
 
@@ -197,8 +196,8 @@ def test_networks_of_the_rows(row):
 
 
 # -- on an accelerator -------------------------------------------------------------------------------
-def test_cudnns_attention_counts_as_xlas(monkeypatch):
-    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+@pytest.mark.usefixtures("a_cudnn")
+def test_cudnns_attention_counts_as_xlas():
     q, k = shape(2, 64, 4, 32, dtype=jnp.bfloat16), shape(2, 256, 4, 32, dtype=jnp.bfloat16)
     with aim_at("cuda", (9, 0)):
         counted = count_flops(lambda q, k: attend(q, k, k, "cudnn"), q, k)

@@ -1,11 +1,12 @@
 """The earth tiles: split by longitude, alignment of relief and satellite, order, selection."""
 
+import hashlib
 from types import SimpleNamespace as Config
 
 import numpy as np
 import pytest
 
-from jax_bridges.data import DATASETS, is_paired, make_source
+from jax_bridges.data import DATASETS, HELD_OUT, blocks_of, is_paired, make_source
 from jax_bridges.data import earth as earth_module
 from jax_bridges.data.source import SETTINGS, permutation, resolve
 
@@ -17,54 +18,88 @@ def tiles(split, name="earth", **settings):
 
 
 @pytest.mark.parametrize(
-    "size, downscale, train, test",
+    "size, downscale, train, validation, test",
     [
-        (32, 1, 6305, 771),
-        (64, 1, 1848, 252),
-        (128, 1, 503, 71),
-        (256, 1, 111, 21),
-        (32, 2, 1805, 244),
+        (32, 1, 4557, 321, 771),
+        (64, 1, 1299, 98, 252),
+        (128, 1, 305, 30, 71),
+        (256, 1, 70, None, 21),
+        (32, 2, 1270, 95, 244),
     ],
 )
-def test_counts(size, downscale, train, test):
-    for split, count in (("train", train), ("test", test)):
+def test_counts(size, downscale, train, validation, test):
+    for split, count in (("train", train), ("validation", validation), ("test", test)):
+        if count is None:  # a strip of validation is half as wide
+            with pytest.raises(
+                ValueError, match="too large for its split validation.*128 is the most"
+            ):
+                tiles(split, size=size, downscale=downscale)
+            continue
         source = tiles(split, size=size, downscale=downscale)
         assert abs(len(source) - count) <= 0.01 * count + 1  # JPEG decoders differ by a grey level
         assert source[0]["x0"].shape == (size, size, 3) and source[0]["x0"].dtype == np.uint8
 
 
-@pytest.mark.parametrize("size, downscale", [(32, 1), (64, 2), ((48, 80), 1), (40, 3), (256, 1)])
-def test_train_and_test_are_far_apart_in_longitude(size, downscale):
+def test_the_test_split_is_what_it_was():
+    """Bit for bit, before there was a validation split: numbers of earlier runs are of these tiles."""
+    corners = tiles("test", size=32).corners
+    if len(corners) != 771:
+        pytest.skip("another JPEG decoder, other tiles")
+    digest = hashlib.sha256(corners.astype("<i8").tobytes()).hexdigest()
+    assert digest.startswith("e653d323566b35fe")
+
+
+def test_blocks_of_neighbours():
+    """A block holds the tiles of a sector between two latitudes: few pixels apart, others are not in it."""
+    for split, downscale in (("test", 1), ("validation", 2), ("train", 1)):
+        source = tiles(split, size=32, downscale=downscale, max_images=90)
+        assert source.blocks.shape == (90,)
+        corners = source.corners * downscale
+        sector, row = corners[:, 1] // earth_module.SECTOR, corners[:, 0] // earth_module.BLOCK
+        same = source.blocks[:, None] == source.blocks
+        np.testing.assert_array_equal(same, (sector[:, None] == sector) & (row[:, None] == row))
+    assert len(set(tiles("test", size=32).blocks.tolist())) == 27
+    np.testing.assert_array_equal(blocks_of(source, 5), source.blocks[:5])
+    np.testing.assert_array_equal(blocks_of(Config(), 5), np.arange(5))
+
+
+@pytest.mark.parametrize(
+    "one, other", [("train", "test"), ("train", "validation"), ("validation", "test")]
+)
+@pytest.mark.parametrize("size, downscale", [(32, 1), (64, 2), ((48, 80), 1), (40, 3), (128, 1)])
+def test_splits_are_far_apart_in_longitude(size, downscale, one, other):
     used = {}
-    for split in ("train", "test"):
+    for split in (one, other):
         source = tiles(split, size=size, downscale=downscale)
         lefts, width = source.corners[:, 1], source.size[1]
         columns = np.zeros(5400, bool)
         for left in lefts:
             columns[left * downscale : (left + width) * downscale] = True
         used[split] = columns
-    # Circular distance between any used train column and any used test column.
-    test_columns = np.flatnonzero(used["test"])
-    distance = np.abs(np.flatnonzero(used["train"])[:, None] - test_columns[None, ::7])
+    # Circular distance between any used column of the one and any used column of the other.
+    columns = np.flatnonzero(used[other])
+    distance = np.abs(np.flatnonzero(used[one])[:, None] - columns[None, ::7])
     assert np.minimum(distance, 5400 - distance).min() >= earth_module.GAP - 6
     for shift in range(earth_module.GAP):
-        assert not (np.roll(used["test"], shift) & used["train"]).any()
-        assert not (np.roll(used["test"], -shift) & used["train"]).any()
+        assert not (np.roll(used[other], shift) & used[one]).any()
+        assert not (np.roll(used[other], -shift) & used[one]).any()
 
 
 def test_splits_of_different_sizes_do_not_leak():
-    # A model trained at one size may be tested at another: all test strips are the same columns.
-    for downscale in (1, 2, 3, 4, 5, 6):
-        for (a, b), (c, d) in zip(
-            earth_module.strips("test"), earth_module.strips("test", downscale), strict=True
-        ):
-            assert a <= c * downscale and d * downscale <= b
+    # A model trained at one size may be tested at another: all strips are of the same columns.
+    for split in ("train", "validation", "test"):
+        for downscale in (1, 2, 3, 4, 5, 6):
+            for (a, b), (c, d) in zip(
+                earth_module.strips(split), earth_module.strips(split, downscale), strict=True
+            ):
+                assert a <= c * downscale and d * downscale <= b
 
 
-def test_test_tiles_do_not_overlap_and_train_tiles_do():
+def test_held_out_tiles_do_not_overlap_and_train_tiles_do():
     seen = np.zeros(earth_module.MAP_SIZE, int)
-    for y, x in tiles("test", size=32).corners:
-        seen[y : y + 32, x : x + 32] += 1
+    for split in HELD_OUT:
+        for y, x in tiles(split, size=32).corners:
+            seen[y : y + 32, x : x + 32] += 1
     assert seen.max() == 1
     seen[:] = 0
     for y, x in tiles("train", size=32).corners:
@@ -156,7 +191,9 @@ def test_bad_settings_get_a_sentence(settings, words):
         make_source(Config(**settings), "train")
     if "name" not in settings:
         with pytest.raises(ValueError, match="split"):
-            make_source(Config(), "validation")
+            make_source(Config(), "val")
+    with pytest.raises(ValueError, match="'folder' has no split .validation., which is for earth"):
+        make_source(Config(name="folder"), "validation")
 
 
 def test_configuration_defaults():

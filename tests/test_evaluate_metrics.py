@@ -54,7 +54,7 @@ def test_holes_that_differ_have_their_own_psnr(tmp_path):
     )
     masks = Restoring(run, hole_masks(run), None, 4)(data)
     assert masks.shape == (6, 16, 16, 1) and len({m.tobytes() for m in masks}) > 1
-    source = evaluate(run, [source_job(run)], "")["rows"][0]
+    source = evaluate(run, [source_job(run)], "")["rows"][0].metrics
     share = 10 * np.log10(masks.mean((1, 2, 3))).mean()
     assert source["psnr_hole"] == pytest.approx(source["psnr"] + share, abs=1e-3)
     for name in ("inpaint_center", "superres"):  # one fixed hole, and none
@@ -125,7 +125,7 @@ def test_numbers_of_calls_share_a_program(tmp_path):
 @pytest.mark.parametrize(
     "images, changes, words",
     [
-        (1, {}, "held-out leaves 1 image to evaluate, but fd_lite0 compare sets of 2 or more"),
+        (1, {}, "held-out leaves 1 image to evaluate, but fd_lite0 and kid_lite0 compare sets of 2 or more"),
         (9, {"evaluate.images": 1}, "leaves 1 image to evaluate"),
         (9, {"data.size": 8}, "whose window is 11x11, but an image is 8x8"),
         (9, {"evaluate.margin": 1}, "but the hole with evaluate.margin is 10x10: enlarge data.size"),

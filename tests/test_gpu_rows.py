@@ -19,10 +19,10 @@ from benchmarks.lab.problems import make_problem
 from benchmarks.lab.rows import ROWS
 from benchmarks.lab.teacher_batch import first_batch
 from jax_bridges.benchmark import time_step
-from jax_bridges.benchmark_weights import random_batch, random_params
+from jax_bridges.benchmark_weights import random_params
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.keys import Purpose
-from jax_bridges.planning.abstract import abstract_params, abstract_run
+from jax_bridges.planning.abstract import abstract_params, abstract_run, random_batch
 from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.parallel import Parallel

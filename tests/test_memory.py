@@ -18,15 +18,12 @@ from jax.sharding import AbstractMesh
 
 import jax_bridges.main
 from jax_bridges.config import base_config
-from jax_bridges.planning import abstract as abstract_plan
 from jax_bridges.planning.abstract import (
     abstract_params,
     abstract_run,
     abstract_state,
-    describe_plan,
     lower,
-    make_plan,
-)  # fmt: skip
+)
 from jax_bridges.planning.memory import (
     GIB,
     Held,
@@ -36,6 +33,7 @@ from jax_bridges.planning.memory import (
     held_state,
     refuse_too_large,
 )  # fmt: skip
+from jax_bridges.planning.plan import describe, plan_config
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
 from jax_bridges.training.optimizers import make_optimizer
@@ -229,17 +227,18 @@ def test_a_gpu_that_runs_out_of_memory(images, tmp_path, monkeypatch):
 def test_a_plan_whose_compiler_does_not_say(monkeypatch):
     config, parallel = tiny("."), Parallel.create("fsdp")
     silent = SimpleNamespace(memory_analysis=lambda: None)
-    monkeypatch.setattr(abstract_plan, "compile_step", lambda run, stage: silent)
-    plan = make_plan(config, parallel, compiled=True, tell=str, stages=("train",), limit=1)
-    assert plan.stages[0].compiled is None and plan.call_flops > 0
-    text = describe_plan(config, parallel, plan)
-    assert "TFLOP a step" in text and "does not say what it needs while it steps" in text
+    monkeypatch.setattr("jax_bridges.planning.plan.compile_step", lambda run, stage: silent)
+    plan = plan_config(config, parallel, ("train",), compiled=True, tell=str)
+    assert plan.stages[0].held.work is None and plan.call_flops > 0
+    text = describe(plan)
+    assert "TFLOP a step" in text and "does not say what a step needs besides" in text
 
 
 # -- the compiler agrees ---------------------------------------------------------------------------
 COMPILE = """
 import json
-from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step, make_plan
+from jax_bridges.planning.abstract import abstract_params, abstract_run, compile_step
+from jax_bridges.planning.plan import plan_config
 from jax_bridges.stages.distill import distill
 from jax_bridges.planning.memory import held_state
 from jax_bridges.stages.train import train
@@ -260,7 +259,7 @@ stage = train(run)
 compiled = compile_step(run, stage)
 out["adm 8"] = held_state(run, stage).state, compiled.memory_analysis().argument_size_in_bytes
 out["flops"] = compiled.cost_analysis()["flops"]
-plan = make_plan(config, run.parallel, stages=("train",))
+plan = plan_config(config, run.parallel, stages=("train",))
 out["parameters"], out["planned"] = plan.parameters, plan.stages[0].flops
 print(json.dumps(out))
 """

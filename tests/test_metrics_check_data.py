@@ -29,7 +29,7 @@ class Images:
 def settings(metrics, images=8, reference="", allow_unequal=False, **data):
     evaluate = SimpleNamespace(
         metrics=metrics, images=images, reference=str(reference), allow_unequal=allow_unequal,
-        protocol="own", weights="", bootstrap=0,
+        protocol="own", weights="", folds=0,
     )  # fmt: skip
     base = dict(name="folder", classes="", label_key="")
     return SimpleNamespace(evaluate=evaluate, data=SimpleNamespace(**{**base, **data}))

@@ -7,7 +7,7 @@ import dm_pix
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import linalg, stats
+from scipy import linalg
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from jax_bridges.io.safetensors import write_safetensors
@@ -15,7 +15,6 @@ from jax_bridges.metrics import (
     PROTOCOLS,
     Measure,
     Moments,
-    RunningMoments,
     check_metrics,
     fd_lite0,
     frechet_distance,
@@ -23,9 +22,8 @@ from jax_bridges.metrics import (
     inception_score,
     kernel_distance,
     load_statistics,
-    mean_interval,
     measure_images,
-    set_interval,
+    over_hosts,
 )
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics import metric as metric_module
@@ -40,7 +38,7 @@ GOLDEN = np.load(HERE / "feature_nets.npz")
 def settings(**changes):
     base = dict(
         metrics=("psnr", "ssim", "fd_lite0"), protocol="own", weights="", reference="",
-        allow_unequal=False, bootstrap=0,
+        allow_unequal=False, folds=0,
     )  # fmt: skip
     return SimpleNamespace(**{**base, **changes})
 
@@ -87,35 +85,35 @@ def test_hits():
 
 
 # -- statistics --------------------------------------------------------------------------------------
-def test_running_moments_are_those_of_all():
+def test_joined_moments_are_those_of_all():
     random = np.random.default_rng(1)
     x = (random.normal(size=(90, 7)) @ random.normal(size=(7, 7)) + 1e5).astype(np.float64)
-    one, other = RunningMoments(7), RunningMoments(7)
-    for start in range(0, 60, 13):
-        one.add(x[start : min(start + 13, 60)])
-    other.add(x[60:])
-    other.add(x[:0])
-    one._merge(other.count, other.mean, other.scatter)
-    assert one.count == 90
-    np.testing.assert_allclose(one.mean, x.mean(0), rtol=1e-14)
-    np.testing.assert_allclose(one.scatter / 89, np.cov(x.T), rtol=1e-9, atol=1e-9)
-    assert one.over_hosts().count == 90
-    assert frechet_distance(one.moments(), Moments.of(x)) < 1e-6
-    for bad, words in ((x[:, :3], "must be"), (x * np.nan, "NaN")):
-        with pytest.raises(ValueError, match=words):
-            one.add(bad)
-    with pytest.raises(ValueError, match="2 features"):
-        RunningMoments(3).moments()
+    one = Moments.of_blocks(x[start : min(start + 13, 60)] for start in range(0, 60, 13))
+    both = one.joined(Moments.of(x[60:]))
+    assert both.count == 90
+    np.testing.assert_allclose(both.mean, x.mean(0), rtol=1e-14)
+    np.testing.assert_allclose(both.covariance, np.cov(x.T), rtol=1e-9, atol=1e-9)
+    square = both.square()
+    assert square.shape == (7, 7)
+    np.testing.assert_allclose(square.T @ square / 89, np.cov(x.T), rtol=1e-9, atol=1e-9)
+    few = Moments.of(x[:3])  # fewer than dimensions: rows of zeros
+    assert few.square().shape == (7, 7) and not few.square()[3:].any()
+    assert over_hosts(both, 7).count == 90
+    assert frechet_distance(both, Moments.of(x)) < 1e-6
+    with pytest.raises(ValueError, match="7 and of 3 numbers"):
+        both.joined(Moments.of(x[:, :3]))
+    with pytest.raises(ValueError, match="NaN"):
+        Moments.of(x * np.nan)
+    with pytest.raises(ValueError, match="2 features or more, not 0"):
+        over_hosts(None, 3)
 
 
-def test_running_moments_gathered_over_hosts(monkeypatch):
+def test_moments_gathered_over_hosts(monkeypatch):
     """What two hosts hold is packed bit by bit, and comes together as float64."""
     random = np.random.default_rng(2)
     x = random.normal(size=(50, 4)) + 1e7
-    parts = [RunningMoments(4), RunningMoments(4)]
-    for part, half in zip(parts, (x[:20], x[20:]), strict=True):
-        part.add(half)
-    packed = [np.concatenate([[float(p.count)], p.mean, p.scatter.reshape(-1)]) for p in parts]
+    parts = [Moments.of(half) for half in (x[:20], x[20:])]
+    packed = [np.concatenate([[float(p.count)], p.mean, p.square().reshape(-1)]) for p in parts]
 
     def gather(words):
         np.testing.assert_array_equal(words, np.frombuffer(packed[0].tobytes(), np.uint8))
@@ -123,10 +121,10 @@ def test_running_moments_gathered_over_hosts(monkeypatch):
 
     monkeypatch.setattr("jax.process_count", lambda: 2)
     monkeypatch.setattr("jax.experimental.multihost_utils.process_allgather", gather)
-    both = parts[0].over_hosts()
+    both = over_hosts(parts[0], 4)
     assert both.count == 50
     np.testing.assert_allclose(both.mean, x.mean(0), rtol=1e-15)
-    np.testing.assert_allclose(both.scatter / 49, np.cov(x.T), rtol=1e-7)
+    np.testing.assert_allclose(both.covariance, np.cov(x.T), rtol=1e-7)
 
 
 def test_reference_statistics_of_every_kind(tmp_path):
@@ -170,48 +168,6 @@ def test_fid_formula_with_a_matrix_root():
     root = linalg.sqrtm(np.cov(f.T) @ np.cov(g.T)).real
     want = np.square(f.mean(0) - g.mean(0)).sum() + np.trace(np.cov(f.T) + np.cov(g.T) - 2 * root)
     assert frechet_distance(Moments.of(f), Moments.of(g)) == pytest.approx(want, rel=1e-9)
-
-
-# -- intervals ---------------------------------------------------------------------------------------
-def test_mean_interval_is_students():
-    values = np.random.default_rng(3).normal(5, 2, 12)
-    want = stats.t.interval(0.95, 11, values.mean(), stats.sem(values))
-    assert mean_interval([*values, np.nan]) == pytest.approx(want, rel=1e-12)
-    assert mean_interval([3.0, 3.0, np.nan]) == (3.0, 3.0)
-    assert np.isnan(mean_interval([4.0, np.nan])).all()  # one value says nothing of the spread
-    with pytest.raises(ValueError, match="level"):
-        mean_interval(values, level=1.0)
-
-
-def test_intervals_cover_their_share():
-    """Of a distance between means, whose expectation is (1 + 1 / N): 95 of 100 sets of 200 images."""
-    random, sets = np.random.default_rng(0), 2000
-    x = 1 + random.normal(size=(sets, 200))
-    around = [
-        set_interval(lambda i, row=row: row[i].sum() ** 2, 200, seed=seed)
-        for seed, row in enumerate(x / 200)
-    ]
-    alone = np.array([mean_interval(row) for row in x])
-    for low, high, truth in ((*np.transpose(around), 1 + 1 / 200), (*alone.T, 1.0)):
-        assert 0.94 <= np.mean((low <= truth) & (truth <= high)) <= 0.96
-    with pytest.raises(ValueError, match="2 resamples or more, not 1"):
-        set_interval(np.mean, 5, resamples=1)
-
-
-def test_set_interval_covers_the_spread_of_fresh_samples():
-    """Of a distance of 2-D Gaussians, whose true sampling spread is known by drawing again."""
-    random = np.random.default_rng(4)
-    reference = Moments.from_covariance(None, [1.0, 0.0], np.eye(2))
-
-    def distance(x):
-        return frechet_distance(Moments.of(x), reference)
-
-    x = random.normal(size=(300, 2))
-    low, high = set_interval(lambda i: distance(x[i]), 300, resamples=200)
-    fresh = [distance(random.normal(size=(300, 2))) for _ in range(300)]
-    width = np.subtract(*np.quantile(fresh, [0.975, 0.025]))
-    assert low < distance(x) < high
-    assert high - low == pytest.approx(width, rel=0.25)
 
 
 # -- protocols -----------------------------------------------------------------------------------------
@@ -271,7 +227,7 @@ def test_a_row_of_metrics_and_its_intervals(monkeypatch):
     noisy = np.clip(images + 12.0 * np.sin(np.arange(32))[:, None], 0, 255).astype(np.uint8)
     labels = lite0_outputs(images).logits.argmax(-1)
     names = ("psnr", "ssim", "fd_lite0", "kid_lite0", "ca_lite0", "cons")
-    config = settings(metrics=names, bootstrap=20)
+    config = settings(metrics=names, folds=20)
     measure = Measure(config)
     whole = measure.begin()
     whole.add(noisy, images, labels, lambda: np.full(8, 0.25))
@@ -362,7 +318,7 @@ def test_what_cannot_be_measured_is_refused_at_the_start(tmp_path, monkeypatch):
         (dict(metrics=("psnr", "fvd")), ValueError, "evaluate.metrics is .*'fvd'.*one of fd_lite0"),
         (dict(metrics=()), ValueError, "a tuple of one or more"),
         (dict(protocol="i2bs"), ValueError, "Did you mean 'i2sb'"),
-        (dict(bootstrap=1), ValueError, "evaluate.bootstrap is 1"),
+        (dict(folds=1), ValueError, "evaluate.folds is 1"),
         (dict(metrics=("fid",)), FileNotFoundError, "https://github.com/mseitzer"),
         (dict(metrics=("ca_lite0",)), ValueError, "needs class labels"),
         (dict(reference="r.npz"), ValueError, "evaluate.reference is for the metric 'fid'"),

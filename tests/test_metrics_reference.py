@@ -22,8 +22,8 @@ from jax_bridges.metrics import Moments, frechet_distance, measure_images
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.batches import in_batches
 from jax_bridges.metrics.reference import (
-    RunningMoments,
     load_statistics,
+    over_hosts,
     save_statistics,
     statistics_resize,
 )
@@ -243,9 +243,7 @@ def main(process: int, coordinator: str) -> None:
     # What a host reads by itself, as the command does.
     first, last = (COUNT * (process + k) // 2 for k in (0, 1))
     own, _ = in_batches((flat, network), matrix(), (pixels()[first:last],), BATCH, shared=False)
-    running = RunningMoments(5)
-    running.add(own)
-    moments = running.over_hosts().moments()
+    moments = over_hosts(Moments.of(own), 5)
     exact = np.array([1 / 3 + process, np.nextafter(1e7, 2e7)])
     both = np.array([1 / 3, np.nextafter(1e7, 2e7), 4 / 3, np.nextafter(1e7, 2e7)])
     result = {

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from jax_bridges.platforms import aim_at
 from jax_bridges.training.optimizers import SCHEDULES, ema_update, make_optimizer, make_schedule
 from jax_bridges.training.state import Player
 from jax_bridges.training.steps import gradients
@@ -138,3 +140,32 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted(bad):
     leaves_equal(after.params, expected.params)
     assert int(after.skipped) == 2 and int(after.skipped_in_a_row) == 0
     assert np.abs(np.asarray(after.params["a"]) - before.params["a"]).min() > 1e-4
+
+
+@pytest.mark.parametrize("name", ["adamw", "radam"])
+def test_small_leaves_in_one_vector_are_updated_as_each_alone(name):
+    """As for an accelerator: two updates and a skipped one, of leaves below and above the limit."""
+    rng = np.random.default_rng(0)
+    shapes = {"bias": (3,), "kernel": (300, 300), "gain": (2, 5), "scalar": ()}
+    params = {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    decay = {"weight_decay": 0.1} if name == "adamw" else {}
+    optimizer = make_optimizer(optimizer_config(name=name, clip=1.0, **decay), 10)
+    grads = [jax.tree.map(lambda p: jnp.sin(p + k), params) for k in range(2)]
+    grads.append(jax.tree.map(lambda p: p * jnp.nan, params))
+
+    def play(player, grads):
+        for step, g in enumerate(grads):
+            player = player.update(g, optimizer, jnp.int32(step), 0.9)
+        return player
+
+    start = Player.create(params, optimizer)
+    alone = jax.jit(play)(start, grads)
+    with aim_at("any"):
+        together = jax.jit(lambda *args: play(*args))(start, grads)
+        jaxpr = str(jax.make_jaxpr(lambda *args: play(*args))(start, grads))
+    assert "optimization_barrier" in jaxpr and "optimization_barrier" not in str(
+        jax.make_jaxpr(play)(start, grads)
+    )
+    chex.assert_trees_all_close(together, alone, rtol=1e-6, atol=1e-7)
+    assert int(together.skipped) == 1
+    assert float(jnp.max(jnp.abs(together.params["kernel"] - params["kernel"]))) > 1e-5

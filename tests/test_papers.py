@@ -24,10 +24,10 @@ from jax_bridges.planning.abstract import (
     bytes_per_device,
     call_flops,
     lower,
-    make_plan,
     step_flops,
 )
 from jax_bridges.planning.cost import count_flops
+from jax_bridges.planning.plan import plan_config
 from jax_bridges.platforms import aim_at
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.train import train
@@ -71,7 +71,7 @@ def mesh_of(devices: int, fsdp: int) -> Parallel:
 
 @functools.cache
 def plan_of(row: str):
-    return make_plan(read(row), mesh_of(8, 8))
+    return plan_config(read(row), mesh_of(8, 8))
 
 
 # -- values ----------------------------------------------------------------------------------------
@@ -210,8 +210,8 @@ def test_plan_of_a_row(row):
     teacher, student = plan.stages
     # Parameters, average and two moments of each player, float32; two players and a teacher. Small
     # leaves (biases, norms) are not sharded.
-    assert teacher.state == pytest.approx(4 * 4 * plan.parameters / 8, rel=0.01)
-    assert student.state == pytest.approx((2 * 4 + 1) * 4 * plan.parameters / 8, rel=0.01)
+    assert teacher.held.state == pytest.approx(4 * 4 * plan.parameters / 8, rel=0.01)
+    assert student.held.state == pytest.approx((2 * 4 + 1) * 4 * plan.parameters / 8, rel=0.01)
     assert (teacher.steps, student.steps) == (config.train.steps, config.distill.steps)
     assert teacher.flops == 3 * plan.call_flops * config.train.batch
 

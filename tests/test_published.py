@@ -5,6 +5,7 @@ import collections
 import pytest
 
 from jax_bridges.report import (
+    Row,
     format_table,
     load_published,
     published,
@@ -12,6 +13,7 @@ from jax_bridges.report import (
     published_tasks,
 )
 from jax_bridges.report.results import check_results
+from tests.support.reports import plain_results
 
 
 def test_the_file_is_whole_and_clean():
@@ -31,11 +33,12 @@ def test_the_file_is_whole_and_clean():
 
 def test_known_numbers():
     """Table 1 of IBMD's first version: 4x super-resolution, bicubic."""
-    (ours,) = [r for r in published_rows("sr4x-bicubic") if r["model"] == "IBMD-I2SB"]
-    assert (ours["fid"], ours["ca"], ours["nfe"]) == (2.5, 72.4, 1)
-    teacher = [r for r in published_rows("sr4x-bicubic") if r["model"] == "I2SB"]
-    assert {r["nfe"] for r in teacher} == {1000} and teacher[0]["fid"] == 2.8
-    assert "fid" not in published_rows("sr4x-bicubic", metrics=["psnr"])
+    (ours,) = [r for r in published_rows("sr4x-bicubic") if r.model == "IBMD-I2SB"]
+    assert (ours.metrics["fid"], ours.metrics["ca"], ours.nfe) == (2.5, 72.4, 1)
+    teacher = [r for r in published_rows("sr4x-bicubic") if r.model == "I2SB"]
+    assert {r.nfe for r in teacher} == {1000} and teacher[0].metrics["fid"] == 2.8
+    psnr = published_rows("sr4x-bicubic", metrics=["psnr"])
+    assert all("psnr" in row.metrics for row in psnr)
     assert published_rows("sr4x-bicubic", metrics=["lpips"]) == []
 
 
@@ -46,7 +49,7 @@ def test_every_metric_of_the_file_has_a_counterpart_or_is_left_out_on_purpose():
         *published._LEFT_OUT,
     }
     rows = published_rows("colorization")
-    assert rows and not any("cons" in row or "Cons" in row for row in rows)
+    assert rows and not any({"cons", "Cons"} & set(row.metrics) for row in rows)
     assert published_rows("colorization", metrics=["cons"]) == []
     assert '"Cons" is left out' in published_rows.__doc__
 
@@ -54,11 +57,11 @@ def test_every_metric_of_the_file_has_a_counterpart_or_is_left_out_on_purpose():
 def test_whether_protocol_and_data_are_the_same():
     place = dict(protocol="i2sb", data="ImageNet 256")
     same = published_rows("sr4x-bicubic", images=50_000, **place)
-    assert all(r["same_protocol"] and r["same_data"] for r in same)
+    assert all(r.same_protocol and r.same_data for r in same)
     fewer = published_rows("sr4x-bicubic", images=10_000, **place)
-    assert not any(r["same_protocol"] for r in fewer)
+    assert not any(r.same_protocol for r in fewer)
     other = published_rows("sr4x-bicubic", protocol="own", images=50_000)
-    assert not any(r["same_protocol"] or r["same_data"] for r in other)
+    assert not any(r.same_protocol or r.same_data for r in other)
     with pytest.raises(ValueError, match="Did you mean 'sr4x-bicubic'"):
         published_rows("sr4x-bicubik")
     with pytest.raises(ValueError, match="choose one of ImageNet 256"):
@@ -66,9 +69,9 @@ def test_whether_protocol_and_data_are_the_same():
 
 
 def test_the_table_marks_every_row():
-    ours = dict(model="student", sampler="few_step", nfe=1, images=50_000, fid=2.4, ca=72.0)
-    ours["intervals"] = {"fid": [2.3, 2.54]}
-    teacher = dict(model="teacher", sampler="ancestral", nfe=999, images=50_000, fid=2.9, ca=70.0)
+    best = dict(metrics={"fid": 2.4, "ca": 72.0}, intervals={"fid": (2.3, 2.54)})
+    ours = Row("student", "few_step", 1, 50_000, **best)
+    teacher = Row("teacher", "ancestral", 999, 50_000, metrics={"fid": 2.9, "ca": 70.0})
     theirs = published_rows("sr4x-bicubic", "i2sb", "ImageNet 256", 50_000)
     table = format_table([ours, teacher, *theirs])
     lines = table.splitlines()
@@ -81,19 +84,15 @@ def test_the_table_marks_every_row():
     other = published_rows("sr4x-bicubic", "own", "", 256)
     assert "other protocol and data" in format_table([ours, *other])
     assert "measured here" not in format_table([ours])  # where nothing is published, no column
-    results = dict(
-        title="t", task="t", dataset="d", rows=[ours, *theirs],
-        measured=dict(command="c", machine="m", date="2026-11-21", images=1, size=[2, 2]),
-    )  # fmt: skip
-    check_results(results)
+    results = plain_results([row.plain() for row in (ours, *theirs)])
+    assert check_results(results)[0] == [ours, *theirs]
     for broken, words in (
         (dict(intervals={"fid": [1.0]}), "low, high"),
         (dict(intervals={"speed": [1.0, 2.0]}), "low, high"),
         (dict(same_data="yes"), "true or false"),
     ):
-        results["rows"] = [{**ours, **broken}]
         with pytest.raises(ValueError, match=words):
-            check_results(results)
+            check_results(plain_results([{**ours.plain(), **broken}]))
 
 
 def test_the_paper_s_configurations_name_their_task_and_protocol():
@@ -113,4 +112,4 @@ def test_the_paper_s_configurations_name_their_task_and_protocol():
         make(config)
         assert config.evaluate.protocol == protocol
         rows = published_rows(config.evaluate.published, metrics=("fid", "ca", "is"))
-        assert any(row["model"] == method for row in rows)
+        assert any(row.model == method for row in rows)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from jax_bridges.report import build_report, format_table, headline, write_results
-from tests.support.reports import ROWS, Page, finished_run, results_of
+from tests.support.reports import ROWS, Page, finished_run, read, results_of
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_report_is_well_formed_complete_and_sorted(workdir):
         ["I2SB †", "-", "1000", "–", "–", "4.9", "–"],
     ]
     for words in (
-        headline(ROWS),
+        headline(read()),
         "hole 16x16 + margin 2",
         "python main.py --config=configs/inpaint.py",
         "jax 0.10.2",
@@ -85,7 +85,7 @@ def test_a_chart_with_hopeless_values_says_so(workdir):
 def test_fd_lite0_is_never_called_fid(workdir):
     write_results(workdir / "results.json", results_of())
     text = build_report(workdir).read_text()
-    assert "FID" not in text and "FID" not in format_table(ROWS) + headline(ROWS)
+    assert "FID" not in text and "FID" not in format_table(read()) + headline(read())
 
 
 def test_building_twice_gives_the_same_bytes_and_no_litter(workdir):

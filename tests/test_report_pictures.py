@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from jax_bridges.report import (
+    Row,
     chart,
     grid,
     quality_chart,
@@ -20,7 +21,7 @@ from jax_bridges.report import (
 )
 from jax_bridges.report.curves import Series, _axis, has_outliers, quality_series, step_series
 from jax_bridges.report.pictures import GAP, MARGIN, OUTLINE, _fit_labels
-from tests.support.reports import ROWS, colour
+from tests.support.reports import colour, read
 
 # ---------------------------------------------------------------- pictures
 
@@ -122,12 +123,12 @@ def test_axes_map_ends_and_ticks():
 
 
 def test_quality_chart_holds_each_series_and_point_once():
-    series = quality_series(ROWS, "nfe", "fd_lite0_hole")
+    series = quality_series(read(), "nfe", "fd_lite0_hole")
     assert [(each.label, each.x, each.y) for each in series] == [
         ("teacher, ode", (1, 100), (17.8, 12.81)),
         ("student, few_step", (1,), (12.3,)),
     ]
-    root = ElementTree.fromstring(quality_chart(ROWS, "nfe", "fd_lite0_hole"))
+    root = ElementTree.fromstring(quality_chart(read(), "nfe", "fd_lite0_hole"))
     assert [title.text for title in root.iter("title")] == [
         "teacher, ode: 17.8 at 1 network calls per image",
         "teacher, ode: 12.81 at 100 network calls per image",
@@ -136,7 +137,7 @@ def test_quality_chart_holds_each_series_and_point_once():
     assert {"teacher, ode", "student, few_step", "1", "10", "100"} <= {
         t.text for t in root.iter("text")
     }
-    assert quality_chart(ROWS, "nfe", "ssim") == ""
+    assert quality_chart(read(), "nfe", "ssim") == ""
     with pytest.raises(ValueError, match="positive"):
         chart([Series("a", (0.0, 1.0), (1.0, 1.0), "red")], "t", "x", x_log=True)
 
@@ -147,10 +148,7 @@ def test_hopeless_values_do_not_flatten_the_others(key, sign):
     good = [30.0 + 0.5 * k for k in range(12)]
     values = {n + 1: v if sign > 0 else 60.0 - v for n, v in enumerate(good)}
     values |= {40: 30.0 + 230.0 * sign, 50: 30.0 + 180.0 * sign}
-    rows = [
-        {"model": "teacher", "sampler": "heun", "nfe": n, key: v, "images": 8}
-        for n, v in values.items()
-    ]
+    rows = [Row("teacher", "heun", n, 8, metrics={key: v}) for n, v in values.items()]
     root = ElementTree.fromstring(quality_chart(rows, "nfe", key))
     ticks = [
         float(t.text)
@@ -186,7 +184,7 @@ def test_loss_curve_averages_long_runs_and_leaves_out_nan():
 
 
 def test_a_saved_svg_stands_alone(tmp_path):
-    path = save_svg(tmp_path / "a.svg", quality_chart(ROWS, "seconds_per_image", "psnr"))
+    path = save_svg(tmp_path / "a.svg", quality_chart(read(), "seconds_per_image", "psnr"))
     root = ElementTree.parse(path).getroot()
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     assert path.read_text().count("http") == 1  # the namespace only

@@ -18,6 +18,7 @@ import jax_bridges.main
 from jax_bridges.acts import distil
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import migrate
+from jax_bridges.metrics import METRICS
 from jax_bridges.stages.run import MetricsLog, Stopped
 from tests.support import runs
 from tests.support.runs import (
@@ -52,7 +53,7 @@ def whole(images, tmp_path_factory) -> Path:
     with silent_backend(), contextlib.redirect_stdout(said):
         report = jax_bridges.main.run(tiny(images), workdir)
     assert report == workdir / "report.html"
-    assert "a step needs besides, its compiler does not say" in said.getvalue()
+    assert "its compiler does not say what a step needs besides" in said.getvalue()
     assert "MFLOP a call" in said.getvalue() or "GFLOP a call" in said.getvalue()
     return workdir
 
@@ -120,7 +121,13 @@ def test_a_run_leaves_what_it_promises(whole, images):
             for metric in ("psnr", "ssim", "psnr_hole", "ssim_hole"):
                 each = values[f"{number}/{metric}"]
                 assert each.shape == (8,) and each.mean() == pytest.approx(row[metric], rel=1e-5)
-        assert len(values.files) == 4 * len(rows)
+            for metric in ("fd_lite0", "kid_lite0", "fd_lite0_hole", "kid_lite0_hole"):
+                assert values[f"{number}/{metric}/without"].shape == (8,)  # a fold an image
+            assert set(row["intervals"]) == {key for key in row if key.startswith(tuple(METRICS))}
+        assert values["blocks"].tolist() == list(range(8))  # files know no neighbours
+        assert len(values.files) == 2 + 8 * len(rows)
+    pairs = {(d["row"], d["to"], d["metric"]) for d in results["differences"]}
+    assert {(3, 2, "fd_lite0_hole"), (4, 2, "fd_lite0_hole"), (3, 2, "psnr_hole")} <= pairs
     assert results["measured"]["versions"]["jax"] == jax.__version__
     report = (whole / "report.html").read_text()
     assert report.lstrip().lower().startswith("<!doctype html>") and "student" in report

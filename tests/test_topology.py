@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from jax_bridges.planning.abstract import StagePlan, bytes_refused, on_chip
+from jax_bridges.planning.memory import GIB, Held, bytes_refused
+from jax_bridges.planning.plan import Plan, StagePlan, describe
 from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
 from tests.support.commands import benchmark_main
 
@@ -80,13 +81,39 @@ def test_what_the_compiler_refuses():
     assert bytes_refused("INVALID_ARGUMENT: something else (3.00G)") is None
 
 
-def test_a_step_beside_its_chip():
+def test_a_plan_for_chips():
     """197 TFLOP in all on 4 chips of 197 TFLOP/s: a quarter of a second at least."""
-    stage = StagePlan("train", 10, 8, 2**30, 197e12, compiled=2**31)
-    chip = CHIPS["v5e"]
-    assert on_chip(stage, chip, 4) == "of 15.75 GiB a chip; a step cannot take less than 0.25 s"
-    large = dataclasses.replace(stage, compiled=2**35, advice="Set network.remat=True.")
-    assert on_chip(large, chip, 4).endswith("0.25 s. It does NOT fit. Set network.remat=True.")
+    held = Held(GIB, GIB, 2 * GIB, 0, limit=int(15.75 * GIB))
+    stage = StagePlan("train", 10, 8, 0, 197e12, held)
+    plan = Plan(
+        "sr", "photos of 64x64", "unet, float32", "4 x TPU v5 lite", 2_000_000, 3e9, 4, (stage,)
+    )
+    assert describe(plan, CHIPS["v5e"]).splitlines() == [
+        "task       sr: photos of 64x64",
+        "network    unet, float32, 2.00M parameters, 3 GFLOP a call and image",
+        "devices    4 x TPU v5 lite",
+        "train      10 steps of 8 images, 197 TFLOP a step, which take no less than 0.25 s",
+        "           a device of 15.75 GiB holds 4 GiB (parameters 1, averages 1, optimiser 2 GiB) "
+        "and what a step needs besides",
+        "training   1.97e+15 FLOP",
+    ]
+    large = dataclasses.replace(held, work=16 * GIB)
+    large = dataclasses.replace(stage, held=large, compiled=3.0, problem="Set network.remat=True.")
+    said = describe(dataclasses.replace(plan, stages=(large,)), CHIPS["v5e"]).splitlines()[4:6]
+    assert said[0].endswith("holds 20 GiB (parameters 1, averages 1, optimiser 2, activations 16 GiB), "
+                            "compiled in 3 s")  # fmt: skip
+    assert said[1].strip() == "It does NOT fit. Set network.remat=True."
+
+
+def test_a_plan_of_what_was_tried():
+    """A run that goes on: what is left counts."""
+    stage = StagePlan("distill", 100, 8, 40, 1e12, Held(2**20, 0, 0, 2**20, 0), 1.0, 60.0)
+    plan = Plan("sr", "photos", "unet", "1 x cpu", 2_000_000, 3e9, 1, (stage,))
+    assert describe(plan).splitlines()[3:] == [
+        "distill    60 of 100 steps of 8 images, 1 TFLOP a step, 60000 ms: about 60.0 min",
+        "           a device holds 2 MiB (parameters 1, frozen 1 MiB), compiled in 1 s",
+        "training   about 60.0 min in all, then the evaluation; 6e+13 FLOP",
+    ]
 
 
 # -- with libtpu -----------------------------------------------------------------------------------
@@ -104,9 +131,11 @@ def planned(*arguments: str) -> str:
 @pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")
 def test_a_step_compiles_for_a_tpu_that_is_not_there():
     said = planned("--topology=v5e:2x2", "--fsdp=4")
-    held, stepping = map(float, re.search(r"holds ([\d.]+) GiB, and ([\d.]+) GiB", said).groups())
-    assert 0 < held < stepping < 15.75
-    assert "(compiled for TPU v5 lite in" in said and "of 15.75 GiB a chip" in said
+    total, work = re.search(
+        r"15.75 GiB holds ([\d.]+) MiB \(.*activations ([\d.]+) MiB", said
+    ).groups()
+    assert 0 < float(work) < float(total)
+    assert "x TPU v5 lite" in said and "compiled in" in said
 
 
 @pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")

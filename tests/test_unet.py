@@ -249,11 +249,14 @@ def test_images_need_not_be_square():
 
 
 def test_timestep_embedding_values():
-    t = jnp.array([0.0, 1.0, 250.0])
-    frequencies = 10_000.0 ** (-np.arange(4) / 4)
-    phase = np.array([0.0, 1.0, 250.0])[:, None] * frequencies
+    """Cosines first; frequencies fall from 1 to 1/10000 (exclusive)."""
+    t = np.array([0.0, 1.0, 250.0, -2302.585])
+    phase = t[:, None] * 10_000.0 ** (-np.arange(4) / 4)
     expected = np.concatenate([np.cos(phase), np.sin(phase)], axis=-1)
-    np.testing.assert_allclose(timestep_embedding(t, 8), expected, atol=2e-5)
+    emb = timestep_embedding(jnp.asarray(t), 8)
+    np.testing.assert_allclose(emb, expected, atol=2e-4)
+    np.testing.assert_allclose(emb[:3], expected[:3], atol=2e-5)
+    assert emb.dtype == np.float32
 
 
 def test_unknown_settings_are_refused():

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.bridges import DDPM, EDM
+from jax_bridges.bridges import DDPM, EDM, I2SB
 from jax_bridges.corruptions import (
     Colorize,
     Denoise,
@@ -34,6 +34,8 @@ def test_calls_and_levels():
     x = jnp.arange(64.0).reshape(1, 8, 8, 1)
     phi = make_method("ilvr", PRIOR, {"low_pass": 4}, 5).knobs["low_pass"]
     np.testing.assert_allclose(phi(x), low_pass(x, 4))
+    with pytest.raises(ValueError, match="I2SB is a bridge between images"):
+        make_method("ddnm", I2SB.create(), {}, 5)
 
 
 def test_every_default_can_be_said_and_what_no_text_can_hold_cannot():
@@ -94,6 +96,7 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     from types import SimpleNamespace
 
     from jax_bridges.acts.zero_shot import of_papers
+    from jax_bridges.report.row import Row
     from jax_bridges.report.table import sort_rows
 
     config = read("zero_shot:adm256")
@@ -101,12 +104,12 @@ def test_the_paper_s_rows_stand_beside_ours(tmp_path):
     config.evaluate.published_data = "ImageNet 256 (1k)"
     config.evaluate.metrics = ("psnr", "ssim", "fid", "cons")
     rows = of_papers(SimpleNamespace(config=config), 1000)
-    found = {(row["task"], row["sampler"]): row for row in rows if row["same_data"]}
-    assert found["sr4", "DDNM"]["psnr"] == 27.46 and found["sr4", "DDNM"]["same_protocol"]
-    assert found["cs25", "DDRM"]["fid"] == 97.99
+    found = {(row.task, row.sampler): row for row in rows if row.same_data}
+    assert found["sr4", "DDNM"].metrics["psnr"] == 27.46 and found["sr4", "DDNM"].same_protocol
+    assert found["cs25", "DDRM"].metrics["fid"] == 97.99
     assert {task for task, _ in found} == {"sr4", "inpaint", "deblur", "colour", "cs25"}
-    ours = [{"model": t, "task": t, "sampler": "ddnm"} for t in ("sr4", "cs25")]
-    order = [(row["task"], row["sampler"]) for row in sort_rows([*ours, *rows])]
+    ours = [Row(t, "ddnm", 100, 8, task=t) for t in ("sr4", "cs25")]
+    order = [(row.task, row.sampler) for row in sort_rows([*ours, *rows])]
     assert order[0] == ("sr4", "ddnm") and order[1][0] == "sr4"
     assert order.index(("cs25", "ddnm")) < order.index(("inpaint", "DDNM"))
 

@@ -271,6 +271,8 @@ def test_a_classifier_guides_a_restoration(tmp_path, monkeypatch):
     x, t = jax.random.normal(jax.random.key(0), (2, 16, 16, 3)), jnp.asarray(400 / 999)
     label = jnp.array([1, 4])
     guided = jax.jit(guide(lambda x, t: 0.5 * x, network, params, label, PRIOR, 3.0))(x, t)
+    with pytest.raises(ValueError, match="they have no labels"):
+        guide(lambda x, t: 0.5 * x, network, params, None, PRIOR, 3.0)
 
     @jax.jit
     @jax.grad

@@ -13,7 +13,6 @@ from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.zero_shot import (
     count_calls,
     jump_schedule,
-    shipped_basis,
     solve_ddnm,
     solve_ddnm_plus,
     solve_ddnm_simple,
@@ -25,6 +24,7 @@ from jax_bridges.zero_shot.ddnm_simple import ddnm_simple_step
 from jax_bridges.zero_shot.dps import dps_step
 from jax_bridges.zero_shot.repaint import repaint_step
 from jax_bridges.zero_shot.steps import predict, travel_back, walk
+from tests.support.shipped import shipped_basis
 
 pytestmark = pytest.mark.usefixtures("float64")
 

@@ -33,10 +33,10 @@ from jax_bridges.data.walk import SUFFIXES
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import example_keys
 from jax_bridges.measured import markdown_table, measured_here
-from jax_bridges.metrics.bootstrap import mean_interval
 from jax_bridges.metrics.classes import imagenet_classes
 from jax_bridges.metrics.frechet import Moments, frechet_distance
 from jax_bridges.metrics.image import to_uint8
+from jax_bridges.metrics.intervals import mean_estimate
 from jax_bridges.metrics.lite0 import lite0_outputs
 
 # Each task at rising strength: what is printed, and the settings of the corruption.
@@ -148,7 +148,7 @@ def row_of(images: np.ndarray, labels: np.ndarray, reference: Moments) -> dict:
     return {
         "fd_lite0": frechet_distance(Moments.of(out.features), reference),
         "ca_lite0": float(right.mean()),
-        "intervals": {"ca_lite0": mean_interval(right)},
+        "intervals": {"ca_lite0": mean_estimate(right).interval()},
     }
 
 
@@ -182,7 +182,7 @@ def markdown(rows: list[dict]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code is 1 where the order of strengths is not seen."""
     parser = argparse.ArgumentParser(
-        prog="python -m tools.check_metrics", description=__doc__.split("\n\n")[0]
+        prog="python -m tools.check_metrics", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("photos", help="folder or .zip with train/WNID/* and val/WNID/*")
     parser.add_argument("--out", default="check.json", help="where the numbers go")

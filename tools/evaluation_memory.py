@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import resource
 import tempfile
-import threading
 import time
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import numpy as np
 from jax_bridges.config import base_config
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import source_job
-from jax_bridges.stages.run import Run
+from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 
@@ -51,7 +50,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = Run(
             config, Path(folder), System.create(config), Parallel.create("auto", 1), data, data,
-            None, threading.Event(),
+            NoLog(), StopSignal(),
         )  # fmt: skip
         begin = time.perf_counter()
         evaluate(run, [source_job(run)], "")

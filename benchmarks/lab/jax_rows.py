@@ -72,7 +72,7 @@ def finish(run: Run, row: dict, before: int | None) -> dict:
     flops = row["calls"] * call_flops(run.system)
     peak = peak_bytes()
     # The allocator's peak is the process's: it is this row's if this row has raised it.
-    if peak is not None and peak > before:
+    if peak is not None and before is not None and peak > before:
         memory, by = peak, "allocator"
     else:
         memory, by = row.get("memory"), "compiler"

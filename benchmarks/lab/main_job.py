@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,7 +57,9 @@ def main_job(toy: bool, scratch: str) -> dict:
     folder = Path(scratch) / "main"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    settings = SETTINGS | (TOY if toy else {}) | {"data.path": str(folder / "images.npz")}
+    settings: dict[str, Any] = (
+        SETTINGS | (TOY if toy else {}) | {"data.path": str(folder / "images.npz")}
+    )
     size = settings["data.size"]
     np.savez(settings["data.path"], image=soft_shapes(48, size))
     remarks = []

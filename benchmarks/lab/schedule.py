@@ -47,6 +47,8 @@ class Worker:
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, text=True,
                 start_new_session=True,
             )  # fmt: skip
+        assert self._process.stdin is not None  # a pipe
+        self._orders = self._process.stdin
 
     def measure(self, row: Row, arguments: dict, limit: float, beat: Callable) -> dict:
         """The row's answer, by status "ok", "failed", "left out", or "cut" after `limit` seconds.
@@ -59,8 +61,8 @@ class Worker:
         request["answer"] = str(self._answer)
         start = told = time.monotonic()
         try:
-            self._process.stdin.write(json.dumps(request) + "\n")
-            self._process.stdin.flush()
+            self._orders.write(json.dumps(request) + "\n")
+            self._orders.flush()
         except BrokenPipeError:
             pass  # it has died, which is seen below
         while True:
@@ -86,7 +88,7 @@ class Worker:
     def end(self, wait: float = MARGIN) -> None:
         """Lets it end by itself for `wait` seconds, then kills it and all that it started."""
         if wait:
-            self._process.stdin.close()
+            self._orders.close()
             try:
                 self._process.wait(wait)
             except subprocess.TimeoutExpired:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.benchmark_weights import random_batch
 from jax_bridges.keys import ONLY, Purpose, Stream, fold, normal
+from jax_bridges.planning.abstract import random_batch
 from jax_bridges.stages.run import Run
 from jax_bridges.training.steps import draw_times, time_weight
 

@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from jax_bridges.benchmark import median_seconds
-from jax_bridges.benchmark_weights import random_inputs, random_params, relative_difference
+from jax_bridges.benchmark_weights import random_inputs, random_params
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.planning.abstract import abstract_params, abstract_run, call_flops, step_flops
 from jax_bridges.planning.memory import GIB
 from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
+from tools.compare_torch import relative_difference
 
 from . import LeftOut
 from .jax_rows import output_path
@@ -48,7 +49,7 @@ def products(toy: bool, scratch: str) -> dict:
 def forward(toy: bool, scratch: str, images: int, compiled: bool = False) -> dict:
     """One call of ADM-256, and how far its output is from what JAX's row has kept."""
     _, device = _torch(toy)
-    from jax_bridges.benchmark_torch import torch_forward
+    from tools.torch_unet import torch_forward
 
     run = _open(toy, images)
     net, system = run.system.teacher, run.system
@@ -83,13 +84,13 @@ def _fastest(
     Returns:
       What is common to all rows, the call whose time it is, and its first result.
     """
-    from jax_bridges.benchmark_torch import LAYOUTS
+    from tools.torch_unet import LAYOUTS
 
     eager = {}
     for layout in LAYOUTS:
         _forget(device)
         eager[layout] = median_seconds(make(layout=layout), 3)
-    layout = min(eager, key=eager.get)
+    layout = min(eager, key=eager.__getitem__)
     _forget(device)
     call = make(layout=layout, compiled=compiled)
     start = time.perf_counter()

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from jax_bridges.benchmark_torch import torch_images, torch_network
 from jax_bridges.stages.run import Run
 from jax_bridges.training.optimizers import ema_update, make_schedule
+from tools.torch_unet import torch_images, torch_network
 
 SCHEDULED = 100  # steps that a step can be called for
 
@@ -32,7 +32,7 @@ def make_step(
 
     Args:
       batch: from `teacher_batch.first_batch`.
-      device, layout, compiled: as of `benchmark_torch.torch_network`.
+      device, layout, compiled: as of `torch_unet.torch_network`.
       bfloat16: autocast.
 
     Attributes of the step:

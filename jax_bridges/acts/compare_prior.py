@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.corruptions import Corruption, keep_known
+from jax_bridges.corruptions import Corruption, LinearOperator, keep_known
 from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.players import recorded_config
@@ -26,7 +26,7 @@ from jax_bridges.zero_shot import Method, applicable, make_method
 NAME = "prior"
 
 
-def measurement(corruption: Corruption, pair: Pair) -> tuple[Corruption, Array, float]:
+def measurement(corruption: Corruption, pair: Pair) -> tuple[LinearOperator, Array, float]:
     """(operator, y, sigma_y) that say what x_T says of x_0, without what fills its hole."""
     operator = corruption.operator(pair.mask)
     y = pair.xT if operator.noisy else operator.forward(pair.x0)

@@ -13,6 +13,7 @@ from jax_bridges.keys import Purpose
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.players import DISTILL, TRAIN
 from jax_bridges.report.published import published_rows
+from jax_bridges.report.row import Row
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import plain_jobs
@@ -77,11 +78,11 @@ def train_and_distil(
     return teacher, students
 
 
-def of_papers(run: Run) -> Callable[[int], list[dict]] | None:
+def of_papers(run: Run) -> Callable[[int], list[Row]] | None:
     """`published(images)` of `evaluate`: the rows of `evaluate.published`; None where it is not set."""
     config = run.config.evaluate
 
-    def rows(images: int) -> list[dict]:
+    def rows(images: int) -> list[Row]:
         place = (config.published, config.protocol, config.published_data, images)
         return published_rows(*place, metrics=config.metrics)
 

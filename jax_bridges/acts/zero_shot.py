@@ -5,6 +5,7 @@ There is no student: one unconditional model serves all tasks, whose operators i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jax_bridges.corruptions import make_corruption
+from jax_bridges.corruptions import LinearOperator, make_corruption
 from jax_bridges.keys import SampleStream, Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.published import published_rows
+from jax_bridges.report.row import Row
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import guide, open_classifier
@@ -76,7 +78,7 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
     """
     config, jobs = run.config.zero_shot, []
     for task, its in config.tasks.items():
-        operator = make_corruption(**its.operator)
+        operator = make_corruption(**its.operator).operator(None)
         for name in config.methods:
             method = make_method(name, run.system.bridge, config.settings.get(name, {}), config.nfe)
             if applicable(method.solver, operator, its.sigma_y):
@@ -87,7 +89,7 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
 
 
 def restorer(
-    run: Run, operator: Any, sigma_y: float, method: Method, classifier: Any = None
+    run: Run, operator: LinearOperator, sigma_y: float, method: Method, classifier: Any = None
 ) -> Callable:
     """`sample(params, batch, key) -> (images [B, H, W, C], |A x0_hat - y| [B])`.
 
@@ -125,12 +127,12 @@ def restorer(
     return run.parallel.map(sample)
 
 
-def of_papers(run: Run, images: int) -> list[dict]:
+def of_papers(run: Run, images: int) -> list[Row]:
     """Rows of published.csv for the tasks that name theirs (`published`), under our tasks' names."""
     config, rows = run.config.evaluate, []
     for name, task in run.config.zero_shot.tasks.items():
         if task.get("published"):
             place = (task.published, config.protocol, config.published_data, images)
             for row in published_rows(*place, metrics=config.metrics):
-                rows.append({**row, "model": name, "task": name, "sampler": row["model"]})
+                rows.append(dataclasses.replace(row, model=name, task=name, sampler=row.model))
     return rows

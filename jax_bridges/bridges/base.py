@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.typing import Array
+from jax_bridges.typing import AnyArray, Array
 
 
 class Coefficients(NamedTuple):
@@ -85,6 +85,7 @@ class Bridge(abc.ABC):
 
     def index(self, t: Array) -> Array:
         """int32 entry of the table at time t."""
+        assert self.table is not None, "a bridge of continuous time has no entries"
         last = self.table - 1
         return jnp.clip(jnp.round(jnp.asarray(t) * last), 0, last).astype(jnp.int32)
 
@@ -104,6 +105,15 @@ class Bridge(abc.ABC):
                 f"A step of the bridge {type(self).__name__} depends on x_T, which was not given: pass xT."
             )
         return xT
+
+    @property
+    def has_sde(self) -> bool:
+        """Whether there is a prior SDE behind it, whose noise `increment_std` tells."""
+        return True
+
+    def guidances(self, w: float | Array) -> tuple[float | Array, float | Array]:
+        """Weights of the h-transform in `reverse_sde` and in `ode_drift` for DDBM's w (1: exact)."""
+        return w, w
 
     def start(self, xT: Array, noise: Array) -> Array:
         """The state at T from which x_0 is sampled: x_T itself where the bridge is `pinned`."""
@@ -142,7 +152,7 @@ class Bridge(abc.ABC):
         """Noise level of the prior, `sigma_t = alpha_t rho_t`."""
         return self.alpha(t) * jnp.sqrt(self.rho2(t))
 
-    def angle(self, t: Array) -> Array:
+    def angle(self, t: AnyArray) -> Array:
         """theta in [0, pi/2] with `rho_t = rho_T sin(theta)` and `rhobar_t = rho_T cos(theta)`."""
         t = jnp.asarray(t)
         return jnp.arctan2(jnp.sqrt(self.rho2(t)), jnp.sqrt(self.rho_bar2(t)))

@@ -58,6 +58,10 @@ class VE(Bridge):
     def rho_bar2(self, t: Array) -> Array:
         return (self.T - t) * (self.T + t)
 
+    def guidances(self, w: float | Array) -> tuple[float | Array, float | Array]:
+        """As DDBM's code damps h for this prior alone: never in the SDE, by (1 + w) / 2 in the ODE."""
+        return 1.0, 0.5 * (1.0 + w)
+
     def f(self, t: Array) -> Array:
         return jnp.zeros_like(t)
 

@@ -24,9 +24,9 @@ class Levels(NamedTuple):
     t: time that the denoiser is told; alpha, sigma: `x_t = alpha x_0 + sigma noise` (0 at the end).
     """
 
-    t: Array
-    alpha: Array
-    sigma: Array
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
 
 
 class Diffusion(Bridge):

@@ -47,6 +47,10 @@ class Interpolant(Bridge):
 
     source_std = 0.0  # of the noise that goes with x_T
 
+    @property
+    def has_sde(self) -> bool:
+        return False
+
     @abc.abstractmethod
     def weights(self, t: Array) -> tuple[Array, Array, Array]:
         """a, b and gamma^2 at times t, smooth enough to be differentiated."""

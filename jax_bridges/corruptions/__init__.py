@@ -5,7 +5,13 @@
 """
 
 from jax_bridges.choices import choose
-from jax_bridges.corruptions.base import Corrupted, Corruption, check_noise, keep_known
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    Corruption,
+    LinearOperator,
+    check_noise,
+    keep_known,
+)
 from jax_bridges.corruptions.blur import Blur
 from jax_bridges.corruptions.composition import Composition
 from jax_bridges.corruptions.inpaint import (
@@ -98,6 +104,7 @@ __all__ = [
     "InpaintFreeform",
     "InpaintMask",
     "Jpeg",
+    "LinearOperator",
     "Mixture",
     "Paired",
     "Rows",

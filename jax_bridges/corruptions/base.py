@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar, dataclass_transform
 
 import chex
 import jax
@@ -24,8 +24,7 @@ class Corruption(abc.ABC):
     argument. What whoever uses one must know of it beyond that, it says itself:
 
     Attributes:
-      linear: `forward`, `transpose` and `pinv` exist (A, A^T and A^+ on [B, H, W, C] images), and with
-        them `spectral_map`.
+      linear: it is a `LinearOperator`.
       paired: x_T comes with the data and cannot be computed.
       holes_alone: A blackens pixels and does nothing else.
       noisy: x_T is a measurement with noise of standard deviation `noise`.
@@ -83,15 +82,47 @@ class Corruption(abc.ABC):
         """Whether the rows of A are orthogonal, as far as its kind tells: A A^T is diagonal."""
         return True
 
-    def hole(self, height: int, width: int):
+    def hole(self, height: int, width: int) -> chex.Array | None:
         """The mask [B or 1, H, W, 1], 1 in the hole, of one whose `holes_alone`; else None."""
         return None
 
-    def operator(self, mask) -> "Corruption":
-        """A as a linear operator, for images whose mask [B, H, W, 1] is known."""
+    def operator(self, mask) -> "LinearOperator":
+        """A as a linear operator, for images whose mask [B, H, W, 1] is known.
+
+        Raises:
+          ValueError: it is none.
+        """
+        raise ValueError(f"{type(self).__name__} is no linear operator, whatever the mask.")
+
+
+class LinearOperator(Corruption):
+    """A corruption whose x_T comes of y = A x_0: A, A^T and A^+ on [B, H, W, C] images.
+
+    A = U diag(s) V^T has its singular values as well, and functions of them.
+    """
+
+    linear: ClassVar[bool] = True
+
+    @property
+    def chain(self) -> tuple["LinearOperator", ...]:
+        return (self,)
+
+    @abc.abstractmethod
+    def forward(self, x: chex.Array, /) -> chex.Array:
+        """A x of x [B, H, W, C]: y [B, h, w, c]."""
+
+    @abc.abstractmethod
+    def transpose(self, y: chex.Array, /) -> chex.Array:
+        """A^T y."""
+
+    @abc.abstractmethod
+    def pinv(self, y: chex.Array, /) -> chex.Array:
+        """A^+ y, the x of least norm among those with the least |A x - y|."""
+
+    def operator(self, mask) -> "LinearOperator":
+        """Itself: it knows its hole."""
         return self
 
-    # -- singular values of a linear one, A = U diag(s) V^T ------------------------------------
     def row_norms2(self, y):
         """The diagonal of A A^T, shaped like y, of an operator whose A A^T is diagonal."""
         return self.forward(self.transpose(jnp.ones_like(y)))
@@ -121,7 +152,11 @@ class Corruption(abc.ABC):
         return np.sort(s[s > 0])[::-1]
 
 
-def corruption(cls):
+_C = TypeVar("_C", bound=type)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def corruption(cls: _C) -> _C:
     """Class decorator: a frozen dataclass (keyword fields) that jax treats as static."""
     return jax.tree_util.register_static(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 

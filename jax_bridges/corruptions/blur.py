@@ -8,7 +8,7 @@ import numpy as np
 
 from jax_bridges.corruptions.base import (
     Corrupted,
-    Corruption,
+    LinearOperator,
     check_batch,
     corruption,
     one_of,
@@ -97,7 +97,7 @@ def spectral(x, spectrum, source, target):
 
 
 @corruption
-class Blur(Corruption):
+class Blur(LinearOperator):
     """x_T is the image blurred by a separable kernel. No noise, no clipping, no hole.
 
     kind "uniform" (9 flat taps), "gauss" (5 taps, standard deviation 10) or "aniso" (9 taps, 1 down
@@ -132,7 +132,6 @@ class Blur(Corruption):
     legacy: bool = False
     threshold: float = 3e-2
     truncated: bool = False
-    linear: ClassVar[bool] = True
 
     def __post_init__(self):
         one_of("blur", "kind", self.kind, tuple(PAPER_KERNELS))
@@ -179,7 +178,8 @@ class Blur(Corruption):
         if self.legacy:
             (_, v, spectrum) = self._legacy_operator(*x.shape[1:])
             return spectral(x, function(jnp.asarray(spectrum, x.dtype)), v, v)
-        return separable_map(x, *self._spectra(*x.shape[1:3]), function)
+        rows, columns = self._spectra(*x.shape[1:3])
+        return separable_map(x, rows, columns, function)
 
     def singular_values(self, height, width, channels=3):
         if self.legacy:
@@ -196,7 +196,8 @@ class Blur(Corruption):
         taps, stds = self._kernel()
         least = max(self.threshold, max(height, width) * np.finfo(np.float64).eps)
         pairs = zip((height, width), stds, strict=True)
-        return tuple(blur_svd(n, taps, std, least)[1:] for n, std in pairs)
+        rows, columns = (blur_svd(n, taps, std, least)[1:] for n, std in pairs)
+        return rows, columns
 
     def _between(self, x, matrix, *settings):
         taps, (down, across) = self._kernel()

@@ -1,17 +1,21 @@
 """Several linear operators one after the other, e.g. an old photograph: holes, no colour, low resolution."""
 
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.corruptions.base import Corrupted, Corruption, check_batch, corruption
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    LinearOperator,
+    check_batch,
+    corruption,
+)
 
 
 @corruption
-class Composition(Corruption):
+class Composition(LinearOperator):
     """A = A_n ... A_2 A_1 of the linear `parts`, the first of which acts first (DDNM, section 3.3).
 
     A pseudo-inverse is not the product of the parts' ones. Where the rows of A are orthogonal, which
@@ -24,9 +28,8 @@ class Composition(Corruption):
       product: `pinv` is the product of the parts' ones.
     """
 
-    parts: tuple[Corruption, ...]
+    parts: tuple[LinearOperator, ...]
     product: bool = False
-    linear: ClassVar[bool] = True
 
     def __post_init__(self):
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -58,8 +61,8 @@ class Composition(Corruption):
 
     @property
     def block(self):
-        blocks = [part.block for part in self.parts]
-        return None if None in blocks else math.prod(blocks)
+        blocks = [part.block for part in self.parts if part.block is not None]
+        return math.prod(blocks) if len(blocks) == len(self.parts) else None
 
     @property
     def orthogonal(self):

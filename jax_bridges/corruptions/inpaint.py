@@ -14,7 +14,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges import keys as random
-from jax_bridges.corruptions.base import Corrupted, Corruption, check_batch, corruption, one_of
+from jax_bridges.corruptions.base import (
+    Corrupted,
+    Corruption,
+    LinearOperator,
+    check_batch,
+    corruption,
+    one_of,
+)
 from jax_bridges.corruptions.masks import Area, mask_bank
 
 FILLS = ("noise", "zero", "white")
@@ -34,7 +41,7 @@ def fill_hole(x0, mask, keys, fill: str = "noise"):
 
 
 @corruption
-class InpaintCenter(Corruption):
+class InpaintCenter(LinearOperator):
     """Removes the centred box whose sides are `size` times the image's; keeps the rest.
 
     With the papers' size 1/2 the hole is rows and columns h/4 to 3h/4 (I2SB, DBIM). As a linear
@@ -47,7 +54,6 @@ class InpaintCenter(Corruption):
 
     size: float = 0.5
     fill: str = "noise"
-    linear: ClassVar[bool] = True
     holes_alone: ClassVar[bool] = True
 
     def __post_init__(self):
@@ -128,7 +134,7 @@ class InpaintFreeform(Corruption):
         if self.count < 1:
             raise ValueError(f"inpaint_freeform: count must be at least 1, but is {self.count}.")
 
-    def masks(self, index, height: int, width: int):
+    def of_bank(self, index, height: int, width: int):
         """Masks [B, H, W, 1] float32 number index [B] of the bank, modulo its length."""
         bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
         bits = jnp.unpackbits(jnp.asarray(bank)[index % len(bank)], axis=1, count=height * width)
@@ -140,7 +146,7 @@ class InpaintFreeform(Corruption):
         if index is None:
             bank = mask_bank(self.path, self.count, self.area, self.seed, height, width)
             index = random.randint(keys, random.CorruptDraw.CHOICE, len(bank))
-        mask = self.masks(index, height, width).astype(x0.dtype)
+        mask = self.of_bank(index, height, width).astype(x0.dtype)
         return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
 
     def operator(self, mask):
@@ -155,11 +161,11 @@ class InpaintFreeform(Corruption):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class InpaintMask(Corruption):
+class InpaintMask(LinearOperator):
     """Removes the pixels of a given mask, one for all images or one for each; A = A^T = A^+.
 
     Unlike the other corruptions it holds an array: a pytree with one leaf, so that masks may be
-    traced, e.g. those of `InpaintFreeform.masks`.
+    traced, e.g. those of `InpaintFreeform.of_bank`.
 
     Attributes:
       mask: [B or 1, H, W, 1], 1 in the hole.
@@ -168,7 +174,6 @@ class InpaintMask(Corruption):
 
     mask: chex.Array
     fill: str = dataclasses.field(default="zero", metadata={"static": True})
-    linear: ClassVar[bool] = True
     holes_alone: ClassVar[bool] = True
 
     def hole(self, height, width):

@@ -6,6 +6,7 @@ Everything here runs on the host in numpy; masks are uint8 with 1 where pixels a
 import functools
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,8 @@ def write_masks(path, bands: dict[Area, np.ndarray]) -> None:
     handle, temporary = tempfile.mkstemp(dir=folder, suffix=".npz")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **{band_name(area): np.packbits(m > 0) for area, m in bands.items()})
+            packed: dict[str, Any] = {band_name(a): np.packbits(m > 0) for a, m in bands.items()}
+            np.savez(file, **packed)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)

@@ -1,19 +1,16 @@
 """Operators that see a part: of the image (`Canvas`), or of another operator's numbers (`Rows`)."""
 
 import dataclasses
-from typing import ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from jax_bridges.corruptions.base import Corrupted, Corruption
+from jax_bridges.corruptions.base import Corrupted, LinearOperator
 
 
-class _Partial(Corruption):
+class _Partial(LinearOperator):
     """x_T is A^+ y."""
-
-    linear: ClassVar[bool] = True
 
     def __call__(self, x0, keys=None):
         return Corrupted(self.pinv(self.forward(x0)))
@@ -33,7 +30,7 @@ class Canvas(_Partial):
       canvas: (H, W) of the whole, at least as large.
     """
 
-    operator: Corruption
+    operator: LinearOperator
     size: tuple[int, int] = dataclasses.field(metadata={"static": True})
     canvas: tuple[int, int] = dataclasses.field(metadata={"static": True})
 
@@ -80,11 +77,11 @@ class Rows(_Partial):
       mask: broadcasts against y `[B, h, w, c]`; 1 where y is missing.
     """
 
-    operator: Corruption
+    operator: LinearOperator
     mask: chex.Array
 
     def __post_init__(self):
-        if isinstance(self.operator, Corruption) and not self.operator.orthogonal:
+        if isinstance(self.operator, LinearOperator) and not self.operator.orthogonal:
             raise ValueError(
                 f"{type(self.operator).__name__} cannot do with a part of its numbers, because its rows "
                 "are not orthogonal: of superres take kind 'pool', of a composition leave product out."

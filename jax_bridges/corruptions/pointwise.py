@@ -9,6 +9,7 @@ from jax_bridges import keys as random
 from jax_bridges.corruptions.base import (
     Corrupted,
     Corruption,
+    LinearOperator,
     check_batch,
     check_noise,
     corruption,
@@ -16,7 +17,7 @@ from jax_bridges.corruptions.base import (
 
 
 @corruption
-class Colorize(Corruption):
+class Colorize(LinearOperator):
     """x_T is the grey image, repeated to every channel; `weights` of the channels as in DDRM, DDNM.
 
     noise_std > 0 adds Gaussian noise to x_T, of one value per pixel and channel: without any, the
@@ -30,7 +31,6 @@ class Colorize(Corruption):
 
     weights: tuple[float, ...] = (0.3333, 0.3334, 0.3333)
     noise_std: float = 0.0
-    linear: ClassVar[bool] = True
     greys: ClassVar[bool] = True
     block: ClassVar[int] = 1
 
@@ -68,7 +68,7 @@ class Colorize(Corruption):
 
 
 @corruption
-class Denoise(Corruption):
+class Denoise(LinearOperator):
     """x_T = x_0 + std N(0, I); A = 1. No hole.
 
     Attributes:
@@ -76,7 +76,6 @@ class Denoise(Corruption):
     """
 
     std: float = 0.2
-    linear: ClassVar[bool] = True
     noisy: ClassVar[bool] = True
     block: ClassVar[int] = 1
 
@@ -98,10 +97,9 @@ class Denoise(Corruption):
 
 
 @corruption
-class Identity(Corruption):
+class Identity(LinearOperator):
     """x_T = x_0."""
 
-    linear: ClassVar[bool] = True
     block: ClassVar[int] = 1
 
     def __call__(self, x0, keys=None):

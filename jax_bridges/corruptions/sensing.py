@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 
 from jax_bridges.corruptions.base import (
     Corrupted,
-    Corruption,
+    LinearOperator,
     check_batch,
     corruption,
     separable,
@@ -55,10 +54,8 @@ def count_kept(owner: str, ratio: float, among: int) -> int:
     return count
 
 
-class _Sensing(Corruption):
+class _Sensing(LinearOperator):
     """x_T is A^+ y, the image that the measurements alone give."""
-
-    linear: ClassVar[bool] = True
 
     def __call__(self, x0, keys=None):
         if keys is not None:

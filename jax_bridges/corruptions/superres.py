@@ -1,14 +1,13 @@
 """Super-resolution: the image is shrunk by bicubic filtering or by block means."""
 
 import functools
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.corruptions.base import (
     Corrupted,
-    Corruption,
+    LinearOperator,
     check_batch,
     corruption,
     one_of,
@@ -88,7 +87,7 @@ def bicubic_spectrum(n: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @corruption
-class SuperResolution(Corruption):
+class SuperResolution(LinearOperator):
     """x_T is the image shrunk `factor` times and blown up again by repeating pixels.
 
     kind "bicubic" or "pool" (block means); the papers use factor 4. No noise, no clipping and no
@@ -101,7 +100,6 @@ class SuperResolution(Corruption):
 
     kind: str = "bicubic"
     factor: int = 4
-    linear: ClassVar[bool] = True
 
     def __post_init__(self):
         one_of("superres", "kind", self.kind, ("bicubic", "pool"))

@@ -19,14 +19,16 @@ from jax_bridges.data.edges import open_edges
 from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
 from jax_bridges.data.loader import Loader, first, pad
-from jax_bridges.data.source import DATASETS, Source, resolve
+from jax_bridges.data.source import DATASETS, HELD_OUT, Source, blocks_of, resolve
 from jax_bridges.data.tfds import open_tfds
 from jax_bridges.data.unpaired import Unpaired
 
 __all__ = [
     "DATASETS",
+    "HELD_OUT",
     "Loader",
     "Source",
+    "blocks_of",
     "check_classes",
     "first",
     "has_labels",
@@ -52,6 +54,7 @@ DATASETS |= {
 LABEL_KEYS = {"classes": ("folder", "pairs", "edges"), "label_key": ("tfds", "arrays")}
 
 PAIRED = ("earth_relief", "pairs", "edges", "edges2handbags", "diode_normals")
+VALIDATED = ("earth", "earth_relief")  # have a split "validation"
 KEYED = ("tfds", "arrays")  # paired where `xT_key` is given
 
 
@@ -61,10 +64,10 @@ def make_source(data_config: Any, split: str) -> Source:
     Args:
       data_config: has attributes named as the keys of `source.SETTINGS`, where each is described; what it
         lacks takes the default.
-      split: "train" or "test".
+      split: "train", "test", or for `earth` "validation".
 
     Raises:
-      ValueError: an unknown name, a value out of range, bad files under "refuse".
+      ValueError: an unknown name, a value out of range, bad files under "refuse", no such split.
       FileNotFoundError: data that is not there.
     """
     c = resolve(data_config, split)
@@ -74,6 +77,11 @@ def make_source(data_config: Any, split: str) -> Source:
             raise ValueError(
                 f"data.{key} is for {', '.join(kinds)}, but data.name is '{c.name}': set it to ''."
             )
+    if split == "validation" and kind not in VALIDATED:
+        raise ValueError(
+            f'\'{c.name}\' has no split "validation", which is for {" and ".join(VALIDATED)}: take "test", '
+            "or make a second set of your own whose test images are for validation."
+        )
     source = DATASETS[kind](c)
     return Unpaired(source) if c.unpaired and split == "train" else source
 

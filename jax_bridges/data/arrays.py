@@ -62,8 +62,9 @@ def open_arrays(c: SimpleNamespace) -> ArraySource:
     images, labels = _read(path, c)
     classes = 0 if labels is None else int(labels.max()) + 1
     if own and labels is not None:  # the number of classes is that of both files
-        other = _file(c.path, "test" if c.split == "train" else "train")[0]
-        classes = max(classes, int(_read(other, c)[1].max()) + 1)
+        other = _read(_file(c.path, "test" if c.split == "train" else "train")[0], c)[1]
+        assert other is not None  # `_read` refuses a file without the labels asked for
+        classes = max(classes, int(other.max()) + 1)
     order = split_order(len(images["x0"]), c, own)
     if len(order) == 0:
         raise ValueError(f"{path} leaves no images for {c.split}: see data.test_fraction.")

@@ -26,21 +26,23 @@ import tensorflow_datasets as tfds
 
 from jax_bridges.data.diode import open_diode_normals
 from jax_bridges.data.edges2handbags import open_edges2handbags
-from jax_bridges.data.source import Source, resolve
+from jax_bridges.data.files import FileSource
+from jax_bridges.data.source import resolve
 
 
 def _sizes(*sizes: int) -> list[tfds.core.BuilderConfig]:
     return [tfds.core.BuilderConfig(name=f"{n}px", description=f"{n} x {n} pixels.") for n in sizes]
 
 
-class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+# The base, which has no types, takes the keyword.
+class PairsBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore[reportGeneralTypeIssues, reportCallIssue]
     """Writes what a plain source reads: features "image" (x0) and `XT_KEY` (xT)."""
 
     VERSION = tfds.core.Version("1.0.0")
     pkg_dir_path = Path(__file__).parent
     HOMEPAGE: str
     XT_KEY: str
-    OPEN: Callable[[SimpleNamespace], Source]
+    OPEN: Callable[[SimpleNamespace], FileSource]
 
     def _info(self) -> tfds.core.DatasetInfo:
         side = int(self.builder_config.name.removesuffix("px"))

@@ -54,20 +54,20 @@ class PictureFile:
         self._source, self._stream = source, stream
         self.format, self.info = source.format, source.info
         if isinstance(source, WideTiff):
-            self.size, self.frames = source.size, source.frames
+            self.frames = source.frames
+            height, width = source.size
             self.transposed = source.orientation in _TRANSPOSED
-            if self.transposed:
-                self.size = self.size[::-1]
+            self.size = (width, height) if self.transposed else (height, width)
             return
-        self.size, self.frames = source.size[::-1], getattr(source, "n_frames", 1)
+        (width, height), self.frames = source.size, getattr(source, "n_frames", 1)
         if source.format == "MPO":  # a photograph with a preview
             self.frames = 1
         late = source.format == "PNG" and "exif" not in source.info
         # Of a PNG without EXIF in front, `getexif` would decode the pixels to look behind them.
         orientation = 1 if late else self._orientation()
         self.transposed = orientation in _TRANSPOSED
-        if self.transposed and source.format != "TIFF":  # whose size Pillow gives upright
-            self.size = self.size[::-1]
+        turned = self.transposed and source.format != "TIFF"  # whose size Pillow gives upright
+        self.size = (width, height) if turned else (height, width)
 
     def planes(self) -> np.ndarray:
         """uint8 or uint16 `[H, W, C]`, upright: gray, gray and alpha, RGB, or RGB and alpha (C = 1 to 4).
@@ -90,19 +90,21 @@ class PictureFile:
     def _orientation(self) -> int:
         """That of its EXIF; 1, upright, where it has none or a damaged one, as viewers show it."""
         try:
-            return self._source.getexif().get(ORIENTATION, 1)
+            return self.exif().get(ORIENTATION, 1)
         except Exception:  # Pillow's reader raises many types
             self.damaged = True
             return 1
 
     def exif(self) -> Image.Exif:
         """Its EXIF; of a TIFF all its tags."""
-        tiff = isinstance(self._source, WideTiff)
-        return self._source.exif() if tiff else self._source.getexif()
+        source = self._source
+        return source.exif() if isinstance(source, WideTiff) else source.getexif()
 
     def bits(self) -> int:
         """Bits a channel, if there are more than `planes` keeps; else 0."""
-        if self.format not in ("AVIF", "JPEG2000") or self._source.mode.startswith("I"):
+        source = self._source
+        deep = self.format in ("AVIF", "JPEG2000")
+        if isinstance(source, WideTiff) or not deep or source.mode.startswith("I"):
             return 0
         found = _bits(self.contents())
         return found if found > 8 else 0
@@ -140,7 +142,7 @@ def open_picture(file: Encoded | Image.Image) -> PictureFile:
         if source is None or source.closed or not waiting:  # decoded already, or never a file
             return PictureFile(file, None)
         source.seek(0)
-        file = source.read()
+        file = bytes(source.read())
     stream = io.BytesIO(file) if isinstance(file, bytes) else _open(file)
     try:
         start = stream.read(1)
@@ -182,16 +184,15 @@ def _open(path: Path) -> BinaryIO:
 
 def _stored(image: Image.Image, stream: BinaryIO | None) -> np.ndarray:
     """The pixels of a Pillow image that is no wide TIFF, as stored: `[H, W]` or `[H, W, 2, 3 or 4]`."""
-    codec, arguments = "", ""
-    if getattr(image, "tile", None):
-        codec, arguments = image.tile[0][0], image.tile[0][3]
+    tile: Any = (getattr(image, "tile", None) or [("", None, 0, "")])[0]
+    codec, _, _, arguments = tile
     raw = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
     key = image.info.get("transparency")
     if codec == "SGI16" or (codec == "sgi_rle" and ";16" in raw):
         raise BadImage("16-bit pixels of this format are not kept; save it as a 16-bit PNG")
-    if codec in ("ppm", "ppm_plain") and arguments[-1] > 255:
-        return _wide_ppm(image, stream)
-    if ";16" in raw and not image.mode.startswith("I"):
+    if stream is not None and codec in ("ppm", "ppm_plain") and int(arguments[-1]) > 255:
+        return _wide_ppm(image, tile, stream)
+    if stream is not None and ";16" in raw and not image.mode.startswith("I"):
         return _with_key(_wide_png(image, stream, raw), key)
     if image.format == "JPEG2000" and stream is not None:
         stream.seek(0)
@@ -244,9 +245,9 @@ def _wide_png(image: Image.Image, stream: BinaryIO, raw: str) -> np.ndarray:
     return decoded(raw) * 256 + decoded(raw[:-1] + "L")
 
 
-def _wide_ppm(image: Image.Image, stream: BinaryIO) -> np.ndarray:
+def _wide_ppm(image: Image.Image, tile: tuple, stream: BinaryIO) -> np.ndarray:
     """uint16 `[H, W]` or `[H, W, 3]` of a PGM or PPM whose white is more than 255."""
-    codec, _, offset, (mode, white) = image.tile[0]
+    codec, _, offset, (mode, white) = tile
     shape = (image.height, image.width, 3) if mode == "RGB" else (image.height, image.width)
     stream.seek(offset)
     count = int(np.prod(shape))

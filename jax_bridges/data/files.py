@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class SkippingSource(abc.ABC):
         """The name of example i, as messages give it."""
 
     @abc.abstractmethod
-    def _read(self, i: int) -> list[np.ndarray]:
+    def _read(self, i: int) -> list[Any]:
         """The arrays of example i in the order of `keys`; BadImage if it cannot be used."""
 
 
@@ -124,7 +125,7 @@ class FileSource(SkippingSource):
                 "sort them into sub-folders train/ and test/."
             )
         keys = ("x0", "xT")[: len(files[names[0]])]
-        if labels is not None:
+        if classes is not None:
             keys, self.classes = (*keys, "label"), len(classes)
         super().__init__(name, len(names), keys, c.on_bad_file)
         self.names = names
@@ -135,7 +136,7 @@ class FileSource(SkippingSource):
         """The file's name."""
         return self.names[i]
 
-    def _read(self, i: int) -> list[np.ndarray]:
+    def _read(self, i: int) -> list[Any]:
         images = read_images(self.paths[i], *self._settings)
         return images if self._labels is None else [*images, self._labels[i]]
 
@@ -217,16 +218,15 @@ def _root(key: str, path: str) -> Path:
 def _split_folder(root: Path, split: str) -> tuple[Path, bool]:
     """The folder to look in, and whether it holds this split alone."""
     train, test = _split_folders(root)
-    if train is None and test is None:
+    chosen, other = (train, test) if split == "train" else (test, train)
+    if chosen is not None:
+        return chosen, True
+    if other is None:
         return root, False
-    chosen = train if split == "train" else test
-    if chosen is None:
-        there, lacks = (train, "test") if train else (test, "train")
-        raise ValueError(
-            f"{root} has {there.name}/ but no {lacks}/: add that subfolder, or move the images up "
-            "so that data.test_fraction splits them."
-        )
-    return chosen, True
+    raise ValueError(
+        f"{root} has {other.name}/ but no {split}/: add that subfolder, or move the images up "
+        "so that data.test_fraction splits them."
+    )
 
 
 def _split_folders(root: Path) -> list[Path | None]:

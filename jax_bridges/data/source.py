@@ -26,7 +26,8 @@ from jax_bridges.schema import (
     whole,
 )
 
-SPLITS = {"train": None, "test": None}
+SPLITS = {"train": None, "validation": None, "test": None}
+HELD_OUT = ("test", "validation")  # what a run can be evaluated on
 
 # Name -> `open(c) -> Source` of a resolved configuration; filled in by `jax_bridges.data`.
 DATASETS: dict[str, Callable[[SimpleNamespace], Source]] = {}
@@ -67,9 +68,10 @@ class Source(Protocol):
 
     `source[i]` is {"x0": uint8 [H, W, 3]} and, for a paired source, {"x0": ..., "xT": ...} with
     "xT" uint8 [H, W, 3] too. A source with labels adds "label", an int32 from 0 to `classes` - 1,
-    the attribute that says of how many classes they are. The arrays may be views of shared memory:
-    copy before writing. The order is shuffled once and for all, so the first n examples stand for
-    the whole.
+    the attribute that says of how many classes they are. One whose examples are alike where they are
+    neighbours has `blocks`, int [n]: the number of the block of neighbours each lies in. The arrays may be
+    views of shared memory: copy before writing. The order is shuffled once and for all, so the first n
+    examples stand for the whole.
     """
 
     name: str
@@ -79,12 +81,21 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> dict[str, np.ndarray]: ...
 
 
+def blocks_of(source: Source, count: int) -> np.ndarray:
+    """Numbers of the blocks of neighbours that the first `count` examples lie in, int `[count]`.
+
+    Examples of a source that knows no neighbours are each a block of their own.
+    """
+    blocks = getattr(source, "blocks", None)
+    return np.arange(count) if blocks is None else np.asarray(blocks[:count])
+
+
 def resolve(config: Any, split: str) -> SimpleNamespace:
     """The configuration of one source: the defaults of SETTINGS filled in, values checked.
 
     Args:
       config: has attributes named as the keys of SETTINGS (ConfigDict, namespace); any may be absent.
-      split: "train" or "test".
+      split: a name of SPLITS.
 
     Returns:
       A namespace with every key of SETTINGS (`size` as (H, W)) and `split`.
@@ -125,5 +136,5 @@ def permutation(n: int, *key: int) -> np.ndarray:
       n: how many.
       *key: one or two non-negative ints below 2**64, such as (seed, epoch).
     """
-    key = np.array([*key, 0][:2], np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(n), kind="stable")
+    words = np.array([*key, 0][:2], np.uint64)
+    return np.argsort(np.random.Philox(key=words).random_raw(n), kind="stable")

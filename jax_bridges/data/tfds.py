@@ -16,6 +16,7 @@ need TensorFlow, once, on any machine:
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -51,13 +52,13 @@ class TfdsSource(SkippingSource):
     def describe(self, i: int) -> str:
         return f"{self._split}[{self.order[i]}]"
 
-    def _read(self, i: int) -> list[np.ndarray]:
+    def _read(self, i: int) -> list[Any]:
         try:
             record = self._records[int(self.order[i])]
         except Exception as error:  # whatever the reader of the records raises
             raise BadImage(f"cannot be read ({error})") from error
         label = record[self._label_key] if self.classes else None
-        if self.classes and not 0 <= label < self.classes:
+        if label is not None and not 0 <= label < self.classes:
             raise BadImage(
                 f"its class is {label}, none of the {self.classes} of '{self._label_key}'"
             )

@@ -119,7 +119,7 @@ class WideTiff:
         if self._photometric == _CMYK:
             inks = 65535 - planes.astype(np.uint32)
             planes = ((inks[..., :3] * inks[..., 3:] + 32767) // 65535).astype(np.uint16)
-        if self._multiplied:
+        if alpha is not None and self._multiplied:
             whole = np.rint(planes * (65535 / np.maximum(alpha, 1)))
             planes = np.minimum(whole, 65535).astype(np.uint16)
         return planes if alpha is None else np.concatenate([planes, alpha], axis=-1)

@@ -78,8 +78,8 @@ def find_pictures(base: Path, leave_out: Iterable[Path] = (), once: bool = True)
     def ordered(paths: list[Path]) -> list[Path]:
         return sorted(paths, key=lambda path: name_key(path, base))
 
-    lists = map(ordered, (walk.pictures, walk.other, walk.again))
-    return Found(base, *lists, walk.linked, walk.seen)
+    pictures, other, again = map(ordered, (walk.pictures, walk.other, walk.again))
+    return Found(base, pictures, other, again, walk.linked, walk.seen)
 
 
 class _Walk:

@@ -81,7 +81,8 @@ def classifier_layout(network: ADMClassifier, size: int) -> dict[str, tuple[int,
     """Name -> shape of the official state dict, for images of `size` x `size`."""
     image = jnp.zeros((1, size, size, network.in_channels))
     shapes = jax.eval_shape(network.init, jax.random.key(0), image, jnp.zeros(1))["params"]
-    return {_name(path): _shape(path, leaf.shape) for path, leaf in flatten_dict(shapes).items()}
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(shapes)
+    return {_name(path): _shape(path, leaf.shape) for path, leaf in leaves.items()}
 
 
 def _name(path: tuple[str, ...]) -> str:

@@ -76,7 +76,8 @@ def torch_layout(config: Config, qkv_ndim: int = 3) -> dict[str, tuple[int, ...]
       qkv_ndim: dimensions of the 1x1 convolutions of attention: 3 (ADM, I2SB, DBIM) or 4 (DDBM).
     """
     layout = {}
-    for path, leaf in flatten_dict(abstract_params(config)).items():
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(abstract_params(config))
+    for path, leaf in leaves.items():
         layout[torch_name(path)] = _torch_shape(path, leaf.shape, qkv_ndim)
     return {name: layout[name] for name in sorted(layout, key=_rank)}
 
@@ -135,7 +136,7 @@ def flax_to_torch(params: Mapping, config: Config, qkv_ndim: int = 3) -> StateDi
     Raises:
       ValueError: names or shapes differ from those of `ADM(**config)` (with a table).
     """
-    flat = flatten_dict(dict(params))
+    flat: dict[tuple[str, ...], Any] = flatten_dict(dict(params))
     layout = torch_layout(config, qkv_ndim)
     found = {
         torch_name(path): _torch_shape(path, np.shape(a), qkv_ndim) for path, a in flat.items()
@@ -258,7 +259,8 @@ def infer_adm_config(
 
 def abstract_params(config: Config) -> dict:
     """The parameters of `ADM(**config)` as shapes; not to be changed."""
-    return _traced_params(ADM(**config))
+    net: Any = ADM(**config)  # hashable, as flax makes it, which its declarations do not say
+    return _traced_params(net)
 
 
 @functools.lru_cache(maxsize=4)

@@ -48,5 +48,5 @@ def write_safetensors(
     with open_atomic(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for array in arrays.values():  # viewed as bytes: ml_dtypes have no buffer of their own
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return path

@@ -174,14 +174,14 @@ def _read_zip(path: Path, data: memoryview) -> Any:
 
         if "byteorder" in {n[len(prefix) :] for n in entries} and content("byteorder") != b"little":
             raise ValueError(f"{path}: written on a big-endian machine; save it again on another.")
-        storages: dict[str, _Storage] = {}
+        storages: dict[str, memoryview] = {}
 
         def storage(dtype: np.dtype, key: str, numel: int) -> _Storage:
             if key not in storages:
-                storages[key] = _Storage(content(f"data/{key}"), dtype)
-            if storages[key].data.nbytes < numel * dtype.itemsize:
+                storages[key] = content(f"data/{key}")
+            if storages[key].nbytes < numel * dtype.itemsize:
                 raise _damaged(path, f"storage {key} is too short")
-            return _Storage(storages[key].data, dtype)
+            return _Storage(storages[key], dtype)
 
         stream = _Stream(content("data.pkl"))
         return _unpickle(path, stream, storage)

@@ -10,16 +10,23 @@ FID, IS, CA and LPIPS need weights that are not shipped (`weights.FILES` has the
 a paper measures them is a protocol (`PROTOCOLS`), and `Measure` makes a report's row of it all.
 """
 
-from jax_bridges.metrics.bootstrap import mean_interval, set_interval
 from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
 from jax_bridges.metrics.image import hole_crop, psnr, ssim, to_uint8
 from jax_bridges.metrics.inception import inception_outputs
+from jax_bridges.metrics.intervals import (
+    Estimate,
+    folds_of,
+    mean_estimate,
+    paired_interval,
+    set_estimate,
+    sign_test,
+)
 from jax_bridges.metrics.lite0 import Lite0, Lite0Output, lite0_input, lite0_outputs, lite0_params
 from jax_bridges.metrics.lpips import lpips
 from jax_bridges.metrics.measure import Measure, check_metrics, measure_images
 from jax_bridges.metrics.metric import METRICS, Metric
 from jax_bridges.metrics.protocols import PROTOCOLS
-from jax_bridges.metrics.reference import RunningMoments, load_statistics
+from jax_bridges.metrics.reference import load_statistics, over_hosts
 from jax_bridges.metrics.resnet import resnet_logits
 from jax_bridges.metrics.scores import hits, inception_score
 
@@ -32,14 +39,15 @@ def fd_lite0(features_a, features_b) -> float:
 __all__ = [
     "METRICS",
     "PROTOCOLS",
+    "Estimate",
     "Lite0",
     "Lite0Output",
     "Measure",
     "Metric",
     "Moments",
-    "RunningMoments",
     "check_metrics",
     "fd_lite0",
+    "folds_of",
     "frechet_distance",
     "hits",
     "hole_crop",
@@ -51,11 +59,14 @@ __all__ = [
     "lite0_params",
     "load_statistics",
     "lpips",
-    "mean_interval",
+    "mean_estimate",
     "measure_images",
+    "over_hosts",
+    "paired_interval",
     "psnr",
     "resnet_logits",
-    "set_interval",
+    "set_estimate",
+    "sign_test",
     "ssim",
     "to_uint8",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,18 +41,27 @@ class Moments:
     def of_blocks(cls, blocks: Iterable[np.ndarray]) -> Moments:
         """Of features that come as blocks [n, D], with memory for one block and D^2.
 
-        The mean and the scatter of two sets together (Chan, Golub and LeVeque 1979), with the scatter
-        kept as its factor, so that nothing is squared. Raises ValueError as `of` does, and for none.
+        Raises ValueError as `of` does, and for none.
         """
         whole = None
         for block in blocks:
             part = cls.of(block)
-            whole = part if whole is None else whole._and(part)
+            whole = part if whole is None else whole.joined(part)
         if whole is None:
             raise ValueError("Features must be [N, D] with N at least 1, not none.")
         return whole
 
-    def _and(self, other: Moments) -> Moments:
+    def joined(self, other: Moments) -> Moments:
+        """Of both sets together; their counts must be known.
+
+        Mean and scatter by Chan, Golub and LeVeque (1979), with the scatter kept as its factor, so that
+        nothing is squared and nothing is lost to cancellation, however often it is done.
+        """
+        if len(self.mean) != len(other.mean):
+            raise ValueError(
+                f"Features of {len(self.mean)} and of {len(other.mean)} numbers are no set together."
+            )
+        assert self.count is not None and other.count is not None  # see above
         count, shift = self.count + other.count, other.mean - self.mean
         between = shift * np.sqrt(self.count * other.count / count)
         root = _reduced(np.vstack([self.root, other.root, between]), 2)
@@ -71,6 +80,11 @@ class Moments:
     def covariance(self) -> np.ndarray:
         """[D, D], divided by N - 1."""
         return self.root.T @ self.root / self._divisor
+
+    def square(self) -> np.ndarray:
+        """A factor with D rows at most, followed by rows of zeros where there are fewer: [D, D]."""
+        root = _reduced(self.root, 1)
+        return np.pad(root, ((0, root.shape[1] - len(root)), (0, 0)))
 
     @property
     def _divisor(self) -> int:
@@ -115,6 +129,93 @@ def frechet_distance(a: Moments, b: Moments, allow_unequal: bool = False) -> flo
     return float(np.square(a.mean - b.mean).sum() + max(spread, 0.0))
 
 
+class PairedFrechet:
+    """`frechet_distance` of the rows `picks` of two sets, for many picks of few rows.
+
+    All that it depends on are inner products of rows, which are taken once: a pick then costs the singular
+    values of a matrix of its rows, whatever the dimension.
+    """
+
+    def __init__(self, a, b):
+        """Of features [N, D] and [N, D], the same N."""
+        a, b = (np.asarray(x, np.float64) for x in (a, b))
+        origin = b.mean(0)  # near the means that are subtracted: so fewer digits are lost
+        a, b = a - origin, b - origin
+        self._aa, self._ab, self._bb = a @ a.T, a @ b.T, b @ b.T
+
+    def __call__(self, picks: np.ndarray) -> float:
+        """The distance of these rows, 2 or more, none of them twice."""
+        square = np.ix_(picks, picks)
+        aa, ab, bb = self._aa[square], self._ab[square], self._bb[square]
+        means = aa.mean() + bb.mean() - 2 * ab.mean()
+        spread = np.trace(aa) + np.trace(bb) - len(picks) * (aa.mean() + bb.mean())
+        cross = ab - ab.mean(0) - ab.mean(1)[:, None] + ab.mean()
+        spread -= 2 * linalg.svdvals(cross, overwrite_a=True, check_finite=False).sum()
+        return float(means + max(spread, 0.0) / (len(picks) - 1))
+
+
+def moments_without(features, folds: np.ndarray) -> Iterator[Moments]:
+    """The moments of the rows that are left without each fold, of more rows than dimensions.
+
+    Sums over a fold are taken off those over all rows: memory is for D^2, and each row is squared twice.
+
+    Args:
+      features: [N, D], with `take` and `blocks` (metrics/store.py).
+      folds: `[N]` numbers 0 .. G - 1 of rows that are left out together.
+    """
+    origin = np.asarray(features.take(np.arange(1)), np.float64)[0]  # any that is near the mean
+
+    def sums(picks: np.ndarray | None) -> list:
+        found = [0, 0.0, 0.0]
+        for block in features.blocks(picks):
+            x = block - origin
+            found = [have + new for have, new in zip(found, (len(x), x.sum(0), x.T @ x))]
+        return found
+
+    whole = sums(None)
+    for fold in range(int(folds.max()) + 1):
+        parts = zip(whole, sums(np.flatnonzero(folds == fold)))
+        count, total, squares = (all_rows - its for all_rows, its in parts)
+        covariance = (squares - np.outer(total, total) / count) / (count - 1)
+        yield Moments.from_covariance(count, origin + total / count, covariance)
+
+
+def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:
+    """KID `[G]` without the rows of each fold, over all pairs of those that are left.
+
+    All pairs rather than subsets, whose chance would be multiplied by the number of folds. Each pair is
+    seen once, `rows` times `rows` of them at a time.
+
+    Args:
+      a, b: features [N, D], arrays or read as such.
+      folds: `[N]` numbers 0 .. G - 1 of rows that are left out together.
+    """
+    member = np.eye(int(folds.max()) + 1)[folds]  # [N, G]
+    parts = [np.arange(start, min(start + rows, len(a))) for start in range(0, len(a), rows)]
+
+    def without(x, y, same: bool) -> np.ndarray:
+        between = np.zeros(())  # sums over pairs [G, G]
+        alone = np.zeros(())  # and over a row with itself [G]
+        for p in parts:
+            for q in parts:
+                kernel = _kernel(
+                    *(np.asarray(s.take(i, 0), np.float64) for s, i in ((x, p), (y, q)))
+                )
+                if same and p is q:
+                    alone = alone + np.diag(kernel) @ member[p]
+                between = between + member[p].T @ kernel @ member[q]
+        left = between.sum() - between.sum(0) - between.sum(1) + np.diag(between)
+        return left - np.sum(alone) + alone if same else left
+
+    count = len(a) - np.bincount(folds)
+    within = without(a, a, True) + without(b, b, True)
+    return within / (count * (count - 1)) - 2 * without(a, b, False) / count**2
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
 def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):
     """KID, (mean, standard deviation over subsets), of features [N, D] and [M, D].
 
@@ -132,7 +233,7 @@ def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):
     for _ in range(subsets):
         picks = (random.choice(len(s), subset, replace=False) for s in (a, b))
         x, y = (np.asarray(s.take(p, 0), np.float64) for s, p in zip((a, b), picks))
-        xx, yy, xy = ((u @ v.T / x.shape[1] + 1) ** 3 for u, v in ((x, x), (y, y), (x, y)))
+        xx, yy, xy = _kernel(x, x), _kernel(y, y), _kernel(x, y)
         within = (xx.sum() - np.trace(xx) + yy.sum() - np.trace(yy)) / (subset * (subset - 1))
         values.append(within - 2 * xy.mean())
     return float(np.mean(values)), float(np.std(values))

@@ -19,9 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jax_bridges.choices import look_up
-from jax_bridges.metrics.bootstrap import mean_interval, set_interval
 from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES, inception_outputs
+from jax_bridges.metrics.intervals import Estimate, folds_of, mean_estimate
 from jax_bridges.metrics.lite0 import lite0_outputs
 from jax_bridges.metrics.metric import METRICS, Part
 from jax_bridges.metrics.protocols import PROTOCOLS
@@ -36,14 +36,14 @@ _TARGETS = "the targets of the same images"
 # fmt: off
 # The keys of `config.evaluate` that say what is measured.
 SETTINGS = (
-    Setting("metrics", ("psnr", "ssim", "fd_lite0"), Each(Choice(METRICS), least=1),
+    Setting("metrics", ("psnr", "ssim", "fd_lite0", "kid_lite0"), Each(Choice(METRICS), least=1),
             "What is measured; fid to lpips_alex need weights, ca and ca_lite0 labels too."),
     Setting("protocol", "own", Choice(PROTOCOLS), "Whose pixels, resizing and units: ours, or a paper's."),
     Setting("weights", "", TEXT, "Folder of the feature networks' files; \"\": the usual caches."),
     Setting("reference", "", TEXT, "fid: .npz of statistics; \"\": the targets of the same images."),
     Setting("allow_unequal", False, FLAG, "fid: against a reference of another number of images."),
-    Setting("bootstrap", 0, Either((Only(0), whole(least=2))),
-            "Resamples for 95% intervals (of distances slow: try 50); 0: no intervals."),
+    Setting("folds", 50, Either((Only(0), whole(least=2))), "Parts of the images that are left out in turn "
+            "for the 95% intervals of distances, at most; 0: no intervals."),
 )
 # fmt: on
 
@@ -102,10 +102,11 @@ class Measure:
       names: the metrics, in the order of `config.metrics`.
     """
 
-    def __init__(self, config: Any, hole: bool = False):
+    def __init__(self, config: Any, hole: bool = False, blocks: np.ndarray | None = None):
         """For `config.evaluate`; `hole` says that the images are cut-outs around a hole, which limits
-        the metrics to those that make sense there."""
-        self.config = config
+        the metrics to those that make sense there; `blocks` `[N]` are numbers of the blocks of neighbours
+        that they lie in, None where each image is a stranger to the others."""
+        self.config, self.blocks = config, blocks
         self.protocol = look_up("protocol", PROTOCOLS, config.protocol)
         self.names = [n for n in config.metrics if not hole or METRICS[n].of_hole]
         self.weights = config.weights or None
@@ -190,7 +191,8 @@ class MeasuredSet:
         for name in measure.names:
             of_set = METRICS[name].of_set
             if of_set is None:
-                values = METRICS[name].each(part)
+                each = METRICS[name].each
+                values = None if each is None else each(part)
                 if values is not None:
                     self._each.setdefault(name, []).append(np.asarray(values))
                 continue
@@ -207,33 +209,47 @@ class MeasuredSet:
         whole = {name: np.concatenate(parts) for name, parts in self._each.items()}
         return {name: values for name, values in whole.items() if len(values) == self._count}
 
-    def statistic(self, name: str) -> Callable[[np.ndarray | None], float]:
-        """`statistic(picks)`: a metric of the whole set, of the images of these numbers (None: of all)."""
+    def estimates(self) -> dict[str, Estimate]:
+        """metric -> its value and what tells how sure it is; without `config.folds` the value alone."""
+        measure, found = self._measure, {}
+        each, folds = self.each(), None
+        if measure.config.folds:
+            blocks = np.arange(self._count) if measure.blocks is None else measure.blocks
+            folds = folds_of(blocks, measure.config.folds)
+        for name in measure.names:
+            if METRICS[name].of_set:
+                found[name] = self._of_set(name, folds)
+            elif name in each:
+                found[name] = mean_estimate(each[name], measure.blocks)
+            elif name in self._each:  # a protocol's, one a batch
+                value = float(np.mean(np.concatenate(self._each[name])))
+                found[name] = Estimate(value, np.empty(0), np.empty(0))
+        return found
+
+    def _of_set(self, name: str, folds: np.ndarray | None) -> Estimate:
         measure, of_set = self._measure, METRICS[name].of_set
+        assert of_set is not None
         network = of_set.network(measure.protocol)
         ours, theirs = self._kept[network, of_set.kind], measure.known(name)
         if of_set.paired and theirs is None:
             theirs = measure.target_features(network)
-        return lambda picks: of_set.value(ours, theirs, picks, measure.config)
+        value = of_set.value(ours, theirs, measure.config)
+        if folds is None or self._count - np.bincount(folds).max() < 2:
+            return Estimate(value, np.empty(0), np.empty(0))
+        without = of_set.without(ours, theirs, folds, measure.config)
+        return Estimate(value, without, np.bincount(folds))
 
     def values(self) -> dict:
         """metric -> value.
 
         Returns:
-          With `config.bootstrap`, also "intervals": metric -> (low, high), of 95%.
+          With `config.folds`, also "intervals": metric -> (low, high), of 95%.
         """
-        row, intervals = {}, {}
-        resamples, each = self._measure.config.bootstrap, self.each()
-        for name in self._measure.names:
-            if METRICS[name].of_set:
-                statistic = self.statistic(name)
-                row[name] = statistic(None)
-                if resamples:
-                    intervals[name] = set_interval(statistic, self._count, resamples=resamples)
-            elif name in self._each:
-                row[name] = float(np.mean(np.concatenate(self._each[name])))
-                if resamples and name in each:
-                    intervals[name] = mean_interval(each[name])
+        found = self.estimates()
+        row = {name: estimate.value for name, estimate in found.items()}
+        if not self._measure.config.folds:
+            return row
+        intervals = {n: e.interval() for n, e in found.items() if len(e.sizes) > 1}
         return {**row, "intervals": intervals} if intervals else row
 
 

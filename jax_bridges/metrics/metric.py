@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jax_bridges.metrics.frechet import Moments, frechet_distance, kernel_distance
+from jax_bridges.metrics.frechet import (
+    Moments,
+    PairedFrechet,
+    frechet_distance,
+    kernel_distance,
+    kernel_without,
+    moments_without,
+)
+from jax_bridges.metrics.intervals import kept
 from jax_bridges.metrics.lpips import TRUNKS, lpips
 from jax_bridges.metrics.protocols import Protocol
 from jax_bridges.metrics.resize import bilinear_torch
@@ -16,6 +24,7 @@ from jax_bridges.metrics.scores import hits, inception_score
 from jax_bridges.metrics.store import Picked, Store
 
 KID_SUBSET = 100  # images, fewer where the set is smaller
+PAIRS_IN_MEMORY = 2048  # images whose inner products, 32 MB a matrix, are kept for the folds
 
 
 class Part(NamedTuple):
@@ -40,15 +49,19 @@ class OfSet(NamedTuple):
     """How one number of a whole set is computed.
 
     network: `network(protocol)`, whose `kind` ("features" or "logits") it looks at; paired: whether it
-    compares with the targets'; value: `value(ours, theirs, picks, config)`, of stores, of the images
-    `picks` (None: of all). `theirs` may be `Moments` where `reference` says so.
+    compares with the targets'; value: `value(ours, theirs, config)`, of stores; without:
+    `without(ours, theirs, folds, config)`, its values `[G]` without each of the folds (metrics/intervals.py).
+    `theirs` may be `Moments` where `reference` says so. falls: its expectation falls with the number of
+    images, so that only equal numbers compare.
     """
 
     network: Callable[[Protocol], str]
     kind: str
     paired: bool
     value: Callable[..., float]
+    without: Callable[..., np.ndarray]
     reference: bool = False
+    falls: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,27 +93,49 @@ class Metric:
     published: tuple[str, ...] = ()
 
 
-def _frechet(ours: Store, theirs: Store | Moments, picks, config: Any) -> float:
+def _frechet(ours: Store, theirs: Store | Moments, config: Any) -> float:
     known = isinstance(theirs, Moments)
-    other = theirs if known else Moments.of_blocks(theirs.blocks(picks))
-    return frechet_distance(Moments.of_blocks(ours.blocks(picks)), other, config.allow_unequal)
+    other = theirs if known else Moments.of_blocks(theirs.blocks())
+    return frechet_distance(Moments.of_blocks(ours.blocks()), other, config.allow_unequal)
 
 
-def _kernel(ours: Store, theirs: Store, picks, config: Any) -> float:
-    pair = (ours, theirs) if picks is None else (Picked(ours, picks), Picked(theirs, picks))
-    return kernel_distance(*pair, subset=min(KID_SUBSET, len(ours)))[0]
+def _frechet_without(ours: Store, theirs: Store | Moments, folds, config: Any) -> np.ndarray:
+    if isinstance(theirs, Moments):
+        # Of fewer images than the reference, all alike: what that does is not the interval's to tell.
+        parts = moments_without(ours, folds)
+        return np.array([frechet_distance(part, theirs, allow_unequal=True) for part in parts])
+    if len(ours) <= PAIRS_IN_MEMORY:
+        distance = PairedFrechet(*(store.take(np.arange(len(ours))) for store in (ours, theirs)))
+        return np.array([distance(picks) for picks in kept(folds)])
+    pairs = zip(moments_without(ours, folds), moments_without(theirs, folds))
+    return np.array([frechet_distance(*pair) for pair in pairs])
 
 
-def _score(ours: Store, theirs: None, picks, config: Any) -> float:
-    return inception_score(ours if picks is None else Picked(ours, picks))
+def _kernel(ours: Store, theirs: Store, config: Any) -> float:
+    return kernel_distance(ours, theirs, subset=min(KID_SUBSET, len(ours)))[0]
+
+
+def _kernel_without(ours: Store, theirs: Store, folds, config: Any) -> np.ndarray:
+    return kernel_without(ours, theirs, folds)
+
+
+def _score(ours: Store, theirs: None, config: Any) -> float:
+    return inception_score(ours)
+
+
+def _score_without(ours: Store, theirs: None, folds, config: Any) -> np.ndarray:
+    return np.array([inception_score(Picked(ours, picks)) for picks in kept(folds)])
 
 
 def _lpips(part: Part, net: str) -> np.ndarray:
-    pair = (part.pixels, part.targets)
+    images, targets = part.pixels, part.targets
     least = max(part.protocol.lpips_size, TRUNKS[net][2])
     if part.pixels.shape[2] < (256 if part.protocol.lpips_size else least):
-        pair = [np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least)) for v in pair]
-    return lpips(*pair, net, part.weights)
+        images, targets = (
+            np.asarray(bilinear_torch(v.astype(np.float32) / 127.5 - 1, least))
+            for v in (images, targets)
+        )
+    return lpips(images, targets, net, part.weights)
 
 
 def _lite0(protocol: Protocol) -> str:
@@ -111,7 +146,8 @@ def _lite0(protocol: Protocol) -> str:
 # the top-1 accuracy of a classifier on the restored images, in percent.
 METRICS = {
     "fd_lite0": Metric(
-        "FD-Lite0", False, of_set=OfSet(_lite0, "features", True, _frechet), of_hole=True
+        "FD-Lite0", False, of_hole=True,
+        of_set=OfSet(_lite0, "features", True, _frechet, _frechet_without, falls=True),
     ),
     "psnr": Metric(
         "PSNR", True, 2, "dB", of_hole=True, published=("PSNR",),
@@ -123,7 +159,10 @@ METRICS = {
     ),
     "fid": Metric(
         "FID", False, 1, needs=("inception",), published=("FID", "FID-10k"),
-        of_set=OfSet(lambda protocol: protocol.fid, "features", True, _frechet, reference=True),
+        of_set=OfSet(
+            lambda protocol: protocol.fid, "features", True, _frechet, _frechet_without,
+            reference=True, falls=True,
+        ),
     ),
     "ca": Metric(
         "CA", True, 1, "%", needs=("resnet50",), labels=True, published=("CA",),
@@ -131,14 +170,15 @@ METRICS = {
     ),
     "is": Metric(
         "IS", True, 2, needs=("inception",), published=("IS",),
-        of_set=OfSet(lambda protocol: protocol.inception, "logits", False, _score),
+        of_set=OfSet(lambda protocol: protocol.inception, "logits", False, _score, _score_without),
     ),
     "kid": Metric(
         "KID", False, needs=("inception",),
-        of_set=OfSet(lambda protocol: protocol.fid, "features", True, _kernel),
+        of_set=OfSet(lambda protocol: protocol.fid, "features", True, _kernel, _kernel_without),
     ),
     "kid_lite0": Metric(
-        "KID-Lite0", False, of_set=OfSet(_lite0, "features", True, _kernel), of_hole=True
+        "KID-Lite0", False, of_hole=True,
+        of_set=OfSet(_lite0, "features", True, _kernel, _kernel_without),
     ),
     "ca_lite0": Metric(
         "CA-Lite0", True, 1, "%", labels=True,

@@ -1,10 +1,11 @@
-"""Mean and covariance of features as a stream, over batches and hosts, and in files."""
+"""Mean and covariance of features over hosts, and in files."""
 
 from __future__ import annotations
 
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,52 +14,29 @@ from jax_bridges.io.atomic import write_atomic
 from jax_bridges.metrics.frechet import Moments
 
 
-class RunningMoments:
-    """Mean and scatter in float64 of features that come batch by batch; memory D^2.
+def over_hosts(mine: Moments | None, dimensions: int) -> Moments:
+    """Of the features of all processes together, the same on each; call it on all of them.
 
-    `add` every batch (features of all local devices together), `over_hosts` at the end of a run of
-    several processes, then `moments`. Sums are centred at each batch's mean (Chan, Golub and
-    LeVeque 1979), so that nothing is lost to cancellation however many batches there are.
+    Args:
+      mine: of this process's features [N, D]; None where it has none.
+      dimensions: D.
+
+    Raises:
+      ValueError: fewer than 2 features in all.
     """
-
-    def __init__(self, dimensions: int):
-        self.count = 0
-        self.mean = np.zeros(dimensions)
-        self.scatter = np.zeros((dimensions, dimensions))
-
-    def add(self, features) -> None:
-        """Features [N, D]; N may be 0. Raises ValueError for another shape or values not finite."""
-        x = np.asarray(features, np.float64)
-        if x.ndim != 2 or x.shape[1] != len(self.mean):
-            raise ValueError(f"Features must be [N, {len(self.mean)}], not {x.shape}.")
-        if not np.isfinite(x).all():
-            raise ValueError("Features hold NaN or infinity: look at the images they come from.")
-        if len(x):
-            centred = x - x.mean(0)
-            self._merge(len(x), x.mean(0), centred.T @ centred)
-
-    def _merge(self, count: int, mean: np.ndarray, scatter: np.ndarray) -> None:
-        total = self.count + count
-        shift = mean - self.mean
-        self.scatter += scatter + np.outer(shift, shift) * (self.count * count / total)
-        self.mean = self.mean + shift * (count / total)
-        self.count = total
-
-    def over_hosts(self) -> RunningMoments:
-        """Of the features of all processes together, the same on each; call it on all of them."""
-        packed = np.concatenate([[float(self.count)], self.mean, self.scatter.reshape(-1)])
-        together, dimensions = RunningMoments(len(self.mean)), len(self.mean)
-        for each in hosts.gather(packed[None]):
-            count, mean, scatter = np.split(each, [1, 1 + dimensions])
-            if count[0]:
-                together._merge(int(count[0]), mean, scatter.reshape(dimensions, dimensions))
-        return together
-
-    def moments(self) -> Moments:
-        """As `Moments`; ValueError with fewer than 2 features."""
-        if self.count < 2:
-            raise ValueError(f"Moments need 2 features or more, not {self.count}.")
-        return Moments.from_covariance(self.count, self.mean, self.scatter / (self.count - 1))
+    packed = np.zeros(1 + dimensions * (1 + dimensions))
+    if mine is not None:
+        assert mine.count is not None  # of features, not of published statistics
+        packed = np.concatenate([[float(mine.count)], mine.mean, mine.square().reshape(-1)])
+    whole = None
+    for each in hosts.gather(packed[None]):
+        count, mean, root = np.split(each, [1, 1 + dimensions])
+        if count[0]:
+            part = Moments(int(count[0]), mean, root.reshape(dimensions, dimensions))
+            whole = part if whole is None else whole.joined(part)
+    if whole is None or whole.count is None or whole.count < 2:
+        raise ValueError(f"Moments need 2 features or more, not {whole.count if whole else 0}.")
+    return whole
 
 
 def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> None:
@@ -70,8 +48,10 @@ def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> 
       about: further strings to keep, such as `resize`; see `statistics_resize`.
     """
     file = io.BytesIO()
-    whole = dict(mu=moments.mean, sigma=moments.covariance, count=moments.count)
-    np.savez(file, **whole, **about)
+    whole: dict[str, Any] = {
+        "mu": moments.mean, "sigma": moments.covariance, "count": moments.count, **about,
+    }  # fmt: skip
+    np.savez(file, **whole)
     write_atomic(path, file.getvalue())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ class ResNet50(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = nn.relu(_conv(x, "conv1", 64, 7, 2))
-        x = nn.max_pool(x, (3, 3), (2, 2), [(1, 1), (1, 1)])
+        border: Any = [(1, 1), (1, 1)]  # which flax takes as well as the names that it declares
+        x = nn.max_pool(x, (3, 3), (2, 2), border)
         for stage, blocks in enumerate((3, 4, 6, 3), start=1):
             for i in range(blocks):
                 stride = 2 if stage > 1 and i == 0 else 1

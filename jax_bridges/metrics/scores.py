@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def inception_score(logits, split_size: int | None = 5000, splits: int | None = None) -> float:
+def inception_score(logits, split_size: int = 5000, splits: int | None = None) -> float:
     """IS (Salimans et al. 2016, arXiv 1606.03498, sec. 4): exp of the mean KL of p(y|x) from p(y).
 
     Args:

@@ -165,11 +165,10 @@ def variables_of(
       ValueError: a table of the names that are missing or have another shape.
     """
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(example))["params"]
-    layers = dict.fromkeys(path[:-1] for path in flatten_dict(shapes))
+    leaves: dict[tuple[str, ...], Any] = flatten_dict(shapes)
+    layers = dict.fromkeys(path[:-1] for path in leaves)
     expected, flat = {}, {}
-    kernels = {
-        path[:-1]: leaf.shape for path, leaf in flatten_dict(shapes).items() if "kernel" in path
-    }
+    kernels = {path[:-1]: leaf.shape for path, leaf in leaves.items() if "kernel" in path}
     for path in layers:
         layer, norm = names(path)
         shape = kernels[path]

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from jax_bridges.models.attention import IMPLEMENTATIONS, attend
 from jax_bridges.models.gather import promote_dtype
-from jax_bridges.models.layers import GroupNorm
+from jax_bridges.models.layers import GroupNorm, timestep_embedding
 from jax_bridges.schema import COUNT, Choice, Count, Decay, Each, Natural, number
 from jax_bridges.typing import Array
 
@@ -59,14 +59,6 @@ _conv = partial(nn.Conv, padding=1, **_layer)  # "SAME" pads stride 2 differentl
 _dense = partial(nn.Dense, **_layer)
 _norm = partial(GroupNorm, 32, dtype=jnp.float32)
 _zeros = nn.initializers.zeros
-
-
-def timestep_embedding(t: Array, channels: int) -> Array:
-    """`[B]` -> `[B, channels]` float32: cosines first, then sines, of t 10000^(-k / half)."""
-    half = channels // 2
-    freqs = jnp.exp(-jnp.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-    angles = t.astype(jnp.float32)[:, None] * freqs
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
 def upsample(x: Array) -> Array:
@@ -276,7 +268,10 @@ class ADM(nn.Module):
             emb += _dense(width, **full, use_bias=False, kernel_init=_zeros, name="mark_in")(mark)
 
         # Input.
-        h = jnp.concatenate([x, xT], axis=-1) if self.conditional else x
+        h = x
+        if self.conditional:
+            assert xT is not None  # _check
+            h = jnp.concatenate([x, xT], axis=-1)
         first = partial(_conv, int(self.channel_mult[0] * self.model_channels), (3, 3), **full)
         h = first(name="input_blocks_0_0")(h)
         if self.z_channels:

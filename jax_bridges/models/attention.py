@@ -11,7 +11,7 @@ from jax_bridges.choices import look_up
 from jax_bridges.platforms import compute_capability, target
 from jax_bridges.typing import Array
 
-IMPLEMENTATIONS = dict.fromkeys(("auto", "xla", "cudnn"))
+IMPLEMENTATIONS: dict[str, None] = dict.fromkeys(("auto", "xla", "cudnn"))
 
 
 def why_not_cudnn(dtype: Any, channels: int | None = None) -> str:
@@ -67,6 +67,6 @@ def attend(q: Array, k: Array, v: Array, implementation: str = "auto") -> Array:
       ValueError: see `check_attention`.
     """
     check_attention(implementation, q.dtype, q.shape[-1])
-    if implementation == "auto":
-        implementation = "xla" if why_not_cudnn(q.dtype, q.shape[-1]) else "cudnn"
-    return jax.nn.dot_product_attention(q, k, v, implementation=implementation)
+    auto = implementation == "auto" and not why_not_cudnn(q.dtype, q.shape[-1])
+    chosen = "cudnn" if auto or implementation == "cudnn" else "xla"
+    return jax.nn.dot_product_attention(q, k, v, implementation=chosen)

@@ -15,10 +15,9 @@ from jax_bridges.models.adm import (
     Resample,
     ResBlock,
     downsample,
-    timestep_embedding,
 )
 from jax_bridges.models.attention import attend
-from jax_bridges.models.layers import GroupNorm
+from jax_bridges.models.layers import GroupNorm, timestep_embedding
 from jax_bridges.typing import Array
 
 

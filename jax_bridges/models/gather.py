@@ -17,17 +17,32 @@ from flax.linen import dtypes
 
 from jax_bridges.typing import Array
 
+# Leaves of fewer elements are on every device, whatever becomes of the larger ones.
+WHOLE = 2**16
+
 _GATHER: ContextVar[Callable[[Array], Array] | None] = ContextVar("gather", default=None)
+_WHOLE: ContextVar[int] = ContextVar("whole", default=WHOLE)
 
 
 @contextlib.contextmanager
-def gathering(gather: Callable[[Array], Array]) -> Iterator[None]:
-    """Networks that are traced inside pass each large parameter through `gather` before its use."""
-    token = _GATHER.set(gather)
+def gathering(gather: Callable[[Array], Array], whole: int = WHOLE) -> Iterator[None]:
+    """Networks that are traced inside pass each parameter through `gather` before its use.
+
+    Args:
+      gather: makes a whole parameter of its shards.
+      whole: leaves of fewer elements are never in shards.
+    """
+    tokens = _GATHER.set(gather), _WHOLE.set(whole)
     try:
         yield
     finally:
-        _GATHER.reset(token)
+        _GATHER.reset(tokens[0])
+        _WHOLE.reset(tokens[1])
+
+
+def never_sharded() -> int:
+    """Leaves of fewer elements than this are whole on every device."""
+    return _WHOLE.get()
 
 
 def promote_dtype(inputs: Array, *params: Array | None, dtype: Any = None) -> list[Array | None]:
@@ -35,8 +50,8 @@ def promote_dtype(inputs: Array, *params: Array | None, dtype: Any = None) -> li
 
     For the attribute of that name of `nn.Conv` and `nn.Dense`.
     """
-    inputs, *params = dtypes.promote_dtype(inputs, *params, dtype=dtype)
+    whole = dtypes.promote_dtype(inputs, *params, dtype=dtype)
     gather = _GATHER.get()
-    if gather is not None:
-        params = [p if p is None else gather(p) for p in params]
-    return [inputs, *params]
+    if gather is None:
+        return whole
+    return [whole[0], *(p if p is None else gather(p) for p in whole[1:])]

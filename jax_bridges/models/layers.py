@@ -72,7 +72,7 @@ def _normalise(
     variance = jnp.mean(spread.reshape(by_group) + jnp.square(mean_c - mean), axis=2, keepdims=True)
     inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
     inv, mean = (jnp.broadcast_to(v, by_group).reshape(-1, channels) for v in (inv, mean))
-    if scale is not None:
+    if scale is not None and shift is not None:
         gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
     s = inv * gain
     o = bias - (mean - pivot) * s
@@ -105,9 +105,28 @@ def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **
     """A convolution with padding 1 for 3x3, float32 parameters, zeros at the start if `zero`."""
     init = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     kw = {"promote_dtype": promote_dtype, **kw}
+    if size == kw.get("strides", 1):
+        kw["conv_general_dilated"] = _patch_by_patch
     return nn.Conv(features, (size, size), dtype=dtype, kernel_init=init, name=name, **kw)
+
+
+def _patch_by_patch(x: Array, kernel: Array, *args: Any, precision: Any = None, **kw: Any) -> Array:
+    """A convolution whose patches do not overlap as the matrix product that it is.
+
+    A GPU tries kernels for every different convolution when it compiles, and a CPU has no fast gradient of
+    one with strides.
+
+    Args:
+      x: `[B, H, W, C]`; kernel: `[P, P, C, C']`, with strides P.
+    """
+    del args, kw  # strides, padding, dilation, layout: known here
+    patch, _, channels, features = kernel.shape
+    matrix = kernel.reshape(patch * patch * channels, features)
+    return jnp.dot(space_to_depth(x, patch), matrix, precision=precision)
 
 
 def dense(features: int, name: str, **kw) -> nn.Dense:
     """A dense layer in float32."""
-    return nn.Dense(features, promote_dtype=promote_dtype, name=name, **kw)
+    # flax declares one tuple of arguments, and calls it with each by itself.
+    promote: Any = promote_dtype
+    return nn.Dense(features, promote_dtype=promote, name=name, **kw)

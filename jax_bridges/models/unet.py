@@ -133,11 +133,15 @@ class UNet(nn.Module):
             )(mark)
         emb = nn.silu(emb)
 
-        inputs = jnp.concatenate([x, xT], axis=-1) if self.conditional else x
+        inputs = x
+        if self.conditional:
+            assert xT is not None, "a conditional network looks at x_T"
+            inputs = jnp.concatenate([x, xT], axis=-1)
         inputs = space_to_depth(inputs.astype(self.dtype), self.patch)
         h = conv(self.widths[0], 3, self.dtype, "stem")(inputs)
         if self.z_channels:
             # Extra input channels that start at zero: at step 0 the student is the teacher (IBMD app. B).
+            assert z is not None, "a generator's network takes noise"
             extra = space_to_depth(z.astype(self.dtype), self.patch)
             h = h + conv(self.widths[0], 3, self.dtype, "z_in", zero=True, use_bias=False)(extra)
 

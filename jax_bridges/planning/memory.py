@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh
 
 from jax_bridges.models import network_settings
-from jax_bridges.planning.abstract import abstract_state, bytes_per_device, bytes_refused
+from jax_bridges.planning.abstract import abstract_state, bytes_per_device
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.settings import distill_part, distill_settings
@@ -18,6 +20,16 @@ from jax_bridges.training.state import State
 from jax_bridges.typing import PyTree
 
 GIB = 2**30
+
+
+def in_units(size: float) -> str:
+    """Bytes in the unit that a person would use."""
+    unit, name = _unit(size)
+    return f"{size / unit:.3g} {name}"
+
+
+def _unit(size: float) -> tuple[int, str]:
+    return (GIB, "GiB") if size > GIB else (2**20, "MiB")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +62,7 @@ class Held:
 
     def __str__(self) -> str:
         """The parts, in MiB, or in GiB where they are large."""
-        unit, name = (GIB, "GiB") if self.total > GIB else (2**20, "MiB")
+        unit, name = _unit(self.total)
         parts = {
             "parameters": self.parameters, "averages": self.averages,
             "optimiser": self.optimiser, "frozen": self.frozen, "activations": self.work,
@@ -69,16 +81,12 @@ def held_by(parallel: Parallel, state: State, frozen: PyTree) -> Held:
     """What the shapes of a state and of frozen parameters take of each device of `parallel`."""
 
     def size(tree: PyTree) -> int:
-        shardings = parallel.shardings(tree)
-        placed = [
-            jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-            for leaf, sharding in zip(*map(jax.tree.leaves, (tree, shardings)), strict=True)
-        ]
-        return bytes_per_device(placed)
+        return bytes_per_device(parallel.placed(tree))
 
     players = state.players.values()
     fields = ("params", "ema", "opt")
-    return Held(*(size([getattr(p, f) for p in players]) for f in fields), size(frozen))
+    params, averages, optimiser = (size([getattr(p, f) for p in players]) for f in fields)
+    return Held(params, averages, optimiser, size(frozen))
 
 
 def held_compiled(held: Held, compiled: jax.stages.Compiled) -> Held:
@@ -90,16 +98,38 @@ def held_compiled(held: Held, compiled: jax.stages.Compiled) -> Held:
     return dataclasses.replace(held, work=int(work))
 
 
+# What libtpu 0.0.42 says where temporaries alone are too many, and what is reported from real TPUs.
+_REFUSALS = (
+    r"memory required for .*?\(([\d.]+)([KMGT])\) exceeds available HBM",
+    r"in memory space hbm\. Used ([\d.]+)([KMGT]) of",
+)
+
+
+def bytes_refused(error: str) -> int | None:
+    """Bytes that a program needs which a TPU's compiler has refused for that; None: another error."""
+    for pattern in _REFUSALS:
+        found = re.search(pattern, error)
+        if found:
+            return int(float(found[1]) * 1024 ** (1 + "KMGT".index(found[2])))
+    return None
+
+
+def held_refused(held: Held, error: Exception) -> Held:
+    """`held` with what a step needs besides whose compiler has refused it; raises any other error."""
+    needed = bytes_refused(str(error))
+    if needed is None:
+        raise error
+    return dataclasses.replace(held, work=max(needed - held.state, 0))
+
+
 @contextlib.contextmanager
 def memory_errors(run: Run, stage: Stage, held: Held) -> Iterator[None]:
     """Within, an accelerator's error that its memory is not enough becomes a ValueError with advice."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        needed = bytes_refused(str(error))
-        if needed is not None:  # a TPU's compiler counts them itself
-            work = max(needed - held.state, 0)
-            refuse_too_large(run, stage, dataclasses.replace(held, work=work))
+        if bytes_refused(str(error)) is not None:  # a TPU's compiler counts them itself
+            refuse_too_large(run, stage, held_refused(held, error))
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         held = dataclasses.replace(held, work=held.work or 0)
@@ -121,12 +151,23 @@ def refuse_too_large(run: Run, stage: Stage, held: Held) -> None:
     """Refuses a stage whose state, or whose compiled step, is more than a device has.
 
     Raises:
-      ValueError: with the parts, and the settings that would make them smaller.
+      ValueError: `refusal`.
+    """
+    said = refusal(run, stage, held)
+    if said:
+        raise ValueError(said)
+
+
+def refusal(run: Run, stage: Stage, held: Held) -> str:
+    """That a stage is more than a device has: the parts, and the settings that would make them smaller.
+
+    Returns:
+      "" where it is not, or where what a device has is not known.
     """
     if held.limit is None or held.total <= held.limit:
-        return
+        return ""
     said = "would hold" if held.work is None else "would need"
-    raise ValueError(
+    return (
         f"{stage.name}: a device {said} {held.total / GIB:.3g} GiB ({held}) and has "
         f"{held.limit / GIB:.3g} GiB. {advice(run, stage, held)}"
     )
@@ -179,5 +220,5 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
 
 def _sharded(parallel: Parallel, shards: int) -> Parallel:
     """The same devices, the state in so many shards; only to be asked for shardings."""
-    mesh = AbstractMesh((parallel.devices // shards, shards), ("data", "fsdp"))
+    mesh: Any = AbstractMesh((parallel.devices // shards, shards), ("data", "fsdp"))
     return Parallel("fsdp", mesh, parallel.min_shard)

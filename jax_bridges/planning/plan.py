@@ -1,67 +1,126 @@
-"""What a run will cost, measured before step 1: parameters, operations, memory, time."""
+"""What a run will cost, known before step 1: parameters, operations, memory and, where tried, time.
+
+A stage is looked at in one of two ways: `foresee` has its shapes alone, and may compile its step for
+devices that are not here; `try_stage` makes a few steps on the machine that is about to train.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import jax
-import numpy as np
+from jax.sharding import AbstractMesh
 
+from jax_bridges.choices import look_up
 from jax_bridges.models import network_settings
-from jax_bridges.planning.abstract import abstract_params, call_flops
+from jax_bridges.planning.abstract import (
+    abstract_params,
+    abstract_run,
+    call_flops,
+    compile_step,
+    random_batch,
+    step_flops,
+)
 from jax_bridges.planning.memory import (
+    GIB,
     Held,
     held_compiled,
+    held_refused,
     held_state,
+    in_units,
     memory_errors,
+    refusal,
     refuse_too_large,
 )
+from jax_bridges.planning.topology import Chip
+from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
+from jax_bridges.stages.train import train
 from jax_bridges.starting import compiling
+from jax_bridges.training.parallel import Parallel
+
+STAGES = ("train", "distill")
 
 
-def try_stage(run: Run, stage: Stage, trials: int = 2) -> tuple[float, Held]:
-    """Compiles a stage's step and makes a few throw-away steps on random images.
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """One stage.
 
-    `stage.step` is the compiled step from here on, so nothing is compiled twice.
+    Attributes:
+      name, steps, images: of the stage; images that a step sees.
+      done: steps that a checkpoint holds already.
+      flops: of a step, over all devices (`step_flops`).
+      held: bytes of one device.
+      compiled: seconds that compiling the step took; None: it was not compiled.
+      seconds: of a step, as it runs here; None: it was not tried.
+      problem: that it does not fit, and what to change; "" where it does.
+    """
 
-    Returns:
-      (seconds a step, what a device holds for state and step).
+    name: str
+    steps: int
+    images: int
+    done: int
+    flops: float
+    held: Held
+    compiled: float | None = None
+    seconds: float | None = None
+    problem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A run: what is trained on what, and its stages.
+
+    Attributes:
+      task, data, network, devices: as text.
+      parameters: of the teacher.
+      call_flops: of one call of its network on one image.
+      count: number of devices.
+      stages: those that are still to train.
+    """
+
+    task: str
+    data: str
+    network: str
+    devices: str
+    parameters: int
+    call_flops: float
+    count: int
+    stages: tuple[StagePlan, ...]
+
+
+def make_plan(
+    run: Run, stages: Iterable[tuple[Run, Stage]], look: Callable[[Run, Stage, float], StagePlan]
+) -> Plan:
+    """The plan of a run.
+
+    Args:
+      run: the whole.
+      stages: each with the run that it trains in.
+      look: `look(run, stage, flops)` plans one stage: `foresee`, or `try_stage`.
 
     Raises:
-      ValueError: the state, or the step, cannot fit; the first is said before anything is
-        allocated or compiled, the second before anything is run.
+      ValueError: of `look`.
     """
-    held = held_state(run, stage)
-    refuse_too_large(run, stage, held)
-    with compiling(f"the first weights of {stage.name}"):
-        state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
-    shape = (*stage.batch_shape, *run.system.size, run.system.channels)
-    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    batch = {
-        "x0": images,
-        "index": np.arange(stage.images, dtype=np.uint32).reshape(stage.batch_shape),
-    }
-    example = run.train_data[0]
-    if "xT" in example:
-        batch["xT"] = images
-    if "label" in example:
-        batch["label"] = np.zeros(stage.batch_shape, np.int32)
-    batch = run.parallel.put(run.parallel.share(batch, stage.batch_axis), stage.batch_axis)
-    key = run.key(stage.draws)
-    with compiling(f"the step of {stage.name}"), memory_errors(run, stage, held):
-        compiled = stage.step.lower(state, stage.frozen, batch, key).compile()
-    stage.step = compiled
-    held = held_compiled(held, compiled)
-    refuse_too_large(run, stage, held)
-    with memory_errors(run, stage, held):  # a GPU's compiler does not say
-        state, metrics = compiled(state, stage.frozen, batch, key)
-        jax.block_until_ready(metrics)
-    start = time.perf_counter()
-    for _ in range(trials):
-        state, metrics = compiled(state, stage.frozen, batch, key)
-        jax.block_until_ready(metrics)
-    return (time.perf_counter() - start) / trials, held
+    system, config, call = run.system, run.config, call_flops(run.system)
+    data = config.data.name
+    if run.train_data is not None:
+        data = f"{run.train_data.name}, {len(run.train_data)} training and {len(run.test_data)} test images"
+    teacher = jax.tree.leaves(abstract_params(system, "teacher"))
+    return Plan(
+        config.task,
+        f"{data} of {system.size[0]}x{system.size[1]}",
+        f"{config.network.name}, {network_settings(config.network)['dtype']}",
+        _devices(run.parallel),
+        sum(leaf.size for leaf in teacher),
+        call,
+        run.parallel.devices,
+        tuple(look(its, s, step_flops(its.config, s.name, call)) for its, s in stages),
+    )
 
 
 def plan_stages(run: Run, stages: list[tuple[Run, Stage]]) -> None:
@@ -75,41 +134,129 @@ def plan_stages(run: Run, stages: list[tuple[Run, Stage]]) -> None:
       ValueError: see `try_stage`.
     """
     left = [(its, stage) for its, stage in stages if run.done(stage.name) < stage.steps]
-    print(describe(run, [(stage, *try_stage(its, stage)) for its, stage in left]), flush=True)
+    print(describe(make_plan(run, left, try_stage)), flush=True)
 
 
-def describe(run: Run, stages: list[tuple[Stage, float, Held]]) -> str:
-    """The plan as text.
+def plan_config(
+    config: Any,
+    parallel: Parallel,
+    stages: Sequence[str] = STAGES,
+    compiled: bool = False,
+    chip: Chip | None = None,
+    tell: Callable[[str], None] = print,
+) -> Plan:
+    """The plan of a configuration, from shapes alone: nothing is allocated and no data is opened.
+
+    A network of half a billion parameters can be planned, and its steps compiled for a mesh, on a laptop.
 
     Args:
-      stages: (stage, seconds a step, what a device holds) of each stage that is still to train.
+      config: validated.
+      parallel: over the devices to plan for; pretended ones will do.
+      stages: of STAGES, those to plan.
+      compiled, chip, tell: see `foresee`.
     """
-    system, config = run.system, run.config
-    teacher = jax.tree.leaves(abstract_params(system, "teacher"))
-    device = jax.devices()[0]
+    for name in stages:
+        look_up("stage", dict.fromkeys(STAGES), name)
+    run = abstract_run(config, parallel)
+    teacher = abstract_params(run.system, "teacher")
+    made = [(run, train(run) if name == "train" else distill(run, teacher)) for name in stages]
+    return make_plan(run, made, partial(foresee, compiled=compiled, chip=chip, tell=tell))
+
+
+# -- one stage -----------------------------------------------------------------------------------
+def foresee(
+    run: Run,
+    stage: Stage,
+    flops: float,
+    compiled: bool = False,
+    chip: Chip | None = None,
+    tell: Callable[[str], None] = print,
+) -> StagePlan:
+    """Plans a stage from shapes.
+
+    Args:
+      compiled: lowers and compiles its step too, minutes for a large network. The numbers are those
+        of the platform it is compiled for: XLA's CPU compiler computes bfloat16 in float32 and undoes
+        remat, so there they bound an accelerator's from above.
+      chip: that it is for, where it is known; else its memory is `parallel.device_gib`.
+      tell: is told what is being compiled.
+    """
+    held, took = held_state(run, stage), None
+    if chip is not None:
+        held = dataclasses.replace(held, limit=int(chip.gib * GIB))
+    if compiled:
+        tell(f"compiling the step of {stage.name}")
+        start = time.perf_counter()
+        try:
+            held = held_compiled(held, compile_step(run, stage))
+        except jax.errors.JaxRuntimeError as error:
+            held = held_refused(held, error)
+        took = time.perf_counter() - start
+    about = stage.name, stage.steps, stage.images, run.done(stage.name), flops, held, took
+    return StagePlan(*about, problem=refusal(run, stage, held))
+
+
+def try_stage(run: Run, stage: Stage, flops: float, trials: int = 2) -> StagePlan:
+    """Compiles a stage's step and makes a few throw-away steps on random images.
+
+    `stage.step` is the compiled step from here on, so nothing is compiled twice.
+
+    Raises:
+      ValueError: the state, or the step, cannot fit; the first is said before anything is
+        allocated or compiled, the second before anything is run.
+    """
+    held = held_state(run, stage)
+    refuse_too_large(run, stage, held)
+    with compiling(f"the first weights of {stage.name}"):
+        state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen)
+    batch = run.parallel.share(random_batch(run, stage.batch_shape), stage.batch_axis)
+    batch = run.parallel.put(batch, stage.batch_axis)
+    key, start = run.key(stage.draws), time.perf_counter()
+    with compiling(f"the step of {stage.name}"), memory_errors(run, stage, held):
+        step = stage.step.lower(state, stage.frozen, batch, key).compile()
+    stage.step, took = step, time.perf_counter() - start
+    held = held_compiled(held, step)
+    refuse_too_large(run, stage, held)
+    with memory_errors(run, stage, held):  # a GPU's compiler does not say
+        state, metrics = step(state, stage.frozen, batch, key)
+        jax.block_until_ready(metrics)
+    start = time.perf_counter()
+    for _ in range(trials):
+        state, metrics = step(state, stage.frozen, batch, key)
+        jax.block_until_ready(metrics)
+    seconds = (time.perf_counter() - start) / trials
+    about = stage.name, stage.steps, stage.images, run.done(stage.name), flops, held
+    return StagePlan(*about, took, seconds)
+
+
+# -- text ----------------------------------------------------------------------------------------
+def describe(plan: Plan, chip: Chip | None = None) -> str:
+    """The plan as a few lines of text; `chip` is that of the devices, where it is known."""
     lines = [
-        f"task       {config.task}: {run.train_data.name}, {len(run.train_data)} training and "
-        f"{len(run.test_data)} test images of {system.size[0]}x{system.size[1]}",
-        f"network    {config.network.name}, {sum(leaf.size for leaf in teacher) / 1e6:.2f}M parameters, "
-        f"{call_flops(system) / 1e9:.3g} GFLOP a call and image, {network_settings(config.network)['dtype']}",
-        f"devices    {run.parallel.devices} x {device.device_kind}, {run.parallel.mode} "
-        f"({run.parallel.reason})",
+        f"task       {plan.task}: {plan.data}",
+        f"network    {plan.network}, {plan.parameters / 1e6:.2f}M parameters, "
+        f"{plan.call_flops / 1e9:.3g} GFLOP a call and image",
+        f"devices    {plan.devices}",
     ]
-    total = 0.0
-    for stage, seconds, held in stages:
-        done = run.done(stage.name)
-        left = seconds * (stage.steps - done)
-        total += left
-        steps = f"{stage.steps - done} of {stage.steps}" if done else f"{stage.steps}"
-        lines.append(
-            f"{stage.name:10s} {steps} steps of {stage.images} images, {1e3 * seconds:.0f} ms a step, "
-            f"{held.total / 2**20:.0f} MiB a device: about {duration(left)}"
-        )
-        known = f" of {held.limit / 2**30:.3g} GiB" if held.limit else ""
-        known += "; what a step needs besides, its compiler does not say" * (held.work is None)
-        lines.append(f"{'':10s} a device holds {held}{known}")
-    if stages:
-        lines.append(f"training   about {duration(total)} in all, then the evaluation")
+    seconds = flops = 0.0
+    for stage in plan.stages:
+        left = stage.steps - stage.done
+        flops += left * stage.flops
+        text = f"{left} of {stage.steps}" if stage.done else f"{left}"
+        text += f" steps of {stage.images} images, {stage.flops / 1e12:.4g} TFLOP a step"
+        if chip is not None:
+            least = stage.flops / (plan.count * chip.tflops * 1e12)
+            text += f", which take no less than {least:.3g} s"
+        if stage.seconds is not None:
+            seconds += left * stage.seconds
+            text += f", {1e3 * stage.seconds:.0f} ms: about {duration(left * stage.seconds)}"
+        lines.append(f"{stage.name:10s} {text}")
+        lines.append(f"{'':10s} {_held(stage)}")
+        if stage.problem:
+            lines.append(f"{'':10s} It does NOT fit. {stage.problem}")
+    if plan.stages:
+        known = f"about {duration(seconds)} in all, then the evaluation; " if seconds else ""
+        lines.append(f"training   {known}{flops:.3g} FLOP")
     return "\n".join(lines)
 
 
@@ -120,3 +267,21 @@ def duration(seconds: float) -> str:
     if seconds < 5400:
         return f"{seconds / 60:.1f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def _held(stage: StagePlan) -> str:
+    held = stage.held
+    of = f" of {held.limit / GIB:.4g} GiB" if held.limit else ""
+    text = f"a device{of} holds {in_units(held.total)} ({held})"
+    if stage.compiled is None:
+        return f"{text} and what a step needs besides"
+    text += f", compiled in {duration(stage.compiled)}"
+    return text + "; its compiler does not say what a step needs besides" * (held.work is None)
+
+
+def _devices(parallel: Parallel) -> str:
+    mesh, shards = parallel.mesh, parallel.mesh.shape["fsdp"]
+    kind = "" if isinstance(mesh, AbstractMesh) else f" x {mesh.devices.flat[0].device_kind}"
+    why = f" ({parallel.reason})" if parallel.reason else ""
+    split = f", large leaves in {shards} shards" if shards > 1 else ""
+    return f"{parallel.devices}{kind}, {parallel.mode}{why}{split}"

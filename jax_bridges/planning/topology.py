@@ -14,6 +14,7 @@ import re
 import jax
 
 from jax_bridges.choices import look_up
+from jax_bridges.typing import Device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,7 @@ def read_topology(text: str) -> Topology:
     return Topology(text, chip, tuple(map(int, shape.split("x"))))
 
 
-def compile_only_devices(topology: Topology) -> list[jax.Device]:
+def compile_only_devices(topology: Topology) -> list[Device]:
     """The devices of a TPU that is not here; JAX must not have been used before.
 
     Raises:

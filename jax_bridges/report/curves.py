@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jax_bridges.io.atomic import write_atomic
-from jax_bridges.report.results import split_metric
-from jax_bridges.report.table import is_published, sort_rows
+from jax_bridges.report.row import Row, split_metric
+from jax_bridges.report.table import sort_rows
 
 WIDTH, HEIGHT = 460, 270
 LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 40
@@ -28,6 +28,7 @@ FEW_POINTS = 8  # a quality chart of fewer shows them all, however far off
 class Series:
     """One line of a chart: dots mark its points, a band spans (low, high) at each of them.
 
+    bars: intervals (low, high) of its points, drawn as upright lines where they fit on the chart.
     A faint line is background: thin, and without hover titles.
     """
 
@@ -39,23 +40,25 @@ class Series:
     dots: bool = True
     band: tuple[tuple[float, float], ...] = ()
     faint: bool = False
+    bars: tuple[tuple[float, float], ...] = ()
 
 
-def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
+def quality_series(rows: list[Row], x_key: str, y_key: str) -> list[Series]:
     """Curves of metric `y_key` over `x_key` ("nfe" or "seconds_per_image").
 
     One series a (model, sampler) of the measured rows that have both values and a positive x, each
     in order of x. The source is left out: it costs no call.
     """
-    points: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    points: dict[tuple[str, str], list[tuple]] = {}
     names = []
     for row in sort_rows(rows):
-        name = (row["model"], row["sampler"])
-        if is_published(row) or row["model"] == "source":
+        name = (row.model, row.sampler)
+        if row.published or row.model == "source":
             continue
         names.append(name)
-        if row.get(x_key) and row.get(y_key) is not None:
-            points.setdefault(name, []).append((row[x_key], row[y_key]))
+        x, y = getattr(row, x_key), row.metrics.get(y_key)
+        if x and y is not None:
+            points.setdefault(name, []).append((x, y, row.intervals.get(y_key, (y, y))))
     # Styles follow all the rows, so that a series looks the same in every chart.
     models = list(dict.fromkeys(model for model, _ in names))
     others = [model for model in models if model not in COLOURS]
@@ -70,12 +73,13 @@ def quality_series(rows: list[dict], x_key: str, y_key: str) -> list[Series]:
         ):  # several students are told apart by colour, a teacher's samplers by dash
             colour, dash = (colour, *OTHER_COLOURS)[index % (1 + len(OTHER_COLOURS))], ""
         label = model if sampler == "-" else f"{model}, {sampler}"
-        x, y = zip(*sorted(points[model, sampler]), strict=True)
-        series.append(Series(label, x, y, colour, dash))
+        x, y, ends = zip(*sorted(points[model, sampler]), strict=True)
+        band = ends if any(low < high for low, high in ends) else ()
+        series.append(Series(label, x, y, colour, dash, bars=band))
     return series
 
 
-def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True) -> str:
+def quality_chart(rows: list[Row], x_key: str, y_key: str, legend: bool = True) -> str:
     """SVG of metric `y_key` over "nfe" or "seconds_per_image"; "" where no row has both."""
     series = quality_series(rows, x_key, y_key)
     if not series:
@@ -92,7 +96,7 @@ def quality_chart(rows: list[dict], x_key: str, y_key: str, legend: bool = True)
     return chart(series, title, x_label, legend=legend, y_span=y_span, **log)
 
 
-def has_outliers(rows: list[dict], y_key: str) -> bool:
+def has_outliers(rows: list[Row], y_key: str) -> bool:
     """Whether the chart of metric `y_key` over "nfe" has points that lie beyond its edge."""
     series = quality_series(rows, "nfe", y_key)
     return (
@@ -172,6 +176,7 @@ def chart(
     xs = [value for each in series for value in each.x]
     ys = [value for each in series for value in each.y]
     ys += [value for each in series for pair in each.band for value in pair]
+    ys += [v for each in series for pair in each.bars for v in pair if v > 0 or not y_log]
     if not xs:
         raise ValueError("a chart needs at least one point.")
     if (x_log and min(xs) <= 0) or (y_log and min(ys) <= 0):
@@ -243,8 +248,15 @@ def _draw(series: Series, x_of, y_of, x_label: str, span, limits) -> list[str]:
     out.append(_stroke(_path(points), series))
     if series.faint:
         return out
+    for (x, _), y, ends in zip(points, series.y, series.bars):
+        if limits[0] <= y <= limits[1]:
+            low, high = (y_of(min(max(end, limits[0]), limits[1])) for end in ends)
+            bar = f"M{_r(x - 3)} {_r(high)}h6M{_r(x - 3)} {_r(low)}h6M{_r(x)} {_r(high)}V{_r(low)}"
+            out.append(f'<path d="{bar}" style="fill:none;stroke:{series.colour};opacity:.6"/>')
     for index, (x, y) in enumerate(points):
         text = f"{series.label}: {series.y[index]:.4g} at {series.x[index]:.4g} {x_label}"
+        if series.bars:
+            text += " (95% interval {:.4g} to {:.4g})".format(*series.bars[index])
         if not series.dots:
             text = f"{x_label} {series.x[index]:.0f}: {series.y[index]:.4g}"
         hover = f"<title>{html.escape(text)}</title>"

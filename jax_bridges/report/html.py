@@ -6,13 +6,21 @@ import json
 import os
 import struct
 from pathlib import Path
+from typing import TypeGuard
 
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.report import curves
 from jax_bridges.report.headline import headline
+from jax_bridges.report.html_tables import (
+    differences_table,
+    missing,
+    results_table,
+    seed_links,
+)
 from jax_bridges.report.page import SCRIPT, STYLE
-from jax_bridges.report.results import HOLE, read_metrics, read_results, split_metric
-from jax_bridges.report.table import Column, footnotes, is_published, make_columns, sort_rows
+from jax_bridges.report.results import read_metrics, read_results
+from jax_bridges.report.row import HOLE, Row
+from jax_bridges.report.table import sort_rows
 
 # Nothing may be fetched: the browser itself holds the page to being self-contained.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -47,12 +55,14 @@ def build_report(workdir: str | os.PathLike) -> Path:
     body = [_top(title, results)]
     if results:
         rows = sort_rows(results["rows"])
-        body += [_results(rows, results["measured"]), _quality(rows)]
+        body += [results_table(rows, results["measured"]), differences_table(results)]
+        body += [seed_links(results.get("seeds", [])), _quality(rows)]
         body += [_comparisons(workdir, results.get("comparisons", []))]
         body += [_pictures(workdir, results.get("pictures", []))]
     else:
-        body.append(_missing(problem or "No results yet: the evaluate stage has not finished."))
-    body.append(_training(workdir, stages, skipped))
+        body.append(missing(problem or "No results yet: the evaluate stage has not finished."))
+    if not (results and results.get("seeds")):
+        body.append(_training(workdir, stages, skipped))
     if results:
         body.append(_measured(results["measured"]))
     body.append(_config(config, config_problem))
@@ -79,85 +89,14 @@ def _top(title: str, results: dict | None) -> str:
     return (
         f'<header><p class="kicker">{escape(results["task"])} · {escape(results["dataset"])}</p>\n'
         f"<h1>{escape(title)}</h1>\n"
-        f'<p class="headline">{escape(headline(results["rows"]))}</p>\n'
+        f'<p class="headline">{escape(headline(results["rows"], results["differences"]))}</p>\n'
         f'<p class="facts">{escape(" · ".join(facts))}</p></header>'
     )
 
 
-def _results(rows: list[dict], measured: dict) -> str:
-    if not rows:
-        return "<h2>Results</h2>\n" + _missing("results.json holds no rows.")
-    columns = make_columns(rows)
-    body = []
-    for index, row in enumerate(rows):
-        cells = "".join(_cell(column, index, row) for column in columns)
-        published = is_published(row)
-        attributes = ' class="published"' if published else ""
-        if published and row.get("reference"):
-            attributes += f' title="{escape(row["reference"])}"'
-        body.append(f"<tr{attributes}>{cells}</tr>")
-    notes = footnotes(rows, columns, "Bold:")
-    used = {split_metric(column.key)[0].name for column in columns if split_metric(column.key)}
-    if "FD-Lite0" in used:
-        notes += (
-            " FD-Lite0: the Fréchet distance between features of EfficientNet-Lite0; it ranks "
-            "the rows of one report and is not comparable with published distances."
-        )
-    references = dict.fromkeys(row["reference"] for row in rows if row.get("reference"))
-    if references:
-        notes += f" Published numbers: {'; '.join(references)}."
-    return (
-        '<h2>Results</h2>\n<div class="scroll"><table class="results">\n<thead>'
-        f"{_groups(columns, measured)}<tr>{''.join(map(_head, columns))}</tr></thead>\n<tbody>\n"
-        + "\n".join(body)
-        + f'\n</tbody></table></div>\n<p class="note">{escape(notes)}</p>'
-    )
-
-
-def _groups(columns: list[Column], measured: dict) -> str:
-    """A first header row that says which columns look at the hole and which at whole images."""
-    if not any(column.region for column in columns):
-        return ""
-    names = {"hole": measured.get("region") or "hole", "image": "whole image", "": ""}
-    cells = []
-    start = 0
-    for stop in range(1, len(columns) + 1):
-        if stop == len(columns) or columns[stop].region != columns[start].region:
-            name = escape(names[columns[start].region])
-            inner = f"<span>{name}</span>" if name else ""
-            tag = "th" if name else "td"
-            cells.append(f'<{tag} colspan="{stop - start}">{inner}</{tag}>')
-            start = stop
-    return f'<tr class="group">{"".join(cells)}</tr>'
-
-
-def _head(column: Column) -> str:
-    first = "descending" if column.arrow == "↑" else "ascending"
-    kind = ' class="number"' if column.numeric else ""
-    name = f"{escape(column.name)} {column.arrow}".rstrip()
-    return (
-        f'<th scope="col"{kind} data-first="{first}"><button type="button">{name}'
-        f"<small>{escape(column.unit)}</small></button></th>"
-    )
-
-
-def _cell(column: Column, index: int, row: dict) -> str:
-    value, text = column.values[index], escape(column.texts[index])
-    if column.key == "nfe" and isinstance(value, str):
-        value = "".join(filter(str.isdigit, value))
-    value = "" if value is None else escape(str(value))
-    kinds = ["number"] * column.numeric + ["best"] * column.best[index]
-    kind = f' class="{" ".join(kinds)}"' if kinds else ""
-    if column.key == "model":
-        known = row["model"] in ("source", "teacher", "student")
-        style = f' style="background:var(--{row["model"]})"' if known else ""
-        text = f'<span class="dot"{style}></span>{text}'
-    return f'<td{kind} data-value="{value}">{text}</td>'
-
-
-def _quality(rows: list[dict]) -> str:
-    own = [row for row in rows if not is_published(row)]
-    present = {key for row in own for key, value in row.items() if value is not None}
+def _quality(rows: list[Row]) -> str:
+    own = [row.metrics for row in rows if not row.published]
+    present = {key for each in own for key, value in each.items() if value is not None}
     # Distances and a distortion tell the two sides of one story; more charts would hide it.
     shown = [
         next((key for key in (name + HOLE, name) if key in present), None)
@@ -233,7 +172,7 @@ def _pictures(workdir: Path, paths: list[str], heading: str = "<h2>Pictures</h2>
 def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str:
     out = ["<h2>Training</h2>"]
     if not stages:
-        out.append(_missing("metrics.jsonl holds no steps: nothing was trained in this directory."))
+        out.append(missing("metrics.jsonl holds no steps: nothing was trained in this directory."))
     for stage in sorted(stages, key=lambda name: (name not in _STAGES, name != "train")):
         records = stages[stage]
         keys = [key for key in dict.fromkeys(k for r in records for k in r) if key != "step"]
@@ -251,7 +190,7 @@ def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str
             notes = [note for key, note in _LOSSES.items() if key in keys]
             out += [f'<p class="note">{escape(note)}</p>' for note in notes]
         else:
-            out.append(_missing("Too few steps for a loss curve."))
+            out.append(missing("Too few steps for a loss curve."))
         if any(more):
             out.append(
                 "<details><summary>Speed, gradients and more</summary>"
@@ -292,7 +231,7 @@ def _measured(measured: dict) -> str:
 
 def _config(config: dict | None, problem: str | None) -> str:
     if config is None:
-        return "<h2>Configuration</h2>\n" + _missing(problem or "There is no config.json.")
+        return "<h2>Configuration</h2>\n" + missing(problem or "There is no config.json.")
     groups: dict[str, list[tuple[str, str]]] = {}
     for key, value in _flatten(config):
         groups.setdefault(key.split(".")[0] if "." in key else "", []).append((key, value))
@@ -361,11 +300,7 @@ def _figures(charts: list[str]) -> str:
 
 
 def _lost(paths: list[str]) -> str:
-    return _missing(f"Missing or not a PNG: {', '.join(paths)}.") if paths else ""
-
-
-def _missing(text: str) -> str:
-    return f'<p class="missing">{escape(text)}</p>'
+    return missing(f"Missing or not a PNG: {', '.join(paths)}.") if paths else ""
 
 
 def _size(size: list[int]) -> str:
@@ -377,5 +312,5 @@ def _plain(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-" else "?" for letter in name)
 
 
-def _is_number(value) -> bool:
+def _is_number(value) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and value == value

@@ -95,7 +95,7 @@ def save_png(path: str | os.PathLike, image: Image.Image | np.ndarray) -> Path:
 def _check_columns(columns: Mapping[str, np.ndarray]) -> tuple[int, int, int, int]:
     if not columns:
         raise ValueError("a grid needs at least one column of images.")
-    first = None
+    first = np.shape(next(iter(columns.values())))
     for name, images in columns.items():
         shape = np.shape(images)
         if getattr(images, "dtype", None) != np.uint8 or len(shape) != 4 or shape[-1] != 3:
@@ -105,16 +105,18 @@ def _check_columns(columns: Mapping[str, np.ndarray]) -> tuple[int, int, int, in
             )
         if 0 in shape:
             raise ValueError(f"column {name!r} holds no pixels: its shape is {list(shape)}.")
-        first = first or shape
         if shape != first:
             raise ValueError(
                 f"column {name!r} has shape {list(shape)}, the first one {list(first)}: "
                 "all columns must agree."
             )
-    return first
+    count, height, width, channels = first
+    return count, height, width, channels
 
 
-def _fit_labels(names: list[str], width: int) -> tuple[list[str], ImageFont.ImageFont]:
+def _fit_labels(
+    names: list[str], width: int
+) -> tuple[list[str], ImageFont.ImageFont | ImageFont.FreeTypeFont]:
     """Labels broken at spaces, in the largest font in which all fit; cut where none does."""
     for size in (15, 14, 13, 12, 11, 10):
         font = ImageFont.load_default(size)

@@ -9,6 +9,7 @@ from importlib import resources
 
 from jax_bridges.choices import look_up
 from jax_bridges.metrics import METRICS
+from jax_bridges.report.row import Row
 
 _METRICS = {theirs: ours for ours, metric in METRICS.items() for theirs in metric.published}
 _LEFT_OUT = ("Cons",)  # see `published_rows`
@@ -48,8 +49,8 @@ def published_rows(
     data: str = "",
     images: int | None = None,
     metrics: Collection[str] | None = None,
-) -> list[dict]:
-    """Rows of results.json for a task of published.csv, each with `source` "published".
+) -> list[Row]:
+    """The rows of a task of published.csv.
 
     The file's "Cons" is left out: DDNM's is an L1 norm, |A x - y|_1, of a scale that is not published,
     and the metric "cons" a root mean square in units of [-1, 1], into which it cannot be converted. (By
@@ -67,24 +68,21 @@ def published_rows(
     known = look_up("published task", published_tasks(), task)
     if data:
         look_up(f"data of the published task '{task}'", dict.fromkeys(known), data)
-    rows: dict[tuple, dict] = {}
+    rows: dict[tuple, Row] = {}
     for item in load_published():
         if item["task"] != task or item["metric"] in _LEFT_OUT:
             continue
-        place = tuple(item[k] for k in ("method", "nfe", "data", "source"))
-        row = rows.setdefault(
-            place,
-            {
-                "model": item["method"],
-                "sampler": "-",
-                "nfe": int(item["nfe"]) if item["nfe"].isdigit() else item["nfe"] or None,
-                "images": item["images"],
-                "source": "published",
-                "reference": f"{item['source']}, {item['data']}",
-                "same_protocol": item["protocol"] == protocol and item["images"] == images,
-                "same_data": item["data"] == data,
-            },
+        row = Row(
+            model=item["method"],
+            sampler="-",
+            nfe=int(item["nfe"]) if item["nfe"].isdigit() else item["nfe"] or None,
+            images=item["images"],
+            published=True,
+            reference=f"{item['source']}, {item['data']}",
+            same_protocol=item["protocol"] == protocol and item["images"] == images,
+            same_data=item["data"] == data,
         )
-        row[_METRICS[item["metric"]]] = item["value"]
+        place = tuple(item[k] for k in ("method", "nfe", "data", "source"))
+        rows.setdefault(place, row).metrics[_METRICS[item["metric"]]] = item["value"]
     wanted = set(_METRICS.values() if metrics is None else metrics)
-    return [row for row in rows.values() if wanted & set(row)]
+    return [row for row in rows.values() if wanted & set(row.metrics)]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -178,11 +179,14 @@ def widest_part(hole: np.ndarray) -> Size:
     return tuple(max(part[axis].stop - part[axis].start for part in parts) for axis in (0, 1))
 
 
+_Name = TypeVar("_Name")
+
+
 def run_jobs(
-    jobs: Iterable[tuple[object, Job]],
-    answer: Callable[[list[tuple[object, Tiles]]], list[np.ndarray]],
+    jobs: Iterable[tuple[_Name, Job]],
+    answer: Callable[[list[tuple[_Name, Tiles]]], list[np.ndarray]],
     batch: int,
-) -> Iterator[tuple[object, np.ndarray]]:
+) -> Iterator[tuple[_Name, np.ndarray]]:
     """Runs jobs side by side, as many as fill a few batches, and yields (name, picture) as each ends.
 
     Args:

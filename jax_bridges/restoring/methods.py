@@ -10,8 +10,8 @@ from jax_bridges.choices import look_up, parse_choice
 from jax_bridges.corruptions import (
     CORRUPTIONS,
     Composition,
-    Corruption,
     Identity,
+    LinearOperator,
     Rows,
     make_corruption,
 )
@@ -29,7 +29,7 @@ SENSING = ("walsh_hadamard", "block_sensing")  # no picture shows their numbers
 ROUNDED = 0.2
 
 
-def parse_operator(text: str, simulate: bool = False) -> tuple[Corruption, bool]:
+def parse_operator(text: str, simulate: bool = False) -> tuple[LinearOperator, bool]:
     """The operator of "colorize+superres:kind=pool+inpaint", and whether pixels of y are missing.
 
     The first part acts first; "inpaint" comes last, as its mask is one of the picture that is given.

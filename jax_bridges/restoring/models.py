@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -66,7 +67,7 @@ class Model:
 
 
 def open_model(
-    path: str | Path,
+    path: str | os.PathLike,
     player: str = "student",
     *,
     nfe: int | None = None,
@@ -148,13 +149,12 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         noise = noise_field(key, given["samples"], given["origin"], system.size)
         xT = tile_source(system.corruption, image, given.get("blank"), noise)
         labels = jnp.full(len(image), label, jnp.int32) if classes else None
-        pair = Pair(
-            image, xT, None if mask is None else mask[..., None], noise(PictureStream.STEPS), labels
-        )
+        pair = Pair(image, xT, None if mask is None else mask[..., None], key, labels)
+        steps = noise(PictureStream.STEPS)
         if player != "teacher":
-            return sample_student(system, config.distill, params, pair, nfe, pair.keys, clip=True)
+            return sample_student(system, config.distill, params, pair, nfe, steps, clip=True)
         denoise = system.denoiser(params, pair)
-        return jnp.clip(chosen.sample(denoise, system.bridge, xT, times, pair.keys), -1.0, 1.0)
+        return jnp.clip(chosen.sample(denoise, system.bridge, xT, times, steps), -1.0, 1.0)
 
     parallel = Parallel.create("fsdp")
     batch = -(-batch // parallel.devices) * parallel.devices
@@ -202,7 +202,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
         values = [xT[None].astype(images)]
         if wants_mask:  # the file keeps as known what is not blank
             values.append(tile["blank"][None, ..., None].astype(images))
-        if classes:
+        if label is not None:  # where there are classes, see `check_label`
             values.append(jnp.full(1, label, jnp.int32))
         x0 = exported.call(*values, tile["seed"])[0].astype(jnp.float32)
         return x0 / 127.5 - 1 if uint8 else x0
@@ -319,7 +319,10 @@ def check_label(label: int | None, classes: int) -> None:
 
 
 def check_tile(
-    path: str | Path, recorded: dict[str, Any], tile: int | tuple[int, int] | None, known: str
+    path: str | os.PathLike,
+    recorded: dict[str, Any],
+    tile: int | tuple[int, int] | None,
+    known: str,
 ) -> None:
     """ValueError unless a tile's size is given where, and only where, it is not recorded, and fits.
 

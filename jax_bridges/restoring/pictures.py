@@ -56,11 +56,12 @@ class Picture:
     def enlarged(self, factor: int) -> Picture:
         """Every pixel, alpha too, repeated factor x factor times, on as much paper as before."""
 
-        def repeat(a):
-            return None if a is None else a.repeat(factor, axis=0).repeat(factor, axis=1)
+        def repeat(a: np.ndarray) -> np.ndarray:
+            return a.repeat(factor, axis=0).repeat(factor, axis=1)
 
-        chunks = densified(self.chunks, factor)
-        return Picture(repeat(self.pixels), repeat(self.alpha), chunks, self.left_out)
+        alpha, chunks = self.alpha, densified(self.chunks, factor)
+        alpha = None if alpha is None else repeat(alpha)
+        return Picture(repeat(self.pixels), alpha, chunks, self.left_out)
 
     def compose(self, restored: np.ndarray, hole: np.ndarray | None, colours: bool) -> Picture:
         """This picture with `restored` in the hole, all other pixels as they are.

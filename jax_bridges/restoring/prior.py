@@ -18,9 +18,9 @@ import numpy as np
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import (
     Canvas,
-    Corruption,
     Identity,
     InpaintMask,
+    LinearOperator,
     Rows,
     check_noise,
 )
@@ -110,10 +110,11 @@ class PriorRestorer:
         self._check(operator, overlap)
         self.params = jax.device_put((params, None if self.classifier is None else weights))
         # Corners of tiles must not cut an operator's blocks.
-        self.stride = tuple(
+        down, right = (
             max(self.factor, int(n * (1 - overlap)) // self.factor * self.factor)
             for n in self.system.size
         )
+        self.stride = down, right
         self._compiled: dict[Any, Callable] = {}
         noise = f", noise {self.sigma_y:g}" if self.sigma_y else ""
         self.text = (
@@ -182,7 +183,7 @@ class PriorRestorer:
         given, y, operator = self._open(task)
         picture = given if self.simulate else given.enlarged(self.factor)
         only_hole = operator.holes_alone and not self.sigma_y
-        return picture, (np.asarray(operator.mask)[0, ..., 0] > 0) if only_hole else None
+        return picture, (_missing(operator)[0, ..., 0] > 0) if only_hole else None
 
     def before(self, task: Task) -> tuple[Picture, np.ndarray | None]:
         """What there is to go on, as a picture, and its hole."""
@@ -190,17 +191,18 @@ class PriorRestorer:
         picture = given if self.simulate else given.enlarged(self.factor)
         hole = None
         if self.inpaint:
-            hole = np.asarray(operator.mask)[0, ..., 0] > 0
+            hole = _missing(operator)[0, ..., 0] > 0
             hole = hole.repeat(self.factor, 0).repeat(self.factor, 1)
         if self.simulate:
             y = self._measured(operator, y)
             picture = picture.compose(np.asarray(operator.pinv(y))[0], None, False)
         return picture, hole
 
-    def _open(self, task: Task) -> tuple[Picture, np.ndarray, Corruption]:
+    def _open(self, task: Task) -> tuple[Picture, np.ndarray, LinearOperator]:
         """The given picture, y (the clean picture, if it is to be simulated), and the operator."""
         picture = read_picture(task.picture)
-        check_size(tuple(n * (1 if self.simulate else self.factor) for n in picture.size))
+        larger = 1 if self.simulate else self.factor
+        check_size((picture.size[0] * larger, picture.size[1] * larger))
         masked = task.mask is not None or bool(task.boxes)
         if masked and not self.inpaint:
             raise BadImage("a mask goes with the operator 'inpaint': add +inpaint to --operator")
@@ -230,10 +232,10 @@ class PriorRestorer:
             )
         return picture, y, operator
 
-    def _measured(self, operator: Corruption, y: Any) -> jax.Array:
+    def _measured(self, operator: LinearOperator, y: Any) -> jax.Array:
         """y of what `_open` gave; the noise of a simulation is the same for all samples and seeds."""
         if not self.simulate:
-            return jnp.where(operator.mask > 0, 0, y) if self.inpaint else jnp.asarray(y)
+            return jnp.where(_missing(operator) > 0, 0, y) if self.inpaint else jnp.asarray(y)
         key = jax.random.fold_in(jax.random.key(0), SIMULATED)
         return measure(operator, jnp.asarray(y), self.sigma_y, key[None])
 
@@ -299,15 +301,16 @@ class PriorRestorer:
 
         def denoise_tiles(x, t):
             label = None if self.label is None else jnp.full(len(x), self.label, jnp.int32)
-            predict = self.system.denoiser(params[0], Pair(x, x, None, None, label))
+            predict = self.system.denoiser(params[0], Pair(x, x, None, keys, label))
             if self.classifier is None:
                 return predict(x, t, x)
             told = (self.classifier, params[1], label, self.system.bridge, self.guidance)
             return guide(lambda x, t: predict(x, t, x), *told)(x, t)
 
         denoise = tile_denoiser(denoise_tiles, tile, self.stride, self.batch)
-        size = jax.eval_shape(operator.pinv, y).shape[1:3]
-        canvas = tuple(max(pair) for pair in zip(size, tile, strict=True))
+        _, height, width, _ = jax.eval_shape(operator.pinv, y).shape
+        size = (height, width)
+        canvas = (max(height, tile[0]), max(width, tile[1]))
         solve, knobs, sigma_y = method.solver.solve, dict(method.knobs), self.sigma_y
         if canvas != size:
             operator = Canvas(operator=operator, size=size, canvas=canvas)
@@ -319,3 +322,9 @@ class PriorRestorer:
             solve, sigma_y = solve_hierarchical, 0.0
         x = solve(denoise, operator, y, sigma_y, method.levels, keys, **knobs)
         return x[:, : size[0], : size[1]]
+
+
+def _missing(operator: LinearOperator) -> np.ndarray:
+    """The mask `[1, h, w, 1]` of what y lacks, of an operator with "inpaint" at its end."""
+    assert isinstance(operator, InpaintMask | Rows)  # see `PriorRestorer._open`
+    return np.asarray(operator.mask)

@@ -94,9 +94,9 @@ def _sheet(pictures: dict[str, np.ndarray], columns: int) -> Image.Image:
 def _fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The picture at `size` (an enlarged one shows its pixels), at most WIDEST pixels wide or high."""
     shrink = min(1.0, WIDEST / max(size))
-    target = tuple(max(1, round(n * shrink)) for n in size)
-    if image.shape[:2] == target:
+    height, width = (max(1, round(n * shrink)) for n in size)
+    if image.shape[:2] == (height, width):
         return image
-    bigger = image.shape[0] < target[0]
+    bigger = image.shape[0] < height
     how = Image.Resampling.NEAREST if bigger else Image.Resampling.LANCZOS
-    return np.asarray(Image.fromarray(image).resize(target[::-1], how))
+    return np.asarray(Image.fromarray(image).resize((width, height), how))

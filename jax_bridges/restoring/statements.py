@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -94,6 +95,7 @@ def _png_chunks(data: bytes) -> Iterator[Chunk]:
 def _density(file: PictureFile, exif: Image.Exif) -> list[Chunk]:
     """Pixels a metre, or the shape of a pixel where the file gives no unit."""
     info, unit, scale = file.info, 0, 1.0
+    pair: Any
     if "dpi" in info and file.format != "TIFF":  # where Pillow makes one up
         pair, unit, scale = info["dpi"], 1, _METRE
     elif not (pair := info.get("aspect") or info.get("jfif_density")):

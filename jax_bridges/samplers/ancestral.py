@@ -9,7 +9,7 @@ from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.samplers.loop import scan_steps
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Denoiser
 
 _DRAWS = StepDraws("noise", "known")  # after them the start's
 
@@ -18,14 +18,14 @@ def sample_ancestral(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     clip: bool = False,
     redraw_mask: Array | None = None,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Draws x_s from the Markov posterior `q(x_s | x0_hat, x_t)`, T to t_min (I2SB alg. 2).
 
     Starts at x_T itself (`Bridge.start`). The last step is its mean, without noise. On a

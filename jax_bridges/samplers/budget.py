@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, Denoiser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Sampler:
         bound = {part: functools.partial(getattr(self, part), **knobs) for part in parts}
         return dataclasses.replace(self, name=name, **bound)
 
-    def calls(self, times: Array, **knobs) -> int:
+    def calls(self, times: AnyArray, **knobs) -> int:
         """Exact number of network calls an image on these times."""
         return self.count(times, **knobs)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Bridge
-from jax_bridges.typing import Array
+from jax_bridges.typing import AnyArray, Array
 
 
-def precise_times(times: Array, xT: Array) -> Array:
+def precise_times(times: AnyArray, xT: Array) -> Array:
     """Times in float32 at least, also for images of lower precision.
 
     Raises:

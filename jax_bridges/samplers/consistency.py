@@ -9,7 +9,7 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.samplers.loop import scan_steps
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Denoiser
 
 _DRAWS = StepDraws("noise")
 
@@ -18,14 +18,14 @@ def sample_consistency(
     h: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     boot: Denoiser | None = None,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Starts a path a gap below T, jumps to its end, draws a later x_t from there, jumps again (CDBM).
 
     All paths meet at T, so the first point is drawn from `q(x_t | x0_hat(x_T, T), x_T)`: one call of

@@ -23,7 +23,7 @@ from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.schema import SHARE
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Denoiser
 
 _DRAWS = StepDraws("noise")
 
@@ -100,13 +100,13 @@ def _run(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     rows: Rows,
     clip: bool,
     length: Array | None,
     return_path: bool,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     called_at = jnp.concatenate([jnp.full_like(times[:1], bridge.T), times[:-1]])
     nfe, order = rows.x0.shape
     rows = jax.tree.map(lambda v: v.astype(xT.dtype), rows)
@@ -133,14 +133,14 @@ def sample_dbim(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     eta: Annotated[float | Array, SHARE] = 0.0,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """First-order DBIM: eta = 0 is deterministic after booting, eta = 1 the Markov posterior.
 
     One call of `denoise` a time, the first of them at T. The last step is its mean, without noise.
@@ -171,14 +171,14 @@ def sample_dbim_high_order(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     order: int = 3,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """DBIM of order 2 or 3: a multistep exponential integrator, deterministic after booting.
 
     As `sample_dbim` at eta = 0, same calls and times (which must differ from each other), but the

@@ -12,7 +12,7 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times
 from jax_bridges.samplers.loop import scan_steps
-from jax_bridges.typing import Array, Generator
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Generator
 
 # Of each call: its z, and the noise of the point after it. No point is after the last call: the noise of
 # that is for a first input that is not x_T itself.
@@ -134,7 +134,7 @@ def sample_few_step(
     generate: Generator,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     clip: bool = False,
@@ -142,7 +142,7 @@ def sample_few_step(
     ancestral: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Alternates x0_hat = G(x_t, t, x_T, z) with posterior draws of x_s (IBMD sec. 3.5).
 
     Args:

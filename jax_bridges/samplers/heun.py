@@ -8,19 +8,19 @@ import chex
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.bridges import VE, Bridge, expand
+from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.samplers.loop import scan_steps
 from jax_bridges.schema import DECAY, Either, Only, number
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Denoiser
 
 SDE, PREDICT, CORRECT = 0, 1, 2
 _DRAWS = StepDraws("noise")  # after them the start's
 CHURN = Either((DECAY, Only(None)))
 
 
-def heun_calls(times: Array, churn: float | Array | None = 0.33) -> int:
+def heun_calls(times: AnyArray, churn: float | Array | None = 0.33) -> int:
     """Network calls of `sample_heun`: 3N - 1 for N steps, 2N - 1 without churn."""
     return (2 if churn is None else 3) * (len(times) - 1) - 1
 
@@ -29,7 +29,7 @@ def sample_heun(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     churn: Annotated[float | Array | None, CHURN] = 0.33,
@@ -37,7 +37,7 @@ def sample_heun(
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """DDBM's sampler (arXiv 2309.16948, alg. 1): a part `churn` of each step goes by the SDE.
 
     Starts at x_T itself, at the first time, a gap below T where the drifts are still finite. The
@@ -73,9 +73,7 @@ def sample_heun(
     first = 1 if churn is None else 0
     rows = tuple(v[:, first:].reshape(-1)[:-1] for v in (called_at, span, kinds, step))
 
-    # DDBM's code damps h elsewhere for VE: never in the SDE, by (1 + w) / 2 in the ODE.
-    special = isinstance(bridge, VE)
-    sde_guidance, ode_guidance = (1.0, 0.5 * (1.0 + guidance)) if special else (guidance, guidance)
+    sde_guidance, ode_guidance = bridge.guidances(guidance)
 
     def call(carry, row):
         x, base, slope = carry

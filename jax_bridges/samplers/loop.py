@@ -10,11 +10,11 @@ from jax_bridges.typing import Array, PyTree
 
 
 def scan_steps(
-    step: Callable[[PyTree, PyTree], tuple[PyTree, Array | None]],
+    step: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]],
     start: PyTree,
     rows: PyTree,
     count: int | Array | None = None,
-) -> tuple[PyTree, Array | None]:
+) -> tuple[PyTree, PyTree]:
     """`jax.lax.scan(step, start, rows)`; with a `count`, over that many rows, and without a path.
 
     A count may be traced: one program then does for all numbers of network calls. There is no gradient

@@ -21,7 +21,7 @@ from jax_bridges.bridges import Bridge, expand
 from jax_bridges.keys import ONLY, Keys, StepDraws, normal
 from jax_bridges.samplers.checks import precise_times, require_noise
 from jax_bridges.samplers.loop import scan_steps
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, ArrayOrPair, Denoiser
 
 _DRAWS = StepDraws("noise")  # after them the start's
 
@@ -30,13 +30,13 @@ def sample_sde_euler(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Euler-Maruyama on the reverse SDE of DDBM (arXiv 2309.16948, eq. 7).
 
     Score and h-transform are each infinite at T, but `score - h = -(x - alpha x0_hat) / sigma^2`
@@ -80,7 +80,7 @@ def sample_sde_euler(
     return (x, path) if return_path else x
 
 
-def ode_heun_calls(times: Array) -> int:
+def ode_heun_calls(times: AnyArray) -> int:
     """Network calls of `sample_ode_heun`: 2n - 1 for n steps."""
     return 2 * (len(times) - 1) - 1
 
@@ -89,13 +89,13 @@ def sample_ode_heun(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Heun's second-order method on the probability-flow ODE, in u over b / c (module docstring).
 
     All paths meet at T, so which one to follow is drawn there: u(T) is the only noise. The last
@@ -128,13 +128,13 @@ def sample_ode_euler(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
-    times: Array,
+    times: AnyArray,
     keys: Keys,
     *,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
-) -> Array | tuple[Array, Array]:
+) -> ArrayOrPair:
     """Euler's method on the same ODE, one call a step; all else as `sample_ode_heun`.
 
     On the same times this is DBIM at eta = 0 (arXiv 2405.15885).

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jax_bridges.bridges import Bridge
 from jax_bridges.samplers.ancestral import sample_ancestral
 from jax_bridges.samplers.checks import precise_times
-from jax_bridges.typing import Array, Denoiser
+from jax_bridges.typing import AnyArray, Array, Denoiser
 
 
-def straightness(denoise: Denoiser, bridge: Bridge, xT: Array, times: Array) -> Array:
+def straightness(denoise: Denoiser, bridge: Bridge, xT: Array, times: AnyArray) -> Array:
     """`int |(x_T - x_0) / T - dx_t / dt|^2 dt` along each path, mean over its pixels; `[B]`.
 
     S of rectified flow (arXiv 2209.03003, sec. 2.2): 0 where one Euler step is exact.
@@ -24,7 +24,8 @@ def straightness(denoise: Denoiser, bridge: Bridge, xT: Array, times: Array) -> 
     if not bridge.deterministic:
         raise ValueError("Straightness is that of a flow: the bridge must be deterministic.")
     times = precise_times(times, xT)
-    end, path = sample_ancestral(denoise, bridge, xT, times, None, return_path=True)
+    none = jnp.zeros_like(xT)  # noise, of which nothing is drawn
+    end, path = sample_ancestral(denoise, bridge, xT, times, lambda draw: none, return_path=True)
     path = jnp.concatenate([xT[None], path])
     length = (times[:-1] - times[1:]).reshape((-1,) + (1,) * xT.ndim)
     chord = (xT - end) / (times[0] - times[-1])

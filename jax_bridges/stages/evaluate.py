@@ -13,25 +13,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from jax_bridges import hosts
-from jax_bridges.data import Source, first, pad
+from jax_bridges.data import Source, blocks_of, first, pad
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here
-from jax_bridges.metrics import Measure, hole_crop, psnr
-from jax_bridges.report.results import HOLE, read_results, write_results
+from jax_bridges.metrics import Measure, folds_of, hole_crop, psnr
+from jax_bridges.report.differences import VALUES, Measured
+from jax_bridges.report.results import read_results, write_results
+from jax_bridges.report.row import HOLE, Row
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.pictures import pixels, save_pictures
 from jax_bridges.stages.run import Run, Stopped
 from jax_bridges.typing import PyTree
 
-VALUES = "values.npz"  # "ROW/METRIC" -> [N], row by its place in results.json
 _STEP = 128  # parts are multiples of it: DDBM's protocol measures batches of so many
 _KEPT = 64 * 2**20  # bytes of images that stay in memory rather than being read again for each row
 
@@ -97,7 +99,7 @@ def evaluate(
     settings: str,
     *,
     name: str = "evaluate",
-    published: Callable[[int], list[dict]] | None = None,
+    published: Callable[[int], list[Row]] | None = None,
     left_out: str = "",
 ) -> dict:
     """Writes results.json, values.npz and pictures, and prints the table; done once a configuration.
@@ -124,7 +126,8 @@ def evaluate(
     if count < config.images:
         print(f"{name}: all {count} held-out images ({config.images} were asked for)", flush=True)
     table = _Table(run, HeldOut(run.test_data, count, config.batch))
-    rows, values, shown = [], {}, {}
+    values: dict[str, Any] = table.images
+    rows, shown = [], {}
     silent = None if sys.stderr.isatty() and hosts.is_chief() else True
     bar = tqdm(jobs, desc=name, unit="row", disable=silent)
     for job in bar:
@@ -138,6 +141,8 @@ def evaluate(
 
     if published is not None:
         rows += published(count)
+    measured = Measured([(rows, values)])
+    rows = measured.told() if config.folds else rows
     target = first(run.test_data, min(config.pictures, count))["x0"]
     pictures, comparisons = save_pictures(run, shown, target, name)
     results = {
@@ -154,13 +159,14 @@ def evaluate(
             **({"left_out": left_out} if left_out else {}),
         },
         "rows": rows,
+        "differences": measured.to_teacher() if config.folds else [],
         "values": VALUES,
         "pictures": pictures,
         "comparisons": comparisons,
     }
     if hosts.is_chief():
         file = io.BytesIO()
-        np.savez_compressed(file, **{k: v.astype(np.float32) for k, v in values.items()})
+        np.savez_compressed(file, **values)
         write_atomic(run.workdir / VALUES, file.getvalue())
         write_results(path, results)
     print(format_table(rows), flush=True)
@@ -178,15 +184,20 @@ class _Table:
         if box:
             self._regions[HOLE] = lambda a: hole_crop(a, box, config.margin)
             self.region = f"hole {box[2] - box[0]}x{box[3] - box[1]} + margin {config.margin}"
-        self.measures = {region: Measure(config, bool(region)) for region in self._regions}
+        blocks = blocks_of(run.test_data, held_out.count)
+        self.measures = {r: Measure(config, bool(r), blocks) for r in self._regions}
+        # Of the images: what the values of all rows have in common.
+        self.images = {"blocks": blocks.astype(np.int32)}
+        if config.folds:
+            self.images["folds"] = folds_of(blocks, config.folds).astype(np.int32)
         self._masks = None
         if "psnr" in config.metrics and holes_differ(run, first(run.test_data, 1)):
             self._masks = Restoring(run, hole_masks(run), None, config.batch)
             self.region = "each image's own hole, without margin"
         self._gap = corruption_gap(run) if "cons" in config.metrics else None
 
-    def row(self, job: Job) -> tuple[dict, dict[str, np.ndarray], np.ndarray]:
-        """(row, metric -> [N] of those with a value an image, uint8 images for the picture)."""
+    def row(self, job: Job) -> tuple[Row, dict[str, np.ndarray], np.ndarray | None]:
+        """(row, its numbers in values.npz by what follows "ROW/", uint8 images for the picture)."""
         run, config = self._run, self._run.config.evaluate
         restore = Restoring(run, job.make(), job.params, config.batch)
         sets = {region: measure.begin() for region, measure in self.measures.items()}
@@ -208,28 +219,29 @@ class _Table:
             missing = config.pictures - sum(map(len, shown))
             if job.label and missing > 0:
                 shown.append(pixels(run, images[:missing]))
-        row = {"model": job.model, "sampler": job.sampler, "nfe": job.nfe}
-        row |= {"task": job.task} if job.task else {}
-        row["images"] = self._held_out.count
-        if job.nfe:
-            row["seconds_per_image"] = restore.seconds_per_image(part)
-        each = {}
+        values, metrics = {}, {}
         for region, one in sets.items():
-            values = one.values()
-            for name, interval in values.pop("intervals", {}).items():
-                row.setdefault("intervals", {})[name + region] = interval
-            row |= {name + region: value for name, value in values.items()}
-            each |= {name + region: value for name, value in one.each().items()}
+            each = one.each()
+            values |= {name + region: value.astype(np.float32) for name, value in each.items()}
+            for name, estimate in one.estimates().items():
+                metrics[name + region] = estimate.value
+                if name not in each and len(estimate.sizes) > 1:
+                    values[f"{name}{region}/without"] = estimate.without
         if in_hole:
-            each["psnr" + HOLE] = np.concatenate(in_hole)
-            row["psnr" + HOLE] = float(np.nanmean(each["psnr" + HOLE]))
-        return row, each, np.concatenate(shown) if shown else None
+            values["psnr" + HOLE] = np.concatenate(in_hole).astype(np.float32)
+            metrics["psnr" + HOLE] = float(np.nanmean(values["psnr" + HOLE]))
+        row = Row(
+            job.model, job.sampler, job.nfe, self._held_out.count, job.task,
+            restore.seconds_per_image(part) if job.nfe else None, metrics,
+        )  # fmt: skip
+        return row, values, np.concatenate(shown) if shown else None
 
 
-def _line(job: Job, row: dict, metrics) -> str:
+def _line(job: Job, row: Row, metrics) -> str:
     calls = f" {job.nfe}" if job.nfe else ""
     name = f"{job.task or job.model} {job.sampler}{calls}" if calls or job.task else job.model
-    return name + "".join(f"  {k} {row[k]:.4g}" for k in metrics if row.get(k) is not None)
+    values = {k: row.metrics.get(k) for k in metrics}
+    return name + "".join(f"  {k} {v:.4g}" for k, v in values.items() if v is not None)
 
 
 def earlier_results(path: Path) -> dict | None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jax_bridges.bridges import BRIDGES, DDPM, Diffusion, make_bridge
+from jax_bridges.bridges import BRIDGES, Bridge, make_bridge
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.classifier import read_classifier
 from jax_bridges.models import portable
@@ -80,13 +80,13 @@ def complete_prior(recorded: Mapping[str, Any], path: str, size=None) -> ConfigD
     return ConfigDict(full)
 
 
-def open_classifier(file: str, bridge: Diffusion, size: tuple[int, int]) -> tuple[Any, PyTree]:
+def open_classifier(file: str, bridge: Bridge, size: tuple[int, int]) -> tuple[Any, PyTree]:
     """OpenAI's classifier of noisy images in `file`: network and parameters, for a prior of this size.
 
     Raises:
       FileNotFoundError, ValueError: one sentence.
     """
-    if not isinstance(bridge, DDPM) or bridge.steps != 1000:
+    if bridge.table != 1000:
         raise ValueError(
             "A classifier's noise levels are DDPM's 1000: it cannot guide a prior of another bridge."
         )
@@ -99,12 +99,25 @@ def open_classifier(file: str, bridge: Diffusion, size: tuple[int, int]) -> tupl
 
 
 def guide(
-    denoise, network: ADMClassifier, params: PyTree, label: Array, bridge: DDPM, scale: float
+    denoise,
+    network: ADMClassifier,
+    params: PyTree,
+    label: Array | None,
+    bridge: Bridge,
+    scale: float,
 ):
-    """`denoise(x_t, t)` guided towards classes `label` `[B]` by a classifier (zero_shot/guidance.py)."""
+    """`denoise(x_t, t)` guided towards classes `label` `[B]` by a classifier (zero_shot/guidance.py).
+
+    Raises:
+      ValueError: there are no labels.
+    """
+    if label is None:
+        raise ValueError(
+            "A classifier guides towards the images' classes, and they have no labels."
+        )
 
     def log_prob(x: Array, t: Array) -> Array:
-        odds = network.apply({"params": params}, x, bridge.index(t).astype(x.dtype))
+        odds: Any = network.apply({"params": params}, x, bridge.index(t).astype(x.dtype))
         return jnp.take_along_axis(jax.nn.log_softmax(odds), label[:, None], -1)[:, 0]
 
     return guided_denoiser(denoise, log_prob, bridge, scale)

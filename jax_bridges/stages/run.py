@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import jax
 import numpy as np
@@ -91,19 +91,21 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path):
-        self._workdir, self._lines = workdir, None
+        self._workdir: Path = workdir
+        self._lines: TextIO | None = None
 
-    def _open(self) -> None:
+    def _open(self) -> TextIO:
         from tensorboardX.event_file_writer import EventsWriter
 
         board = self._workdir / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
         path = self._workdir / "metrics.jsonl"
         cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._lines = open(path, "a", buffering=1)
+        self._lines = lines = open(path, "a", buffering=1)
         if cut:  # a killed run left half a line: the next one must not join it
-            self._lines.write("\n")
+            lines.write("\n")
         self._board = EventsWriter(str(board / "events"))
+        return lines
 
     def write(self, stage: str, step: int, **values: float) -> None:
         """One line; numbers are rounded to 6 digits, and null where they are not finite (JSON has no NaN)."""
@@ -112,9 +114,8 @@ class MetricsLog:
 
         short = {k: float(f"{v:.6g}") if np.isfinite(v) else None for k, v in values.items()}
         with naming(self._workdir / "metrics.jsonl"):
-            if self._lines is None:
-                self._open()
-            self._lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
+            lines = self._open() if self._lines is None else self._lines
+            lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
         with naming(self._workdir / "tensorboard"):
             for name, value in short.items():
                 if value is not None:
@@ -193,8 +194,9 @@ class Run:
         return self.programs[name]
 
     def key(self, purpose: Purpose) -> Array:
-        """Base key of a purpose."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), purpose)
+        """Base key of a purpose; that of the evaluation may have a seed of its own."""
+        its = self.config.evaluate.seed if purpose == Purpose.EVALUATE else -1
+        return jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
 
     def done(self, stage: str) -> int:
         """Step of a stage's newest checkpoint; 0 without one. Nothing is created."""

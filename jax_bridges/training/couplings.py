@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jax_bridges.bridges import Bridge, Interpolant
+from jax_bridges.bridges import Bridge
+from jax_bridges.corruptions import Corruption
 from jax_bridges.keys import ONLY, Stream, fold, normal
 from jax_bridges.losses import bridge_matching
 from jax_bridges.samplers import sample_ancestral, sample_sde_euler
@@ -33,12 +34,12 @@ def is_symmetric(bridge: Bridge) -> bool:
 MODES = ("bridge", "reflow", "dsbm")
 
 
-def check_mode(config, bridge: Bridge, paired: bool) -> None:
+def check_mode(config, bridge: Bridge, corruption: Corruption, paired: bool) -> None:
     """Refuses a `train.mode` that this configuration cannot have.
 
     Args:
       config: a whole configuration, each of whose keys is right by itself.
-      bridge: of it.
+      bridge, corruption: of it.
       paired: its data have an x_T of their own.
 
     Raises:
@@ -69,9 +70,7 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
             f"train.mode '{mode}' changes the coupling of x_0 and x_T, which a network that sees x_T "
             "would keep: set network.conditional to False."
         )
-    if config.keep_known and (
-        config.corruption.name.startswith("inpaint") or config.corruption.name == "mixture"
-    ):
+    if config.keep_known and corruption.masks != "none":
         raise ValueError(
             f"train.mode '{mode}' makes pairs of whole images: set keep_known to False."
         )
@@ -81,9 +80,7 @@ def check_mode(config, bridge: Bridge, paired: bool) -> None:
             "train.mode 'reflow' follows the ODE of the teacher of an earlier run: give its folder as "
             "teacher.init, and a bridge with deterministic True."
         )
-    if mode == "dsbm" and (
-        bridge.deterministic or isinstance(bridge, Interpolant) or not is_symmetric(bridge)
-    ):
+    if mode == "dsbm" and (bridge.deterministic or not bridge.has_sde or not is_symmetric(bridge)):
         raise ValueError(
             f"train.mode 'dsbm' goes both ways over one noisy prior, and '{config.bridge.name}' is not "
             "the same from both ends, or has no noise or no prior: take bridge 'brownian' or 'i2sb'."

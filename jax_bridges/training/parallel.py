@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jax_bridges.models.gather import gathering
+from jax_bridges.models.gather import WHOLE, gathering
 from jax_bridges.typing import Array, PyTree
 
 MODES = ("auto", "pmap", "fsdp")
@@ -41,7 +41,7 @@ class Parallel:
 
     mode: str
     mesh: Mesh
-    min_shard: int = 2**16
+    min_shard: int = WHOLE
     hosts: int = 1
     reason: str = ""
 
@@ -207,7 +207,7 @@ class Parallel:
         """`function` of arrays, to be jitted, with networks whose parameters may be in shards."""
 
         def inside(*args: Any) -> PyTree:
-            with gathering(self.whole):
+            with gathering(self.whole, self.min_shard):
                 return function(*args)
 
         return inside

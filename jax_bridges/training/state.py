@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import flax
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct, traverse_util
 
+from jax_bridges.models.gather import never_sharded
+from jax_bridges.platforms import packs_small_leaves
 from jax_bridges.training.optimizers import ema_update
+from jax_bridges.training.packing import Packing
 from jax_bridges.typing import Array, PyTree
 
 
-class Player(flax.struct.PyTreeNode):
+class Player(struct.PyTreeNode):
     """One network: parameters, their moving average, and the optimiser's state."""
 
     params: PyTree
@@ -44,11 +47,13 @@ class Player(flax.struct.PyTreeNode):
 
         `step`, `decay` and `warmup` are those of `ema_update`.
         """
-        updates, opt = optimizer.update(grads, self.opt, self.params)
-        params = optax.apply_updates(self.params, updates)
-        moved = ema_update(self.ema, params, step, decay, warmup)
-        ema = jax.tree.map(lambda new, old: jnp.where(opt.last_finite, new, old), moved, self.ema)
-        return Player(params=params, ema=ema, opt=opt)
+        packing = Packing(self.params, never_sharded() if packs_small_leaves() else 0)
+        grads, params, ema, old = map(packing.pack, (grads, self.params, self.ema, self.opt))
+        updates, opt = optimizer.update(grads, old, params)
+        params = optax.apply_updates(params, updates)
+        moved = ema_update(ema, params, step, decay, warmup)
+        ema = jax.tree.map(lambda new, old: jnp.where(opt.last_finite, new, old), moved, ema)
+        return Player(*map(packing.unpack, (params, ema, opt)))
 
     @property
     def skipped(self) -> Array:
@@ -61,7 +66,7 @@ class Player(flax.struct.PyTreeNode):
         return self.opt.notfinite_count
 
 
-class State(flax.struct.PyTreeNode):
+class State(struct.PyTreeNode):
     """`players` by name ("teacher"; or "generator" and "bridge_net"), and the number of steps done."""
 
     step: Array
@@ -81,8 +86,8 @@ def graft(teacher: PyTree, student: PyTree) -> PyTree:
     Raises:
       ValueError: the teacher has a leaf that the student lacks, or one of another shape.
     """
-    ours = flax.traverse_util.flatten_dict(student, sep="/")
-    theirs = flax.traverse_util.flatten_dict(teacher, sep="/")
+    ours: dict[str, Any] = traverse_util.flatten_dict(student, sep="/")
+    theirs: dict[str, Any] = traverse_util.flatten_dict(teacher, sep="/")
     for name, value in theirs.items():
         if name not in ours or ours[name].shape != value.shape:
             found = ours[name].shape if name in ours else "nothing"
@@ -91,4 +96,4 @@ def graft(teacher: PyTree, student: PyTree) -> PyTree:
                 "both must be the same network."
             )
         ours[name] = jnp.copy(value)
-    return flax.traverse_util.unflatten_dict(ours, sep="/")
+    return traverse_util.unflatten_dict(ours, sep="/")

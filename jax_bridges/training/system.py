@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,12 @@ from ml_collections import ConfigDict
 
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
-from jax_bridges.keys import AugmentDraw, Keys, Stream, example_keys, fold, randint
+from jax_bridges.keys import AugmentDraw, Stream, example_keys, fold, randint
 from jax_bridges.models import PatchCritic, make_network, network_settings
 from jax_bridges.preconditioning import make_preconditioning, precondition
-from jax_bridges.typing import Array, Denoiser, Generator, PyTree
+from jax_bridges.typing import Array, ArrayOrPair, Denoiser, Generator, PyTree
+
+_Predict = TypeVar("_Predict", bound=Callable[..., ArrayOrPair])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Pair:
     x0: Array
     xT: Array
     mask: Array | None
-    keys: Keys
+    keys: Array
     label: Array | None = None
 
 
@@ -167,7 +170,7 @@ class System:
 
         return self.known(generate, pair)
 
-    def known(self, predict, pair: Pair):
+    def known(self, predict: _Predict, pair: Pair) -> _Predict:
         """`predict` with known pixels returned as they are in x_T, where the task is so."""
         if pair.mask is None or not self.keep_known:
             return predict
@@ -175,7 +178,7 @@ class System:
         def wrapped(xt, t, xT, *z):
             return keep_known(predict(xt, t, xT, *z), xT, pair.mask)
 
-        return wrapped
+        return cast(_Predict, wrapped)
 
     # -- data --------------------------------------------------------------------------------------
     def prepare(self, batch: dict[str, Array], key: Array, augment: bool) -> Pair:

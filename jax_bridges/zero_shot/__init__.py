@@ -8,7 +8,7 @@ sigma_y is in units of images in [-1, 1]. A solver knows no network and no sched
 
 from __future__ import annotations
 
-from jax_bridges.zero_shot.ddnm import solve_ddnm, solve_ddnm_plus
+from jax_bridges.zero_shot.ddnm import ShippedBasis, solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
 from jax_bridges.zero_shot.dps import solve_dps
@@ -20,7 +20,6 @@ from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
 from jax_bridges.zero_shot.repaint import solve_repaint
 from jax_bridges.zero_shot.sdedit import solve_sdedit
-from jax_bridges.zero_shot.shipped import ShippedBasis, shipped_basis
 from jax_bridges.zero_shot.solvers import SOLVERS, Solver, make_solver
 from jax_bridges.zero_shot.steps import Steps, count_calls, jump_schedule, measure, walk
 from jax_bridges.zero_shot.tiles import solve_mask_shift, tile_denoiser, tile_starts
@@ -41,7 +40,6 @@ __all__ = [
     "make_solver",
     "measure",
     "settings_of",
-    "shipped_basis",
     "solve_ddnm",
     "solve_ddnm_plus",
     "solve_ddnm_simple",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Share
-from jax_bridges.typing import Array
-from jax_bridges.zero_shot.shipped import ShippedBasis
+from jax_bridges.typing import AnyArray, Array
 from jax_bridges.zero_shot.steps import (
     Steps,
     Travel,
@@ -24,9 +27,20 @@ from jax_bridges.zero_shot.steps import (
 _DRAWS = draws("noise", "jump")
 
 
+class ShippedBasis(NamedTuple):
+    """The right singular basis in which the official code draws DDNM+'s noise, for parity with it.
+
+    s: singular values `[1, H, W, C]` of coordinates laid out like an image; rotate: V, from such
+    coordinates `[B, H, W, C]` to images.
+    """
+
+    s: AnyArray
+    rotate: Callable[[Array], Array]
+
+
 def solve_ddnm(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,
@@ -71,7 +85,7 @@ def solve_ddnm(
 
 def solve_ddnm_plus(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

@@ -7,6 +7,7 @@ from typing import Annotated
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys
 from jax_bridges.schema import Choice, Share
 from jax_bridges.typing import Array
@@ -50,7 +51,7 @@ def ddnm_simple_step(x, x0, residual, sigma_y, z, step: Steps, form: str, eta: f
 
 def solve_ddnm_simple(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

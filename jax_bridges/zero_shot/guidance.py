@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import jax
 
-from jax_bridges.bridges import Diffusion
-from jax_bridges.typing import Array
+from jax_bridges.bridges import Bridge
+from jax_bridges.typing import Array, ArrayOrPair
 
 
 def guided_denoiser(
-    denoise, log_prob: Callable[[Array, Array], Array], bridge: Diffusion, scale: float = 1.0
+    denoise, log_prob: Callable[[Array, Array], Array], bridge: Bridge, scale: float = 1.0
 ):
     """The denoiser of images of a class (Dhariwal and Nichol 2021, arXiv 2105.05233, sec. 4.2).
 
@@ -28,7 +28,7 @@ def guided_denoiser(
       scale: 1 is Bayes' rule; more trades diversity for likeness.
     """
 
-    def guided(x: Array, t: Array):
+    def guided(x: Array, t: Array) -> ArrayOrPair:
         out = denoise(x, t)
         x0, *rest = out if isinstance(out, tuple) else (out,)
         slope = jax.grad(lambda x: log_prob(x, t).sum())(x)

@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from jax_bridges.bridges import Levels
 from jax_bridges.corruptions import (
     Canvas,
     Corrupted,
-    Corruption,
     InpaintMask,
+    LinearOperator,
     SuperResolution,
 )
-from jax_bridges.keys import Keys, ScaleStream, fold
+from jax_bridges.keys import ScaleStream, fold
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.ddnm import solve_ddnm
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Refinement(Corruption):
+class Refinement(LinearOperator):
     """The projector on what `operator` measures and block means say together; A = A^T = A^+.
 
     What it measures is an image: the one of least norm with the given measurement and means
@@ -38,10 +38,9 @@ class Refinement(Corruption):
       use: `[B or 1, H / factor, W / factor, 1]`, 1 for blocks whose mean counts.
     """
 
-    operator: Corruption
+    operator: LinearOperator
     use: chex.Array
     factor: int = dataclasses.field(metadata={"static": True})
-    linear: ClassVar[bool] = True
 
     def __call__(self, x0: Array, keys=None) -> Corrupted:
         return Corrupted(self.forward(x0))
@@ -76,7 +75,7 @@ class Refinement(Corruption):
         return none * x + (one - none) * self.forward(x)
 
 
-def coarsen(operator: Corruption, y: Array, factor: int) -> tuple[Corruption, Array, Array]:
+def coarsen(operator: LinearOperator, y: Array, factor: int) -> tuple[LinearOperator, Array, Array]:
     """The same task for the picture's block means: (operator, y, which means add something).
 
     Exact: an x with A x = y has block means z with `A_coarse z = y_coarse`.
@@ -126,7 +125,7 @@ def solve_hierarchical(
     y: Array,
     sigma_y: float | Array,
     times: Levels,
-    keys: Keys,
+    keys: Array,
     *,
     factor: int = 4,
     least: tuple[int, int] = (1, 1),
@@ -154,14 +153,14 @@ def solve_hierarchical(
     Returns:
       x_0 `[B, H, W, C]`, with A x_0 = y.
     """
-    if not isinstance(sigma_y, jax.core.Tracer) and np.any(np.asarray(sigma_y) != 0):
+    if not isinstance(sigma_y, Tracer) and np.any(np.asarray(sigma_y) != 0):
         raise ValueError(
             f"sigma_y is {sigma_y}: hierarchical restoration takes y for exact, give 0."
         )
     coarse, y_coarse, use = coarsen(operator, y, factor)
-    size = jax.eval_shape(coarse.pinv, y_coarse).shape[1:3]
-    canvas = tuple(max(pair) for pair in zip(size, least, strict=True))
-    placed = Canvas(operator=coarse, size=size, canvas=canvas)
+    _, height, width, _ = jax.eval_shape(coarse.pinv, y_coarse).shape
+    canvas = (max(height, least[0]), max(width, least[1]))
+    placed = Canvas(operator=coarse, size=(height, width), canvas=canvas)
     coarse_denoise = denoise if coarse_denoise is None else coarse_denoise
     means = solve(
         coarse_denoise, placed, y_coarse, 0.0, times, fold(keys, ScaleStream.COARSE), **knobs

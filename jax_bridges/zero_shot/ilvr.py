@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Either, Natural, Only, whole
 from jax_bridges.typing import Array
@@ -22,7 +23,7 @@ LOW_PASS = Either((whole(least=2), Only(None)))
 
 def solve_ilvr(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from jax_bridges.bridges import Diffusion, Levels
+from jax_bridges.bridges import Bridge, Diffusion, Levels
 from jax_bridges.corruptions import Corruption
 from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.schema import COUNT, Setting, check_known, derived, number
@@ -45,7 +45,7 @@ class Method:
         return (1, 1) if travel is None else travel.default
 
 
-def make_method(name: str, bridge: Diffusion, settings: Mapping[str, Any], nfe: int) -> Method:
+def make_method(name: str, bridge: Bridge, settings: Mapping[str, Any], nfe: int) -> Method:
     """The solver `name` at `nfe` levels of the prior, or at those that its settings ask for.
 
     Args:
@@ -53,11 +53,17 @@ def make_method(name: str, bridge: Diffusion, settings: Mapping[str, Any], nfe: 
         noise levels that it visits; and for sdedit `start`, the share of the time below which it begins.
 
     Raises:
-      ValueError: an unknown solver or setting, a setting out of its range, or levels that there are not.
+      ValueError: an unknown solver or setting, a setting out of its range, levels that there are not, or
+        a bridge that is no prior.
     """
+    if not isinstance(bridge, Diffusion):
+        raise ValueError(
+            f"Zero-shot solvers restore with a diffusion prior, and {type(bridge).__name__} is a bridge "
+            "between images: take bridge 'ddpm' or 'edm'."
+        )
     solver = make_solver(name)
     check_known("solver", name, settings_of(solver), settings)
-    knobs = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+    knobs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
     nfe, start = knobs.pop("nfe", nfe), knobs.pop("start", 1.0)
     if knobs.get("low_pass") is not None:
         knobs["low_pass"] = functools.partial(low_pass, factor=knobs["low_pass"])

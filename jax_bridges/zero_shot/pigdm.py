@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Choice, Positive, Share
 from jax_bridges.typing import Array
@@ -28,7 +29,7 @@ _DRAWS = draws("noise")
 
 def solve_pigdm(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.steps import (
@@ -22,7 +23,9 @@ from jax_bridges.zero_shot.steps import (
 _DRAWS = draws("noise", "known", "jump")
 
 
-def repaint_step(denoise, operator, known, x, noise, known_noise, step: Steps, clip=True):
+def repaint_step(
+    denoise, operator: LinearOperator, known, x, noise, known_noise, step: Steps, clip=True
+):
     """One step from x to the level below, both `[B, H, W, C]`; known is A^+ y."""
     noised = step.alpha * known + step.sigma * operator.project(known_noise)
     # The first state is pure noise, as in the official code, which has no prediction to mix yet.
@@ -33,7 +36,7 @@ def repaint_step(denoise, operator, known, x, noise, known_noise, step: Steps, c
 
 def solve_repaint(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import ONLY, Keys, StepDraws, normal
 from jax_bridges.schema import COUNT, Each
 from jax_bridges.typing import Array
@@ -80,7 +81,9 @@ def walk(times: Levels, like: Array, travel: Travel = (1, 1)) -> Steps:
     source, to, up = [], [], []
     for a, b in zip(path, path[1:], strict=False):
         if b > a:
-            source.append(a), to.append(b), up.append(b)
+            source.append(a)
+            to.append(b)
+            up.append(b)
         else:
             up[-1] = b
     source, to, up = map(np.asarray, (source, to, up))
@@ -157,7 +160,7 @@ def travel_back(x: Array, step: Steps, noise: Array) -> Array:
     return ratio * x + jnp.sqrt(jnp.maximum(variance, 0.0)) * noise
 
 
-def measure(operator, x0: Array, sigma_y: float | Array, keys: Keys) -> Array:
+def measure(operator: LinearOperator, x0: Array, sigma_y: float | Array, keys: Keys) -> Array:
     """y = A x_0 + sigma_y n, n (draw 0) standard normal in the range of A: the rest says nothing.
 
     Images and sigma_y are in units of [-1, 1]: a level that is published for [0, 1] is doubled.

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges.bridges import Levels
-from jax_bridges.corruptions import InpaintMask
-from jax_bridges.keys import Keys, fold
+from jax_bridges.corruptions import InpaintMask, LinearOperator
+from jax_bridges.keys import fold
 from jax_bridges.tiling import tile_starts
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.ddnm import iterate, renoise
@@ -30,7 +30,7 @@ def tile_denoiser(
       batch: tiles (of each image) that go through the network at once; all by default. Fewer need
         less memory, also under differentiation, where each part is computed twice.
     """
-    tile, stride = ((n, n) if isinstance(n, int) else tuple(n) for n in (tile, stride))
+    tile, stride = ((n, n) if isinstance(n, int) else n for n in (tile, stride))
     ramps = [np.minimum(np.arange(n) + 1, n - np.arange(n)).astype(np.float32) for n in tile]
     window = np.outer(*ramps)[..., None]
 
@@ -82,11 +82,11 @@ def tile_denoiser(
 
 def solve_mask_shift(
     denoise,
-    operator,
+    operator: LinearOperator,
     y: Array,
     sigma_y: float | Array,
     times: Levels,
-    keys: Keys,
+    keys: Array,
     *,
     tile: int = 256,
     stride: int = 128,
@@ -174,12 +174,12 @@ def _kept(shared: Array, tile: int, factor: int, feather: float, dtype) -> Array
     """Weight of what is finished, `[tile]`: 1, falling to 0 where the new part begins."""
     block = (np.arange(tile) // factor + 0.5) * factor
     if feather == 0:
-        return (block < shared).astype(dtype)
+        return jnp.asarray(block < shared, dtype)
     ramp = jnp.clip((shared - block) / jnp.maximum(feather * shared, 1.0), 0.0, 1.0)
     return (ramp**2 * (3.0 - 2.0 * ramp)).astype(dtype)
 
 
-def _local(operator, height: int, width: int):
+def _local(operator: LinearOperator, height: int, width: int):
     """(mask of the whole picture, size of a block, mask of a tile -> the operator on that tile)."""
     hole = operator.hole(height, width)
     if hole is not None:

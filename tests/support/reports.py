@@ -1,11 +1,11 @@
-"""What the tests of report/ share: the rows of a run, and a parser of its page."""
+"""What the tests of report/ share: the rows of a run as results.json holds them, and a parser of its page."""
 
 import json
 from html.parser import HTMLParser
 
 import numpy as np
 
-from jax_bridges.report import save_png, write_results
+from jax_bridges.report import Row, save_png, write_results
 
 ROWS = [
     dict(model="student", sampler="few_step", nfe=1, images=512, psnr=31.5, fd_lite0_hole=12.3)
@@ -18,7 +18,15 @@ ROWS = [
 ]
 
 
+def read(rows=ROWS):
+    return [Row.read(row) for row in rows]
+
+
 def results_of(rows=ROWS, **more):
+    return plain_results(read(rows), **more)
+
+
+def plain_results(rows=ROWS, **more):
     measured = dict(
         images=512,
         size=[64, 64],

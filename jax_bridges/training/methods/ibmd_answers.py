@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ class Rolling(NamedTuple):
     choice: Array
     for_all: bool
     first_call: float
-    how: dict[str, bool]
+    how: dict[str, Any]
 
     @property
     def student(self) -> Array:

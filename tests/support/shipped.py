@@ -1,9 +1,6 @@
-"""The noise of DDNM+ as the official code has it, for parity: see `ddnm.solve_ddnm_plus`."""
+"""The noise of DDNM+ as the official code has it, for parity: see `solve_ddnm_plus`."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +8,7 @@ import numpy as np
 
 from jax_bridges.corruptions import Colorize, SuperResolution, WalshHadamard
 from jax_bridges.typing import Array
-
-
-class ShippedBasis(NamedTuple):
-    """The right singular basis in which the official code draws its noise.
-
-    s: singular values `[1, H, W, C]` of coordinates laid out like an image; rotate: V, from such
-    coordinates `[B, H, W, C]` to images.
-    """
-
-    s: Array
-    rotate: Callable[[Array], Array]
+from jax_bridges.zero_shot import ShippedBasis
 
 
 def shipped_basis(

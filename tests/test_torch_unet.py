@@ -1,4 +1,4 @@
-"""The PyTorch ADM that the benchmark times is the network of models/adm.py: same names, same numbers.
+"""The PyTorch ADM that ours is timed beside is the network of models/adm.py: same names, same numbers.
 
 Needs torch (`pip install 'jax_bridges[bench]'`). Without it the numbers of both are still held to the
 same record: tests/test_adm.py checks ours against golden/adm_oracle.npz.
@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges import benchmark
-from jax_bridges.benchmark_weights import random_inputs, random_params, relative_difference
-from jax_bridges.checkpoints import Checkpoints
+from jax_bridges.benchmark_weights import random_inputs, random_params
 from jax_bridges.config import base_config
 from jax_bridges.import_torch.__main__ import main
 from jax_bridges.import_torch.names import (
@@ -26,10 +24,21 @@ from jax_bridges.import_torch.names import (
     torch_to_flax,
 )
 from jax_bridges.models.adm import ADM, ADM_PRESETS
+from jax_bridges.planning.abstract import abstract_run
+from jax_bridges.players import recorded_config
+from jax_bridges.stages.train import load_teacher
+from jax_bridges.training.parallel import Parallel
 from tests.golden.adm_weights import weight
+from tools.compare_torch import (
+    WORK,
+    jax_calls,
+    make_inputs,
+    relative_difference,
+    torch_calls,
+)
 
 torch = pytest.importorskip("torch")
-from jax_bridges.benchmark_torch import TorchADM, torch_forward, write_random  # noqa: E402
+from tools.torch_unet import TorchADM, torch_forward, write_random  # noqa: E402
 
 torch.set_num_threads(1)  # these networks are too small for more
 
@@ -92,8 +101,8 @@ def test_equals_the_stored_runs(case):
     np.testing.assert_allclose(out, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_the_benchmark_on_imported_weights(tmp_path, capsys):
-    """A file of random weights, imported, and both networks timed on it: the same output."""
+def test_a_written_file_goes_through_the_import(tmp_path, capsys):
+    """A file of random weights, imported: both networks give the same output on it."""
     file, workdir = tmp_path / "e2h.pt", tmp_path / "teacher"
     settings = dict(model_channels=32, num_res_blocks=1, channel_mult=(1, 2), attention_ds=(2,))
     write_random("ddbm_e2h64", str(file), **settings, head_channels=32)
@@ -104,19 +113,16 @@ def test_the_benchmark_on_imported_weights(tmp_path, capsys):
     assert all(float(a.abs().max()) > 0 for a in state.values())
 
     config = base_config()
-    config.data.update(name="edges2handbags", size=8)
-    config.corruption = {"name": "paired"}
-    with Checkpoints(workdir / "checkpoints" / "train", read_only=True) as checkpoints:
-        recorded = checkpoints.meta()["config"]
+    recorded = recorded_config(workdir, "teacher")
     for part in ("network", "bridge", "preconditioning"):
         config[part] = recorded[part]
-    config.teacher.checkpoint = str(workdir)
-    config.evaluate.batch = 2
-    rows = {row["what"]: row for row in benchmark.measure(config, ["torch"], nfe=1, repeats=1)}
-    assert list(rows) == ["forward", "forward, torch"]
-    found = rows["forward, torch"]
-    assert 0 < found["difference"] < 1e-4 and found["torch"] == torch.__version__
-    assert found["images"] == 2 and found["images_per_second"] == 2 / found["seconds"]
+    run = abstract_run(config, Parallel.create())
+    params, net = load_teacher(run, str(workdir)), run.system.teacher
+    inputs = random_inputs(net, (8, 8), 3, 2)
+    with jax.default_matmul_precision("highest"):
+        ours = np.asarray(net.apply({"params": params}, *map(jnp.asarray, inputs[:3])))
+    theirs = torch_forward(net, {k: v.numpy() for k, v in state.items()}, inputs)().numpy()
+    assert 0 < relative_difference(ours, theirs) < 1e-5
 
 
 def test_one_wrong_weight_is_seen():
@@ -151,6 +157,16 @@ def test_layout_and_compiler_leave_the_numbers(how):
     inputs = random_inputs(net, (8, 8), 3, 2)
     plain, other = (torch_forward(net, weights, inputs, **more)() for more in ({}, how))
     assert relative_difference(plain.numpy(), other.numpy()) < 1e-5
+
+
+def test_the_comparison_measures_the_same_function_twice(tmp_path):
+    """Both frameworks' output, and the gradient of its mean square by the last bias."""
+    make_inputs("8M", tmp_path, batch=1, size=16)
+    ours = jax_calls("8M", tmp_path)
+    theirs = torch_calls("8M", tmp_path, "channels_last")
+    for what in WORK:
+        apart = relative_difference(ours[what](), theirs[what]())
+        assert 0 < apart < 1e-4, what
 
 
 def test_a_preset_that_there_is_not(tmp_path):

@@ -1,14 +1,14 @@
 """The ADM UNet in plain PyTorch, to be timed beside models/adm.py; nothing else uses torch.
 
-`python -m jax_bridges.benchmark --what=forward,torch` runs both on the same weights (extra `bench`),
-and benchmarks/gpu.sh does on a GPU, training and `torch.compile` included.
-For a run on weights that went through the import, this writes a file of random ones:
+`python -m tools.compare_torch` runs both on the same weights (extra `bench`), and benchmarks/gpu.sh
+does on a GPU, training and `torch.compile` included. This writes a file of random weights, to be
+imported as a published one is:
 
-    python -m jax_bridges.benchmark_torch ddbm_e2h64 e2h.pt
+    python -m tools.torch_unet ddbm_e2h64 e2h.pt
     python -m jax_bridges.import_torch e2h.pt teacher --as=ddbm --schedule=vp
 
 float32 or autocast, written from the rules that models/adm.py follows; parameters have the
-released files' names, order and shapes. tests/test_benchmark_torch.py compares the two.
+released files' names, order and shapes. tests/test_torch_unet.py compares the two.
 """
 
 from __future__ import annotations
@@ -217,14 +217,14 @@ def torch_network(
 
 def torch_images(images: np.ndarray, device: str = "cpu", layout: str = "NCHW") -> Tensor:
     """`[B, H, W, C]` -> a tensor `[B, C, H, W]` on the device."""
-    images = torch.tensor(images, device=device).movedim(3, 1)
-    return images.contiguous(memory_format=look_up("layout", LAYOUTS, layout))
+    tensor = torch.tensor(images, device=device).movedim(3, 1)
+    return tensor.contiguous(memory_format=look_up("layout", LAYOUTS, layout))
 
 
 def torch_forward(
     net: ADM,
     weights: Mapping[str, np.ndarray],
-    inputs: tuple[np.ndarray | None, ...],
+    inputs: tuple[Any, ...],
     device: str = "cpu",
     bfloat16: bool = False,
     layout: str = "NCHW",
@@ -281,7 +281,7 @@ def main() -> int:
     """Entry point; returns the exit status."""
 
     def work():
-        prog = "python -m jax_bridges.benchmark_torch"
+        prog = "python -m tools.torch_unet"
         parser = Parser(prog=prog, description="Writes random ADM weights, to time an import.")
         parser.add_argument("preset", help=", ".join(ADM_PRESETS))
         parser.add_argument("path", help="file to write, e.g. e2h.pt")

@@ -1,0 +1,109 @@
+"""Several seeds of one configuration: a run a seed, in a sub-folder each, and what they say together.
+
+Seeds redraw what is trained: first weights, the data's order, corruptions and noise; with
+`seeds_of="distill"` those of the student alone, from the first seed's teacher. The split, the held-out
+images, their corruptions and the noise of sampling are the same for all (`evaluate.seed`), so that rows
+of different seeds differ by the training alone, and rows of one seed are paired image by image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from jax_bridges import hosts
+from jax_bridges.measured import measured_here
+from jax_bridges.report.differences import Measured, read_values
+from jax_bridges.report.results import read_results, write_results
+from jax_bridges.report.table import format_table
+
+ALL, DISTILL = "all", "distill"  # what seeds redraw
+
+
+def folder_of(seed: int) -> str:
+    """The sub-folder of a seed's run."""
+    return f"seed{seed}"
+
+
+def check_layout(config: ConfigDict, workdir: Path) -> None:
+    """Refuses a folder of one seed for several, and one of several for one.
+
+    Raises:
+      ValueError: a sentence that says which it is.
+    """
+    several = any(workdir.glob("seed*/config.json"))
+    if config.seeds and (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"{workdir} holds a run of one seed, and config.seeds asks for several: give another --workdir."
+        )
+    if several and not config.seeds:
+        raise ValueError(
+            f"{workdir} holds runs of several seeds: give --seeds=N (or config.seeds), or another --workdir."
+        )
+
+
+def of_seed(config: ConfigDict, seed: int, workdir: Path) -> ConfigDict:
+    """The configuration of one seed's run in the folder of all, `workdir`."""
+    own = config.copy_and_resolve_references()
+    own.seeds, own.seed = (), seed
+    if own.evaluate.seed < 0:
+        own.evaluate.seed = config.seed
+    first = config.seeds[0]
+    if config.seeds_of == DISTILL and seed != first and not config.teacher.checkpoint:
+        own.teacher.checkpoint = str(workdir / folder_of(first))
+    return own
+
+
+def run_seeds(config: ConfigDict, workdir: Path, run: Callable[[ConfigDict, Path], object]) -> None:
+    """Runs each seed, and writes results.json of them all.
+
+    Args:
+      config: with `seeds`.
+      workdir: the folder of all.
+      run: `run(config, folder)` of one seed; it goes on where an earlier start stopped.
+    """
+    for number, seed in enumerate(config.seeds, 1):
+        folder = workdir / folder_of(seed)
+        print(f"seed {seed} ({number} of {len(config.seeds)}): {folder}", flush=True)
+        run(of_seed(config, seed, workdir), folder)
+    if hosts.is_chief():
+        merge(config.seeds, workdir)
+    hosts.barrier("merged")
+
+
+def merge(seeds: tuple[int, ...], workdir: Path) -> dict:
+    """Writes the results of all seeds, rows that are means with intervals over images and seeds.
+
+    Raises:
+      ValueError: the seeds' results have not the same rows.
+    """
+    folders = [folder_of(seed) for seed in seeds]
+    found = [read_results(workdir / folder / "results.json") for folder in folders]
+    names = [
+        [(row.task, row.model, row.sampler, row.nfe) for row in each["rows"]] for each in found
+    ]
+    for folder, its in zip(folders, names, strict=True):
+        if its != names[0]:
+            raise ValueError(
+                f"The rows of {folder} are not those of {folders[0]}: delete {folder}/results.json and start "
+                "the same command again."
+            )
+    values = [read_values(workdir / folder) for folder in folders]
+    measured = Measured(list(zip([each["rows"] for each in found], values, strict=True)))
+    first, home = found[0], folders[0]
+    results = {k: v for k, v in first.items() if k != "values"} | {
+        "rows": measured.told(),
+        "differences": measured.to_teacher(),
+        "seeds": [{"seed": s, "folder": f} for s, f in zip(seeds, folders, strict=True)],
+        "measured": first["measured"] | measured_here("jax_bridges.main"),
+        "pictures": [f"{home}/{path}" for path in first.get("pictures", [])],
+        "comparisons": [
+            item | {"images": {name: f"{home}/{path}" for name, path in item["images"].items()}}
+            for item in first.get("comparisons", [])
+        ],
+    }
+    write_results(workdir / "results.json", results)
+    print(format_table(results["rows"]), flush=True)
+    return results

@@ -1,0 +1,107 @@
+"""Several seeds of one configuration: what they share, what they redraw, and what they say together."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import jax_bridges.main
+from jax_bridges.acts.seeds import check_layout, merge, of_seed
+from jax_bridges.config import base_config
+from jax_bridges.report.differences import read_values
+from jax_bridges.report.results import read_results
+from jax_bridges.validation import validate
+from tests.support.runs import DISTILL, TRAIN, lines, steps, tiny
+
+pytestmark = pytest.mark.usefixtures("handlers")
+
+
+def test_seeds_redraw_the_training_and_share_the_rest(tmp_path):
+    config = base_config()
+    config.seed, config.seeds = 7, (4, 9)
+    first, second = (of_seed(config, seed, tmp_path) for seed in config.seeds)
+    assert (first.seed, second.seed) == (4, 9) and first.seeds == second.seeds == ()
+    assert first.evaluate.seed == second.evaluate.seed == 7
+    assert first.teacher.checkpoint == second.teacher.checkpoint == ""
+    config.seeds_of, config.evaluate.seed = "distill", 1
+    first, second = (of_seed(config, seed, tmp_path) for seed in config.seeds)
+    assert first.evaluate.seed == 1 and first.teacher.checkpoint == ""
+    assert second.teacher.checkpoint == str(tmp_path / "seed4")
+    config.teacher.checkpoint = "import"
+    assert of_seed(config, 9, tmp_path).teacher.checkpoint == "import"
+    assert config.seed == 7 and jax_bridges.main.seeds_from(config, 3, ()) == (7, 8, 9)
+    with pytest.raises(ValueError, match="--seeds and --config.seeds were given"):
+        jax_bridges.main.seeds_from(config, 3, ("seeds",))
+
+
+def test_folders_of_one_seed_and_of_several_are_not_mixed(tmp_path):
+    config = base_config()
+    check_layout(config, tmp_path)
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "seed0/config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds runs of several seeds: give --seeds=N"):
+        check_layout(config, tmp_path)
+    config.seeds = (0, 1)
+    check_layout(config, tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(
+        ValueError, match="holds a run of one seed, and config.seeds asks for several"
+    ):
+        check_layout(config, tmp_path)
+    config.seeds = (0, 0)
+    with pytest.raises(
+        ValueError, match="seeds is .0, 0.: it must be a tuple, .* none of them twice"
+    ):
+        validate(config)
+
+
+@pytest.mark.slow
+def test_two_seeds_of_one_teacher_from_end_to_end(images, tmp_path, capsys):
+    workdir = tmp_path / "runs"
+    config = tiny(images, seeds=(3, 5), seeds_of="distill")
+    assert jax_bridges.main.run(config, workdir) == workdir / "report.html"
+    assert {p.name for p in workdir.iterdir()} == {
+        "config.json", "seed3", "seed5", "results.json", "report.html",
+    }  # fmt: skip
+    one, two = workdir / "seed3", workdir / "seed5"
+    assert steps(one, "train") == list(range(1, TRAIN + 1)) and steps(two, "train") == []
+    assert steps(one, "distill") == steps(two, "distill") == list(range(1, DISTILL + 1))
+
+    # The same held-out images, corruptions and noise: what was not trained anew is the same image by image.
+    rows = [read_results(folder / "results.json")["rows"] for folder in (one, two)]
+    values = [read_values(folder) for folder in (one, two)]
+    for i, row in enumerate(rows[0]):
+        same = np.array_equal(*(v[f"{i}/psnr"] for v in values))
+        assert same == (row.model != "student"), row
+    merged = read_results(workdir / "results.json")
+    assert merged["seeds"] == [{"seed": 3, "folder": "seed3"}, {"seed": 5, "folder": "seed5"}]
+    for row, a, b in zip(merged["rows"], *rows, strict=True):
+        pair = [a.metrics["psnr"], b.metrics["psnr"]]
+        assert row.metrics["psnr"] == pytest.approx(np.mean(pair)) and row.seeds == 2
+        assert row.std["psnr"] == pytest.approx(np.std(pair, ddof=1))
+        assert row.intervals["psnr"][0] < row.metrics["psnr"] < row.intervals["psnr"][1]
+    assert {merged["rows"][d.row].model for d in merged["differences"]} == {"student"}
+    for path in merged["pictures"]:
+        assert (workdir / path).is_file()
+    page = (workdir / "report.html").read_text()
+    assert 'href="seed5/report.html"' in page and "means of 2 seeds" in page
+
+    # Once more: nothing is trained, and the seeds may become more or fewer.
+    before = [len(lines(folder)) for folder in (one, two)]
+    capsys.readouterr()
+    config.seeds = (3,)
+    jax_bridges.main.run(config, workdir)
+    assert capsys.readouterr().out.count("evaluate: already done") == 1
+    assert [len(lines(folder)) for folder in (one, two)] == before
+    with pytest.raises(ValueError, match="train.steps: 6 -> 7"):
+        jax_bridges.main.run(tiny(images, seeds=(3, 5), **{"train.steps": 7}), workdir)
+
+    # Rows that do not match are not averaged.
+    results = json.loads((two / "results.json").read_text())
+    del results["rows"][-1]
+    results["differences"] = []
+    (two / "results.json").write_text(json.dumps(results))
+    with pytest.raises(ValueError, match="rows of seed5 are not those of seed3: delete"):
+        merge((3, 5), workdir)
