@@ -1,7 +1,7 @@
 """Released checkpoints, one importer for each family: contents of a file -> (config, params).
 
 `config` holds the constructor arguments of `ADM`, `params` its float32 parameters. The importers
-take what `reader.read_torch` returns: dicts and lists of numpy arrays. What a file does not say
+take what `io.torch_file.read_torch` returns: dicts and lists of numpy arrays. What a file does not say
 (channel order of attention, head width, dropout) comes from the family (of OpenAI's networks from
 their levels) and can be overridden.
 """
