@@ -17,7 +17,7 @@ def filled(rows: np.ndarray, part: int = 700) -> Store:
 
 
 def test_a_store_reads_as_an_array_does():
-    rows = np.random.default_rng(0).normal(size=(2 * BLOCK + 5, 300)).astype(np.float32)
+    rows = np.random.default_rng(0).normal(size=(4 * BLOCK + 5, 300)).astype(np.float32)
     store = filled(rows)
     assert rows.nbytes > IN_MEMORY and len(store) == len(rows)
     for picks in (np.arange(7, 90), np.array([5, 2, 2, len(rows) - 1]), np.array([], int)[:0]):

@@ -35,7 +35,7 @@ class Moments:
         if not np.isfinite(x).all():
             raise ValueError("Features hold NaN or infinity: look at the images they come from.")
         mean = x.mean(0)
-        return cls(len(x), mean, _reduced(x - mean, 2))
+        return cls(len(x), mean, _reduced(x - mean))
 
     @classmethod
     def of_blocks(cls, blocks: Iterable[np.ndarray]) -> Moments:
@@ -64,7 +64,7 @@ class Moments:
         assert self.count is not None and other.count is not None  # see above
         count, shift = self.count + other.count, other.mean - self.mean
         between = shift * np.sqrt(self.count * other.count / count)
-        root = _reduced(np.vstack([self.root, other.root, between]), 2)
+        root = _reduced(np.vstack([self.root, other.root, between]))
         return Moments(count, self.mean + shift * (other.count / count), root)
 
     @classmethod
@@ -83,7 +83,7 @@ class Moments:
 
     def square(self) -> np.ndarray:
         """A factor with D rows at most, followed by rows of zeros where there are fewer: [D, D]."""
-        root = _reduced(self.root, 1)
+        root = _reduced(self.root)
         return np.pad(root, ((0, root.shape[1] - len(root)), (0, 0)))
 
     @property
@@ -91,9 +91,9 @@ class Moments:
         return 1 if self.count is None else self.count - 1
 
 
-def _reduced(root: np.ndarray, slack: int) -> np.ndarray:
-    """A factor of the same scatter with at most D rows, once it has more than slack * D."""
-    if len(root) <= slack * root.shape[1]:
+def _reduced(root: np.ndarray) -> np.ndarray:
+    """A factor of the same scatter with at most D rows."""
+    if len(root) <= root.shape[1]:
         return root
     return linalg.qr(root, mode="r", check_finite=False)[0][: root.shape[1]]
 
@@ -123,7 +123,7 @@ def frechet_distance(a: Moments, b: Moments, allow_unequal: bool = False) -> flo
             "or pass allow_unequal=True."
         )
     # Scaled so that root^T root is the covariance itself.
-    root_a, root_b = (_reduced(m.root, 1) / np.sqrt(m._divisor) for m in (a, b))
+    root_a, root_b = (_reduced(m.root) / np.sqrt(m._divisor) for m in (a, b))
     cross = linalg.svdvals(root_a @ root_b.T, overwrite_a=True, check_finite=False).sum()
     spread = np.square(root_a).sum() + np.square(root_b).sum() - 2 * cross
     return float(np.square(a.mean - b.mean).sum() + max(spread, 0.0))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BLOCK = 2048  # rows that are in memory at once
+BLOCK = 1024  # rows that are in memory at once
 IN_MEMORY = 4 * 2**20  # bytes, beyond which a store lives on the disk
 
 
