@@ -26,27 +26,20 @@ from tests.support.processes import ended, environment, free_port, spoken, start
 from tests.support.toy import pointwise, random_params, small_config
 
 pytestmark = pytest.mark.slow
-STEPS, UPDATES = 2, 2
+STEPS, UPDATES = 3, 1
 CASES = {
-    "detached": {"student_steps": 1, "detach_xt": True},
-    "inpainting": {  # I2SB's, of the official code
-        "roll_out": "renoised", "chain_ema": True, "xt_from": "call", "ancestral": True,
-        "weight_tilt": 2.0, "student_steps": 4, "first_call": 0.25, "normalize": False,
+    "official": {  # what the released runs have
+        "roll_out": "renoised", "chain_ema": True, "xt_from": "call", "ancestral": True, "weight_tilt": 2.0,
+        "call_per": "microbatch", "microbatches": 2, "z_per": "chain", "z_channels": 1, "ema_warmup": False,
+        "student_steps": 2, "first_call": 0.5, "normalize": False,
     },
-    "translation": {  # DDBM's
-        "call_per": "microbatch", "microbatches": 2, "z_per": "chain", "z_channels": 1,
-        "weight_tilt": 1.0, "ema_warmup": False, "student_steps": 4, "first_call": 0.25,
-    },
-    "real": {  # RealUID's term and a critic
-        "real_alpha": 0.9, "real_beta": 0.95, "gan_weight": 0.3, "microbatches": 2, "student_steps": 2,
-        "critic_channels": 8, "critic_layers": 1,
-    },
-    "bfloat16": {
-        "real_alpha": 0.9, "real_beta": 0.9, "gan_weight": 0.3, "student_steps": 2,
+    "real": {  # RealUID's term and a critic, and x_t detached
+        "real_alpha": 0.9, "real_beta": 0.95, "gan_weight": 0.3, "detach_xt": True, "student_steps": 1,
         "critic_channels": 8, "critic_layers": 1,
     },
 }  # fmt: skip
-MODES = ("pmap", "4x2", "2x4")
+CASES["bfloat16"] = CASES["real"]
+MODES = ("pmap", "2x4")
 
 
 def result(out: str) -> dict:
@@ -76,26 +69,26 @@ def of_hosts():
 
 def compare(found, case, mode):
     one, other = found[case]["one"], found[case][mode]
-    # bfloat16 rounds as much as that, in another order.
+    # Sums in another order; in bfloat16 each term is rounded to two digits.
+    assert other["difference"] < (0.03 * one["moved"] if case == "bfloat16" else 1e-5)
+    assert one["moved"] > 1e-3
     near = 0.03 if case == "bfloat16" else 1e-4
-    assert other["difference"] < near * one["moved"] and one["moved"] > 1e-3
     for name, value in one["metrics"].items():
-        np.testing.assert_allclose(other["metrics"][name], value, rtol=100 * near / 3, atol=near)
+        np.testing.assert_allclose(other["metrics"][name], value, rtol=near, atol=near / 10)
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES)
 def test_eight_devices_do_what_one_does(measured, case, mode):
-    """Parameters and averages of all players after two steps."""
+    """Parameters and averages of all players after three steps."""
     assert measured["devices"] == 8
     compare(measured, case, mode)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "1x8"])
-@pytest.mark.parametrize("case", [case for case in CASES if case != "bfloat16"])
-def test_two_processes_do_what_one_device_does(of_hosts, case, mode):
+def test_two_processes_do_what_one_device_does(of_hosts, mode):
     assert of_hosts["devices"] == 8 and of_hosts["hosts"] == 2
-    compare(of_hosts, case, mode)
+    compare(of_hosts, "official", mode)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -140,14 +133,14 @@ def main(port: int | None = None, process: int = 0) -> None:
     if port is not None:
         hosts.start(hosts.find_hosts("auto", f"127.0.0.1:{port}", 2, process))
         hosts.only_chief_prints()
-    sharded = {shards: Parallel.create("fsdp", shards) for shards in (2, 4, 8)}
+    sharded = {shards: Parallel.create("fsdp", shards) for shards in (4, 8)}
     sharded = {n: dataclasses.replace(parallel, min_shard=100) for n, parallel in sharded.items()}
-    modes = {"pmap": Parallel.create("pmap"), "4x2": sharded[2], "2x4": sharded[4]}
+    modes = {"pmap": Parallel.create("pmap"), "2x4": sharded[4]}
     if port is not None:
         modes = {"pmap": modes["pmap"], "1x8": sharded[8]}
     alone = Parallel.create("fsdp", 1, jax.local_devices()[:1])
     out = {"devices": jax.device_count(), "hosts": modes["pmap"].hosts}
-    for case in CASES if port is None else [case for case in CASES if case != "bfloat16"]:
+    for case in CASES if port is None else ["official"]:
         one, start, metrics = play(case, alone)
         kinds = sorted(
             {str(leaf.dtype) for leaf in jax.tree.leaves([p.params for p in one.players.values()])}

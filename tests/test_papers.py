@@ -227,11 +227,7 @@ def test_parameters_of_every_network(row):
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_operations_agree_with_the_published_hours(row):
-    """Table 9's hours on eight A100 (312 TFLOP/s): all rows must come out at a credible rate.
-
-    A student of 4 calls here makes all of them for every example, which bounds from above what the
-    authors' code does that stops at the call it drew.
-    """
+    """Table 9's hours on eight A100 (312 TFLOP/s): all rows must come out at a credible rate."""
     hours = TABLE_7[row][-1]
     stage = plan_of(row).stages[1]
     rate = stage.flops * stage.steps / (hours * 3600 * 8) / 1e12

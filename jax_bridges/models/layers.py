@@ -64,10 +64,9 @@ def _normalise(
     near = x - pivot
     first = jnp.mean(near, axis=(1, 2))
     spread = jnp.mean(jnp.square(near), axis=(1, 2)) - first**2
-    pivot = pivot[:, 0, 0]
     batch, channels = first.shape
     by_group = (batch, groups, channels // groups)
-    mean_c = (first + pivot).reshape(by_group)
+    mean_c = (first + pivot[:, 0, 0]).reshape(by_group)
     mean = jnp.mean(mean_c, axis=2, keepdims=True)
     variance = jnp.mean(spread.reshape(by_group) + jnp.square(mean_c - mean), axis=2, keepdims=True)
     inv = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + eps)
@@ -75,8 +74,9 @@ def _normalise(
     if scale is not None and shift is not None:
         gain, bias = gain * (1.0 + scale), bias * (1.0 + scale) + shift
     s = inv * gain
-    o = bias - (mean - pivot) * s
-    return near * s[:, None, None, :] + o[:, None, None, :]
+    o = bias - mean * s
+    # Of x, which is there, and not of `near`, which would have to be made again.
+    return x * s[:, None, None, :] + o[:, None, None, :]
 
 
 def timestep_embedding(t: Array, width: int, max_period: float = 10_000.0) -> Array:

@@ -262,11 +262,10 @@ def _sample(
 def _calls(settings) -> float:
     """Of the networks of the teacher's size: a critic is small beside them."""
     n = settings.student_steps
-    made = n
-    if settings.roll_out == "renoised":
-        made = n + 1
-    elif settings.call_per == "microbatch":  # on average, of a call that was drawn
-        made = settings.first_call + (1 - settings.first_call) * (n + 2) / 2 if n > 1 else 1
+    made = n + (settings.roll_out == "renoised")
+    if settings.call_per == "microbatch":  # on average: the first call alone, or a later one
+        later = n + 1 if settings.roll_out == "renoised" else (n + 2) / 2
+        made = settings.first_call + (1 - settings.first_call) * later if n > 1 else 1
     trained = n if settings.roll_out == "chain_through" else 1  # calls of x_0 with a gradient
     real = 3 if settings.real_alpha < 1 else 0
     back = 0 if settings.detach_xt else 2  # through teacher and bridge net to x_t

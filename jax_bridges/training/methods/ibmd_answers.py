@@ -75,21 +75,18 @@ def _renoised(rolling: Rolling) -> tuple[Answer, Array]:
     xT = pair.xT
     if r.system.corruption.fills == "noise" and pair.mask is not None:
         xT = keep_known(normal(fold(pair.keys, Stream.REDRAW), ONLY, xT), xT, pair.mask)
-    whole = sample_few_step(
-        r.walk, r.system.bridge, xT, r.times, fold(pair.keys, Stream.CHAIN), **r.how
-    )  # fmt: skip
+
+    def chain() -> Array:
+        keys = fold(pair.keys, Stream.CHAIN)
+        return sample_few_step(r.walk, r.system.bridge, xT, r.times, keys, **r.how)
+
+    # The first call sees nothing of it.
+    whole = jax.lax.cond(call > 0, chain, lambda: xT) if r.for_all else chain()
     noise = normal(fold(pair.keys, Stream.RENOISE), ONLY, xT)
     answer = roll_out_renoised(
-        r.generate,
-        r.system.bridge,
-        pair.xT,
-        r.times,
-        r.student,
-        call,
-        whole,
-        noise,
+        r.generate, r.system.bridge, pair.xT, r.times, r.student, call, whole, noise,
         one_z=r.how["one_z"],
-    )
+    )  # fmt: skip
     return answer, call
 
 
