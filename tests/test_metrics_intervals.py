@@ -93,6 +93,8 @@ def test_paired_differences():
     want = stats.ttest_rel(ours[few], theirs[few]).confidence_interval()
     assert paired_interval(ours[few], theirs[few]) == pytest.approx(tuple(want))
     assert paired_interval(theirs, theirs) == (0, 0)
+    many = np.random.default_rng(7).normal(size=(2, 6000))
+    assert paired_interval(*many) == mean_estimate(many[0] - many[1]).interval()
     blocks = np.arange(150) // 10
     assert paired_interval(ours, theirs, blocks) == mean_estimate(ours - theirs, blocks).interval()
 

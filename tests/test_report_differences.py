@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from jax_bridges.metrics import mean_estimate
-from jax_bridges.report import Row, build_report, format_table, headline, write_results
+from jax_bridges.report import (
+    Row,
+    build_report,
+    format_table,
+    headline,
+    read_measured,
+    write_results,
+)
 from jax_bridges.report.curves import quality_chart, quality_series
 from jax_bridges.report.differences import Difference, Measured, no_worse, with_seeds
 from jax_bridges.report.table import make_columns
@@ -165,10 +172,15 @@ def test_curves_and_the_page_show_intervals(tmp_path):
     assert quality_series(rows, "nfe", "fd_lite0_hole")[0].bars == ()
     results = results_of([row.plain() for row in told])
     folders = [{"seed": 7, "folder": "seed7"}]
+    write_results(tmp_path / "seed7/results.json", results)
+    np.savez(tmp_path / "seed7/values.npz", **values)
     write_results(
         tmp_path / "results.json",
         {**results, "differences": found.to_teacher(), "seeds": folders},
     )
+    for folder in (tmp_path, tmp_path / "seed7"):  # of several seeds, and of one
+        again = read_measured(folder)
+        assert again.told() == told and again.to_teacher() == found.to_teacher()
     page = Page(build_report(tmp_path).read_text())
     assert "student few 1 minus teacher ode 100" in page.text and "Sign test, p" in page.text
     assert "seed 7" in page.text and "Training" not in page.text

@@ -11,7 +11,7 @@ import jax_bridges.main
 from jax_bridges.acts.seeds import check_layout, merge, of_seed
 from jax_bridges.config import base_config
 from jax_bridges.report.differences import read_values
-from jax_bridges.report.results import read_results
+from jax_bridges.report.results import read_measured, read_results
 from jax_bridges.validation import validate
 from tests.support.runs import DISTILL, TRAIN, lines, steps, tiny
 
@@ -76,6 +76,9 @@ def test_two_seeds_of_one_teacher_from_end_to_end(images, tmp_path, capsys):
         same = np.array_equal(*(v[f"{i}/psnr"] for v in values))
         assert same == (row.model != "student"), row
     merged = read_results(workdir / "results.json")
+    found = read_measured(workdir)  # as from Python
+    assert len(found.seeds) == 2 and found.told() == merged["rows"]
+    assert found.to_teacher() == merged["differences"]
     assert merged["seeds"] == [{"seed": 3, "folder": "seed3"}, {"seed": 5, "folder": "seed5"}]
     for row, a, b in zip(merged["rows"], *rows, strict=True):
         pair = [a.metrics["psnr"], b.metrics["psnr"]]

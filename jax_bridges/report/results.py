@@ -31,7 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jax_bridges.io.atomic import write_atomic
-from jax_bridges.report.differences import Difference
+from jax_bridges.report.differences import Difference, Measured, read_values
 from jax_bridges.report.row import Row, is_count, is_number, need
 
 
@@ -63,6 +63,18 @@ def read_results(path: str | os.PathLike) -> dict:
         raise ValueError(f"{path} is not JSON ({error}): run the evaluate stage again.") from None
     rows, differences = check_results(results)
     return {**results, "rows": rows, "differences": differences}
+
+
+def read_measured(workdir: str | os.PathLike) -> Measured:
+    """The rows of a run, of one seed or of several, and what was measured of single images.
+
+    Raises what `read_results` raises.
+    """
+    workdir = Path(workdir)
+    seeds = read_results(workdir / "results.json").get("seeds", [])
+    folders = [workdir / each["folder"] for each in seeds] or [workdir]
+    rows = [read_results(folder / "results.json")["rows"] for folder in folders]
+    return Measured(list(zip(rows, map(read_values, folders), strict=True)))
 
 
 def check_results(results: dict) -> tuple[list[Row], list[Difference]]:
