@@ -75,7 +75,8 @@ def differences(old: dict, new: dict) -> list[str]:
             for value in (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)"))
         )
         if before != after and not key.startswith(FREE_KEYS):
-            meant = [] if key in flat_new else suggest(key, flat_new, 1)
+            come = [other for other in flat_new if other not in flat_old]
+            meant = [] if key in flat_new else suggest(key, come, 1)
             hint = f" (did you mean {meant[0]}?)" if meant else ""
             lines.append(f"{key}: {before} -> {after}{hint}")
     return lines

@@ -160,7 +160,7 @@ def test_every_student_spends_exactly_the_calls_it_was_given(images, method, nfe
     class Network:
         z_channels = 3
 
-        def apply(self, variables, x, *rest):
+        def apply(self, variables, x, *rest, rngs=None):
             return counted(x)
 
     system.networks["generator"] = Network()

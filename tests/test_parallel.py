@@ -21,6 +21,7 @@ import pytest
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.planning.abstract import abstract_arguments, abstract_run
+from jax_bridges.planning.cost import count_flops
 from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.train import train
@@ -61,12 +62,12 @@ def test_teacher_is_the_same_on_one_device_and_on_eight(measured, mode):
 
 
 def test_eight_devices_share_the_work(measured):
-    """Each does an eighth of the operations, of a batch in two microbatches too, and a bit to update.
+    """Each does an eighth of the operations, of a batch in two microbatches too, but for what XLA saves.
 
     Microbatches that were pieces of the batch would lie on half of the devices: a quarter for each.
     """
-    one, found = (measured["teacher"][mode]["flops"] for mode in ("one", "2x4"))
-    assert one / 8 < found < 1.25 * one / 8
+    whole, found = measured["flops"], measured["teacher"]["2x4"]["flops"]
+    assert 0.7 * whole / 8 < found < 1.25 * whole / 8
 
 
 def test_parameters_travel_and_images_do_not(measured):
@@ -187,7 +188,10 @@ def teacher_run(modes, out):
         parallel = modes[name]
         state = parallel.init(lambda p: State.create(teacher=Player.create(p, adam)), start)
         step = parallel.step(make_teacher_step(system, config.train, adam))
-        step = step.lower(state, None, parallel.put(batch(0)), jax.random.key(1)).compile()
+        given = state, None, parallel.put(batch(0)), jax.random.key(1)
+        if name == "one":
+            out["flops"] = count_flops(step, *given)
+        step = step.lower(*given).compile()
         for k in range(STEPS):
             state, metrics = step(state, None, parallel.put(batch(k)), jax.random.key(1))
         results[name] = state
