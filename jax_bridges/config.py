@@ -68,6 +68,7 @@ FREE_KEYS = (
 def differences(old: dict, new: dict) -> list[str]:
     """Lines `key: old -> new` for keys that differ and may not (see FREE_KEYS), sorted."""
     flat_old, flat_new = (dict(settings.flatten(tree)) for tree in (old, new))
+    known = dict(settings.flatten(base_config().to_dict()))  # what was meant then
     lines = []
     for key in sorted(flat_old.keys() | flat_new.keys()):
         before, after = (
@@ -75,8 +76,7 @@ def differences(old: dict, new: dict) -> list[str]:
             for value in (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)"))
         )
         if before != after and not key.startswith(FREE_KEYS):
-            come = [other for other in flat_new if other not in flat_old]
-            meant = [] if key in flat_new else suggest(key, come, 1)
+            meant = [] if key in flat_new or key in known else suggest(key, flat_new, 1)
             hint = f" (did you mean {meant[0]}?)" if meant else ""
             lines.append(f"{key}: {before} -> {after}{hint}")
     return lines
