@@ -71,7 +71,7 @@ def compare(found, case, mode):
     one, other = found[case]["one"], found[case][mode]
     # Sums in another order. In bfloat16 each term is rounded to two digits, and the generator's gradient is
     # a small difference of two errors; a device left out, or a sum for a mean, would be off by its whole size.
-    assert other["difference"] < (0.25 * one["moved"] if case == "bfloat16" else 1e-5)
+    assert other["difference"] < (0.5 * one["moved"] if case == "bfloat16" else 1e-5)
     assert one["moved"] > 1e-4
     near = 0.03 if case == "bfloat16" else 1e-4
     for name, value in one["metrics"].items():
