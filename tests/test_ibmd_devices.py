@@ -69,11 +69,10 @@ def of_hosts():
 
 def compare(found, case, mode):
     one, other = found[case]["one"], found[case][mode]
-    # Sums in another order. In bfloat16 each term is rounded to two digits, and the generator's gradient is
-    # a small difference of two errors; a device left out, or a sum for a mean, would be off by its whole size.
-    assert other["difference"] < (0.5 * one["moved"] if case == "bfloat16" else 1e-5)
-    assert one["moved"] > 1e-4
-    near = 0.03 if case == "bfloat16" else 1e-4
+    # Sums in another order; in bfloat16 each term is rounded to two digits.
+    assert other["difference"] < (0.05 * one["moved"] if case == "bfloat16" else 1e-5)
+    assert one["moved"] > 1e-3
+    near = 0.01 if case == "bfloat16" else 1e-4
     for name, value in one["metrics"].items():
         np.testing.assert_allclose(other["metrics"][name], value, rtol=near, atol=near / 10)
 
@@ -111,9 +110,11 @@ def play(case: str, parallel: Parallel):
     system = system if case == "bfloat16" else pointwise(system, width=32)
     sgd = optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.05)), 10)
     teacher = jax.tree.map(lambda p: 0.5 * p, random_params(system.teacher))
+    # Another than the teacher: the generator's gradient is the difference between both, and must be large.
+    other = jax.tree.map(lambda p: 0.5 * p, random_params(system.networks["bridge_net"], seed=3))
     start = {
         "generator": graft(teacher, random_params(system.student, seed=2)),
-        "bridge_net": graft(teacher, random_params(system.networks["bridge_net"], seed=3)),
+        "bridge_net": other,
     }
     if "critic" in system.networks:
         start["critic"] = jax.jit(system.init, static_argnums=1)(jax.random.key(5), "critic")

@@ -56,6 +56,10 @@ STEPS = {
     "dsbm": ("train", BROWNIAN | {"train.mode": "dsbm", "train.rounds": 3}),
     "ibmd": ("distill", {}),
     "ibmd, chain_through": ("distill", {"distill.roll_out": "chain_through"}),
+    # As configs/inpaint.py has it; as the released inpainting runs; with real images and a critic.
+    "ibmd, detached": ("distill", {"distill.detach_xt": True, "distill.call_per": "microbatch"}),
+    "ibmd, renoised": ("distill", {"distill.roll_out": "renoised", "distill.xt_from": "call"}),
+    "ibmd, critic": ("distill", {"distill.gan_weight": 0.1, "distill.real_alpha": 0.9}),
     "cbd": ("distill", {"distill.method": "cbd"}),
     "cbt": ("distill", {"distill.method": "cbt"}),
 }

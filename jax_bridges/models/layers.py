@@ -113,8 +113,7 @@ def conv(features: int, size: int, dtype: Any, name: str, zero: bool = False, **
 def _patch_by_patch(x: Array, kernel: Array, *args: Any, precision: Any = None, **kw: Any) -> Array:
     """A convolution whose patches do not overlap as the matrix product that it is.
 
-    A GPU tries kernels for every different convolution when it compiles, and a CPU has no fast gradient of
-    one with strides.
+    A GPU tries kernels for every different convolution when it compiles.
 
     Args:
       x: `[B, H, W, C]`; kernel: `[P, P, C, C']`, with strides P.

@@ -71,7 +71,9 @@ def abstract(dtype, toy=True, **changes):
         system = run.system
         dtype, sees = system.teacher.dtype, system.teacher.conditional
         made = {
-            player: Toy(dtype, sees, net.z_channels, net.mark_channels)
+            player: net
+            if player == "critic"  # small as it is
+            else Toy(dtype, sees, net.z_channels, net.mark_channels)
             for player, net in system.networks.items()
         }
         run.system = dataclasses.replace(system, networks=made)
