@@ -16,7 +16,6 @@ import numpy as np
 
 from jax_bridges.import_torch.names import (
     Config,
-    flax_to_torch,
     infer_adm_config,
     torch_layout,
     torch_to_flax,
@@ -80,13 +79,6 @@ def import_i2sb(checkpoint: Mapping[str, Any], weights: str = "ema", **known: An
                 "there: the list is not in the network's order, take weights='net'."
             )
     return config, torch_to_flax(dict(zip(layout, shadows, strict=True)), config)
-
-
-def export_i2sb(params: Mapping, config: Config) -> dict[str, Any]:
-    """The inverse of `import_i2sb`: the "net" and "ema" that I2SB's own code reads."""
-    state_dict = flax_to_torch(params, config)
-    net = {_I2SB_PREFIX + name: array for name, array in state_dict.items()}
-    return {"net": net, "ema": {"shadow_params": list(state_dict.values())}}
 
 
 def import_ddbm(state_dict: Mapping[str, np.ndarray], **known: Any):

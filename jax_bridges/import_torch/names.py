@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import jax
@@ -80,11 +79,6 @@ def torch_layout(config: Config, qkv_ndim: int = 3) -> dict[str, tuple[int, ...]
     for path, leaf in leaves.items():
         layout[torch_name(path)] = _torch_shape(path, leaf.shape, qkv_ndim)
     return {name: layout[name] for name in sorted(layout, key=_rank)}
-
-
-def count_parameters(config: Config) -> int:
-    """Number of parameters of `ADM(**config)`; allocates nothing."""
-    return sum(prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params(config)))
 
 
 def torch_to_flax(state_dict: Mapping[str, np.ndarray], config: Config) -> dict:
