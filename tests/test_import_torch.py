@@ -9,7 +9,6 @@ from flax.traverse_util import flatten_dict
 
 from jax_bridges.import_torch.families import (
     FAMILIES,
-    export_i2sb,
     import_adm,
     import_dbim,
     import_ddbm,
@@ -27,6 +26,7 @@ from jax_bridges.import_torch.names import (
 )
 from jax_bridges.models.adm import ADM, ADM_PRESETS, adm_layout
 from tests.golden.adm_weights import weight
+from tests.support.imports import as_i2sb_saves
 
 SMALL = {"model_channels": 64, "num_res_blocks": 1, "channel_mult": (1, 2), "attention_ds": (2,)}
 HEADS = {"head_channels": 64}
@@ -132,19 +132,19 @@ def test_i2sb():
     assert_same(params, torch_to_flax(ema, config))
     assert_same(import_i2sb(checkpoint, weights="net")[1], torch_to_flax(net, config))
 
-    exported = export_i2sb(params, found)
+    exported = as_i2sb_saves(params, found)
     assert list(exported["net"]) == list(checkpoint["net"])
     assert_same(import_i2sb(exported)[1], params)
     assert_same(import_i2sb(exported, weights="net")[1], params)
 
     # cond_x1: the input convolution says so.
-    wide = export_i2sb(*import_adm(net, **HEADS, condition="extend")[::-1])
+    wide = as_i2sb_saves(*import_adm(net, **HEADS, condition="extend")[::-1])
     assert import_i2sb(wide)[0]["conditional"] is True
 
 
 def test_i2sb_refuses():
     config = infer_adm_config(state_dict(SMALL))
-    good = export_i2sb(torch_to_flax(state_dict(SMALL), config), config)
+    good = as_i2sb_saves(torch_to_flax(state_dict(SMALL), config), config)
     with pytest.raises(ValueError, match="no 'net', only 'model'"):
         import_i2sb({"model": {}})
     with pytest.raises(ValueError, match="'ema' or 'net'"):
@@ -319,6 +319,6 @@ def test_names_of_wrappers_are_dropped():
     with pytest.raises(ValueError, match="'a' is there twice"):
         unwrapped({"module.a": 0, "a": 1})
     flat, config = state_dict(SMALL), infer_adm_config(state_dict(SMALL))
-    good = export_i2sb(torch_to_flax(flat, config), config)
+    good = as_i2sb_saves(torch_to_flax(flat, config), config)
     compiled = {**good, "net": {f"_orig_mod.{n}": a for n, a in good["net"].items()}}
     assert_same(import_i2sb(compiled, weights="net")[1], torch_to_flax(flat, config))

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import base_config
-from jax_bridges.import_torch.names import torch_layout
+from jax_bridges.import_torch.names import flax_to_torch, torch_layout
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -80,3 +80,10 @@ def assert_same(a, b):
     assert a.keys() == b.keys()
     for name in a:
         np.testing.assert_array_equal(a[name], b[name], err_msg=str(name))
+
+
+def as_i2sb_saves(params, config):
+    """The "net" and "ema" of a file of I2SB's own code: what `import_i2sb` reads."""
+    flat = flax_to_torch(params, config)
+    net = {"diffusion_model." + name: array for name, array in flat.items()}
+    return {"net": net, "ema": {"shadow_params": list(flat.values())}}
