@@ -32,9 +32,9 @@ class Scalings(NamedTuple):
 class Preconditioning:
     """What every kind has: `scalings` and `weight` at times t `[B]`, and what stands beside c_out F."""
 
-    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array) -> Array:
+    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array, xT: Array) -> Array:
         """What is known of x_0 without the network, `[B, H, W, C]`: `c_skip x_t`."""
-        del bridge, t
+        del bridge, t, xT
         return expand(c_skip, xt) * xt
 
 
@@ -106,6 +106,47 @@ class BridgeKarras(Preconditioning):
     def weight(self, bridge: Bridge, t: Array) -> Array:
         """`1 / c_out^2`."""
         return 1.0 / self._scales(bridge, jnp.asarray(t))[2] ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Residual(Preconditioning):
+    """The network adds to what x_t says of x_0 where x_0 - x_T is Gaussian: nothing at T, where that is x_T.
+
+    With `r = x_0 - x_T ~ N(0, s^2)` the bridge shows `x_t - (a + b) x_T = b r + c n`, of which r has the
+    mean `g (x_t - (a + b) x_T)` with `g = b s^2 / v`, and the standard deviation `s c / sqrt(v)`, with
+    `v = b^2 s^2 + c^2`. So `x0_hat = x_T + g (x_t - (a + b) x_T) + s c / sqrt(v) F`: a network that says
+    nothing answers with x_T where nothing else is known. c_in = 1, weight 1 / c_out^2, network time
+    1000 t / T.
+
+    Attributes:
+      sigma_data: standard deviation s of x_0 - x_T.
+    """
+
+    sigma_data: float = 0.2
+
+    def _gains(self, bridge: Bridge, t: Array) -> tuple[Array, Array]:
+        _, b, c = bridge.coefficients(t)
+        s2 = self.sigma_data**2
+        # At both ends of a bridge c is 0, and at T b is 0 as well.
+        tiny = jnp.finfo(t.dtype).tiny ** 0.5
+        v = b**2 * s2 + jnp.maximum(c**2, tiny)
+        return b * s2 / v, jnp.sqrt(s2 * jnp.maximum(c**2, tiny) / v)
+
+    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array, xT: Array) -> Array:
+        """`x_T + g (x_t - (a + b) x_T)`, `[B, H, W, C]`."""
+        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
+        return xT + expand(c_skip, xt) * (xt - (a + b) * xT)
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`; c_skip is g of what `skip` has left of x_t."""
+        t = jnp.asarray(t)
+        gain, spread = self._gains(bridge, t)
+        return Scalings(jnp.ones_like(t), gain, spread, _share(bridge, t, 1000.0))
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """`1 / c_out^2`."""
+        return 1.0 / self._gains(bridge, jnp.asarray(t))[1] ** 2
 
 
 @jax.tree_util.register_dataclass
@@ -249,9 +290,16 @@ class Wiener(Preconditioning):
         scales = jnp.asarray(self.scales).reshape(-1, 1, 1, 1)
         return jnp.where(f2 > 0, scales, 1.0) * power
 
-    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array | None = None) -> Array:
+    def skip(
+        self,
+        bridge: Bridge,
+        xt: Array,
+        t: Array,
+        c_skip: Array | None = None,
+        xT: Array | None = None,
+    ) -> Array:
         """The filter's answer, `[B, H, W, 3]`, at times t `[B]`; there is no c_skip."""
-        del c_skip
+        del c_skip, xT
         alpha, sigma = (expand(v, xt) for v in (bridge.alpha(t), bridge.sigma(t)))
         rows, columns = (jnp.asarray(cosines(n), xt.dtype) for n in xt.shape[1:3])
         colours, mean = jnp.asarray(_COLOURS, xt.dtype), jnp.asarray(self.mean, xt.dtype)
@@ -305,6 +353,7 @@ PRECONDITIONINGS = {
     "unit_variance": UnitVariance,
     "epsilon": Epsilon,
     "none": Plain,
+    "residual": Residual,
     "velocity": Velocity,
     "wiener": Wiener,
 }
@@ -329,7 +378,7 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
         c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
         raw = network(expand(c_in, xt) * xt, c_noise, xT, z).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
-        x0_hat = preconditioning.skip(bridge, xt, t, c_skip) + expand(c_out, xt) * raw
+        x0_hat = preconditioning.skip(bridge, xt, t, c_skip, xT) + expand(c_out, xt) * raw
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat
 
     return denoise

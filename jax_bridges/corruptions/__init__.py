@@ -28,6 +28,7 @@ from jax_bridges.corruptions.mixture import Mixture
 from jax_bridges.corruptions.partial import Canvas, Rows
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
+from jax_bridges.corruptions.smooth import smooth_fill
 from jax_bridges.corruptions.superres import SuperResolution
 
 CORRUPTIONS = {
@@ -116,5 +117,6 @@ __all__ = [
     "keep_known",
     "make_corruption",
     "read_masks",
+    "smooth_fill",
     "write_masks",
 ]
