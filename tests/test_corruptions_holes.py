@@ -84,5 +84,5 @@ def test_the_hole_is_filled_and_the_rest_kept():
     assert mask is not None and set(np.unique(mask)) == {0, 1}
     np.testing.assert_array_equal(xT, fill_hole(x, mask, keys, "zero"))
     np.testing.assert_array_equal(corruption.operator(mask).forward(x), xT)
-    with pytest.raises(ValueError, match="3 x 3 pixels are too small for boxes"):
-        hole_masks("boxes", 1, 3, 3)
+    with pytest.raises(ValueError, match="1 x 1 pixels are too small for boxes"):
+        hole_masks("boxes", 1, 1, 1)

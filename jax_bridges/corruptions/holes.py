@@ -55,8 +55,9 @@ def boxes(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A mask bool `[H, W]` of upright rectangles with sides of 6 pixels to half a tile."""
     mask = np.zeros((height, width), bool)
     for _ in range(_number(rng, height, width, 2)):
-        sides = [rng.integers(min(6, n), max(6, min(n, _TILE) // 2) + 1) for n in mask.shape]
-        y, x = (rng.integers(0, max(1, n - s + 1)) for n, s in zip(mask.shape, sides, strict=True))
+        halves = [max(1, min(n, _TILE) // 2) for n in mask.shape]
+        sides = [rng.integers(min(6, half), half + 1) for half in halves]
+        y, x = (rng.integers(0, n - s + 1) for n, s in zip(mask.shape, sides, strict=True))
         mask[y : y + sides[0], x : x + sides[1]] = True
     return mask
 
