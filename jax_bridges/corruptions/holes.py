@@ -73,7 +73,7 @@ def writing(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
             np.array([np.sin(tilt), np.cos(tilt)]),
             np.array([np.cos(tilt), -np.sin(tilt)]),
         )
-        at = np.array([rng.uniform(0, height - high / 2), rng.uniform(-0.2, 0.4) * width])
+        at = np.array([rng.uniform(0, max(1, height - high / 2)), rng.uniform(-0.2, 0.4) * width])
         for _ in range(rng.integers(3, 3 + max(2, int(width / high)))):
             if rng.uniform() > 0.15:  # else a space
                 knots = rng.integers(0, 3, (rng.integers(3, 6), 2)) * (0.5 * high, 0.3 * high)
