@@ -78,7 +78,6 @@ def rows() -> tuple[Setting, ...]:
                 "distillation alone, from one teacher."),
 
         *under("data", source.SETTINGS),
-        S("data.cache_mb", 512, _NATURAL, "Megabytes of decoded images that are kept in memory."),
         S("data.flip", True, FLAG, "Random mirror image, shared by the pair."),
         S("data.rotate", False, FLAG, "Random quarter turns, shared by the pair, for views from above."),
 
