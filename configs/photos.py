@@ -19,11 +19,11 @@ def _inpaint(config):
 
 def _jpeg(config):
     config.corruption = {"name": "mixture", "parts": [["jpeg", {"quality": q}] for q in QUALITIES]}
-    config.preconditioning.sigma_data = 0.1
+    config.preconditioning.scale = 0.5
 
 
 def _denoise(config):
-    noise = [["denoise", {"noise": sigma}] for sigma in (0.05, 0.1, 0.2, 0.4)]
+    noise = [["denoise", {"std": sigma}] for sigma in (0.05, 0.1, 0.2, 0.4)]
     config.corruption = {"name": "mixture", "parts": noise}
 
 
@@ -44,17 +44,19 @@ def get_config(variant: str = ""):
     config.data.on_bad_file = "skip"
     # All of the first level's layers see the image's own pixels. 1.9M parameters: 3.8 MB in float16.
     config.network.update(patch=1, widths=(32, 64, 96, 112), blocks=1, groups=8)
-    config.preconditioning = {"name": "residual", "sigma_data": 0.2}
+    # Its noise is about what there is to add: with much more, x_t would say nothing of x_0 but at its end.
+    config.bridge = {"name": "brownian", "epsilon": 0.02}
+    config.preconditioning = {"name": "residual"}
     config.keep_known = variant == "inpaint"
     config.train.batch, config.train.steps = 64, 20_000
-    # In units of the network's output, but where that is a small correction of x_t.
-    config.train.weight, config.train.weight_max = "native", 100.0
+    # In units of the network's output: calm images count as much as busy ones.
+    config.train.weight = "native"
     config.train.ema = 0.999
     config.train.optimizer.warmup = 200
     config.distill.student_steps = 2
     config.distill.batch, config.distill.steps = 32, 4000
     config.distill.detach_xt, config.distill.call_per = True, "microbatch"
-    config.distill.bridge_weight, config.distill.bridge_weight_max = "native", 100.0
+    config.distill.bridge_weight = "native"
     config.distill.optimizer.delay = 0.05
     config.evaluate.teacher_nfe, config.evaluate.student_nfe = (1, 10), (1, 2)
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")

@@ -14,7 +14,7 @@ import numpy as np
 
 _SWEEPS = 4  # of the smoother, before and after a coarser grid's correction
 _COARSEST = 4  # pixels of the shorter side, where the coarsening ends
-_TOLERANCE = 5e-4  # of the largest error that is left, in units of the image
+_TOLERANCE = 2e-4  # of the largest error that is left, in units of the image
 _MOST = 60  # iterations; a handful are needed
 
 

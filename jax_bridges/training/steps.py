@@ -27,9 +27,9 @@ Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
 
 WEIGHTS = {
-    "native": lambda system, t: system.preconditioning.weight(system.bridge, t),
-    "one": lambda system, t: jnp.ones_like(t),
-    "inverse_sigma": lambda system, t: 1.0 / system.bridge.sigma(t),
+    "native": lambda system, t, xT: system.preconditioning.weight(system.bridge, t, xT),
+    "one": lambda system, t, xT: jnp.ones_like(t),
+    "inverse_sigma": lambda system, t, xT: 1.0 / system.bridge.sigma(t),
 }
 
 
@@ -53,9 +53,16 @@ def hole_weight(pair: Pair) -> Array:
     return 1.0 / jnp.where(share > 0, share, 1.0)
 
 
-def time_weight(system: System, name: str, bound: float, t: Array) -> Array:
-    """lambda(t) by name, no larger than `bound` (0: unbounded); `[B]`."""
-    weight = look_up("loss weight", WEIGHTS, name)(system, t)
+def time_weight(
+    system: System, name: str, bound: float, t: Array, xT: Array | None = None
+) -> Array:
+    """lambda(t) by name, no larger than `bound` (0: unbounded); `[B]`.
+
+    Args:
+      t: `[B]`.
+      xT: `[B, H, W, C]`, of which a preconditioning's own weight may depend.
+    """
+    weight = look_up("loss weight", WEIGHTS, name)(system, t, xT)
     return jnp.minimum(weight, bound) if bound else weight
 
 
@@ -134,7 +141,7 @@ def make_teacher_step(system: System, config, optimizer: optax.GradientTransform
             if system.teacher.dropout:
                 dropout = jax.random.fold_in(pair.keys[0], Stream.DROPOUT)
             denoise = system.denoiser(params, pair, dropout=dropout)
-            weight = time_weight(system, config.weight, config.weight_max, t)
+            weight = time_weight(system, config.weight, config.weight_max, t, pair.xT)
             if config.get("hole_mean", False):
                 weight = weight * hole_weight(pair)
             return jnp.mean(

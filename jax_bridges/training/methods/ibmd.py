@@ -135,7 +135,9 @@ def make_ibmd_step(
             shared = shared_key(key, state.step, update, number)
             made, call = jax.lax.stop_gradient(answer(generator.params, generator, pair, shared))
             at = point(made, pair)
-            weight = time_weight(system, config.bridge_weight, config.bridge_weight_max, at["t"])
+            weight = time_weight(
+                system, config.bridge_weight, config.bridge_weight_max, at["t"], pair.xT
+            )
             if config.get("hole_mean", False):  # older runs do not say it
                 weight = weight * hole_weight(pair)
             phi = system.denoiser(
@@ -187,7 +189,7 @@ def make_ibmd_step(
             dropout = masks(pair, config.dropout)
             made, call = answer(params, generator, pair, shared, dropout)
             at = point(made, pair)
-            weight = time_weight(system, config.weight, config.weight_max, at["t"])
+            weight = time_weight(system, config.weight, config.weight_max, at["t"], pair.xT)
             weight = tilted(bridge, weight, config.weight_tilt, at["t"])
             if config.get("hole_mean", False) and not config.normalize:
                 weight = weight * hole_weight(pair)
