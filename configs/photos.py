@@ -45,7 +45,7 @@ def get_config(variant: str = ""):
     # All of the first level's layers see the image's own pixels. 1.9M parameters: 3.8 MB in float16.
     config.network.update(patch=1, widths=(32, 64, 96, 112), blocks=1, groups=8)
     # Its noise is about what there is to add: with much more, x_t would say nothing of x_0 but at its end.
-    config.bridge = {"name": "brownian", "epsilon": 0.02}
+    config.bridge = {"name": "brownian", "epsilon": 0.15}
     config.preconditioning = {"name": "residual"}
     config.keep_known = variant == "inpaint"
     config.train.batch, config.train.steps = 64, 20_000
