@@ -83,7 +83,7 @@ def differences(old: dict, new: dict) -> list[str]:
 
 
 # Settings of a network that leave the meaning of its weights alone.
-_FREE_SETTINGS = {
+FREE_SETTINGS = {
     "unet": ("dropout", "dtype"),
     "adm": ("dropout", "dtype", "param_dtype", "remat", "attention"),
 }
@@ -110,7 +110,7 @@ def _model(config: dict) -> dict:
         said = dict(config.get(part, {}))
         known = settings.part_rows(part, said["name"]) if said.get("name") in table else ()
         full[part] = {row.key: row.default for row in known} | said
-    for key in _FREE_SETTINGS.get(full["network"].get("name"), ()):
+    for key in FREE_SETTINGS.get(full["network"].get("name"), ()):
         full["network"].pop(key, None)
     full["corruption"] = {"fill": full["corruption"].get("fill")}
     return full | {"keep_known": config.get("keep_known", True)}

@@ -85,6 +85,13 @@ class CorruptDraw(enum.IntEnum):
 
     NOISE = 0  # of all pixels, or of those in a hole
     CHOICE = 1  # of a mask, or of a mixture's part
+    DOWN = 2  # where a mask, or the grid of a codec, lies: rows
+    ACROSS = 3  # columns
+    TURN_DOWN = 4  # whether a mask is upside down
+    TURN_ACROSS = 5  # or left is right
+    STRENGTH = 6  # of noise
+    QUALITY = 7  # of a codec
+    SUBSAMPLING = 8  # of its colours
 
 
 @enum.unique

@@ -36,7 +36,7 @@ from jax_bridges.stages.run import (
     Stopped,
     StopSignal,
 )
-from jax_bridges.stages.train import check_teacher
+from jax_bridges.stages.train import check_teacher, take_teacher
 from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -232,6 +232,7 @@ def main(argv: list[str]) -> None:
         if _SEEDS.value:
             config.seeds = seeds_from(config, _SEEDS.value, given)
         check_given(config, given)
+        take_teacher(config, given)
         run(config, _WORKDIR.value or f"runs/{config.task}")
 
     try:

@@ -90,4 +90,6 @@ def _shapes(config: dict[str, Any], player: str) -> PyTree:
     image = jnp.zeros((1, *size, System.channels))
     z, label = jnp.zeros((1, *size, network.z_channels)), jnp.zeros((1,), jnp.int32)
     time = jnp.zeros((1,))
-    return jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label)["params"]
+    told = {"mask": image[..., :1]} if getattr(network, "sees_mask", False) else {}
+    init = jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label, **told)
+    return init["params"]

@@ -37,6 +37,13 @@ class Preconditioning:
         del bridge, t
         return expand(c_skip, xt) * xt
 
+    def answer(
+        self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
+    ) -> Array:
+        """x0_hat `[B, H, W, C]` of the network's answer `raw`."""
+        del xT
+        return self.skip(bridge, xt, t, scalings.c_skip) + expand(scalings.c_out, xt) * raw
+
 
 def _share(bridge: Bridge, t: Array, scale: float) -> Array:
     """`scale t / T`, of the table's entry where there is one: an entry of `scale + 1` is a whole number."""
@@ -66,7 +73,7 @@ class I2SBScaling(Preconditioning):
         unit = _share(bridge, t, 1.0)
         return Scalings(one, one, -bridge.sigma(t), 1000.0 * (self.t0 + (1.0 - self.t0) * unit))
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`: plain mean squares in units of the network's output."""
         return 1.0 / bridge.sigma(jnp.asarray(t)) ** 2
 
@@ -103,9 +110,71 @@ class BridgeKarras(Preconditioning):
         log_t = jnp.log(jnp.maximum(bridge.snap(t), jnp.finfo(t.dtype).tiny))
         return Scalings(c_in, c_skip, c_out, 250.0 * log_t)
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`."""
         return 1.0 / self._scales(bridge, jnp.asarray(t))[2] ** 2
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Residual(Preconditioning):
+    """The network adds to what x_t says of x_0 where x_0 - x_T is Gaussian: nothing at T, where that is x_T.
+
+    With `r = x_0 - x_T ~ N(0, s^2)` the bridge shows `x_t - (a + b) x_T = b r + c n`, of which r has the
+    mean `g (x_t - (a + b) x_T)` with `g = b s^2 / v`, and the standard deviation `s c / sqrt(v)`, with
+    `v = b^2 s^2 + c^2`. So `x0_hat = x_T + g (x_t - (a + b) x_T) + s c / sqrt(v) F`: a network that says
+    nothing answers with x_T where nothing else is known. How much there is to add goes with an image's
+    detail, which a network that normalises its layers hardly sees: `s = scale d`, d^2 the mean squared
+    difference of neighbouring pixels of x_T, and `floor`^2.
+
+    c_in = 1, c_out and weight for `d = 0.1` where x_T is not given, network time 1000 t / T. The weight is
+    1 / c_out^2, but at most `most` times what it is at T.
+
+    Attributes:
+      scale: standard deviation of x_0 - x_T, in units of d.
+      floor: of d.
+      most: bound of the weight, relative to that at T.
+    """
+
+    scale: float = 1.0
+    floor: float = 0.01
+    most: float = 8.0
+
+    def _spread2(self, t: Array, xT: Array | None) -> Array:
+        """s^2, shaped like t `[B]`."""
+        if xT is None:
+            return jnp.full_like(t, (0.1 * self.scale) ** 2)
+        down, right = jnp.diff(xT, axis=1) ** 2, jnp.diff(xT, axis=2) ** 2
+        d2 = 0.5 * (jnp.mean(down, axis=(1, 2, 3)) + jnp.mean(right, axis=(1, 2, 3)))
+        return self.scale**2 * (d2 + self.floor**2)
+
+    def _gains(self, bridge: Bridge, t: Array, xT: Array | None = None) -> tuple[Array, Array]:
+        """g, and s c / sqrt(v)."""
+        _, b, c = bridge.coefficients(t)
+        s2 = self._spread2(t, xT)
+        # At both ends of a bridge c is 0, and at T b is 0 as well.
+        c2 = jnp.maximum(c**2, 1e-12)
+        v = b**2 * s2 + c2
+        return b * s2 / v, jnp.sqrt(s2 * c2 / v)
+
+    def answer(
+        self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
+    ) -> Array:
+        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
+        gain, spread = (expand(v, xt) for v in self._gains(bridge, t, xT))
+        return xT + gain * (xt - (a + b) * xT) + spread * raw
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`; c_skip is g of what `answer` has left of x_t."""
+        t = jnp.asarray(t)
+        gain, spread = self._gains(bridge, t)
+        return Scalings(jnp.ones_like(t), gain, spread, _share(bridge, t, 1000.0))
+
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
+        """`1 / c_out^2`, bounded."""
+        t = jnp.asarray(t)
+        spread = self._gains(bridge, t, xT)[1]
+        return jnp.minimum(1.0 / spread**2, self.most / self._spread2(t, xT))
 
 
 @jax.tree_util.register_dataclass
@@ -119,7 +188,7 @@ class Plain(Preconditioning):
         one = jnp.ones_like(t)
         return Scalings(one, jnp.zeros_like(t), one, _share(bridge, t, 1000.0))
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """One."""
         return jnp.ones_like(jnp.asarray(t))
 
@@ -156,7 +225,7 @@ class Epsilon(Preconditioning):
         index = _share(bridge, t, self.steps - 1)
         return Scalings(jnp.ones_like(alpha), 1.0 / alpha, -sigma / alpha, index)
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`: plain mean squares of the noise."""
         t = jnp.asarray(t)
         return (bridge.alpha(t) / bridge.sigma(t)) ** 2
@@ -190,7 +259,7 @@ class Velocity(Preconditioning):
         c_skip, c_out = self._scales(bridge, t)
         return Scalings(jnp.ones_like(t), c_skip, c_out, 1000.0 * t / bridge.T)
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`: plain mean squares of the velocity."""
         return 1.0 / self._scales(bridge, jnp.asarray(t))[1] ** 2
 
@@ -294,7 +363,7 @@ class Wiener(Preconditioning):
             c_in, jnp.zeros_like(c_in), jnp.sqrt(left), 125.0 * jnp.log(sigma2 / alpha2)
         )
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`."""
         return 1.0 / self.scalings(bridge, t).c_out ** 2
 
@@ -305,6 +374,7 @@ PRECONDITIONINGS = {
     "unit_variance": UnitVariance,
     "epsilon": Epsilon,
     "none": Plain,
+    "residual": Residual,
     "velocity": Velocity,
     "wiener": Wiener,
 }
@@ -326,10 +396,10 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
 
     def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
-        c_in, c_skip, c_out, c_noise = preconditioning.scalings(bridge, t)
-        raw = network(expand(c_in, xt) * xt, c_noise, xT, z).astype(xt.dtype)
+        scalings = preconditioning.scalings(bridge, t)
+        raw = network(expand(scalings.c_in, xt) * xt, scalings.c_noise, xT, z).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
-        x0_hat = preconditioning.skip(bridge, xt, t, c_skip) + expand(c_out, xt) * raw
+        x0_hat = preconditioning.answer(bridge, xt, t, xT, scalings, raw)
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat
 
     return denoise

@@ -78,7 +78,6 @@ def rows() -> tuple[Setting, ...]:
                 "distillation alone, from one teacher."),
 
         *under("data", source.SETTINGS),
-        S("data.cache_mb", 512, _NATURAL, "Megabytes of decoded images that are kept in memory."),
         S("data.flip", True, FLAG, "Random mirror image, shared by the pair."),
         S("data.rotate", False, FLAG, "Random quarter turns, shared by the pair, for views from above."),
 
@@ -99,8 +98,8 @@ def rows() -> tuple[Setting, ...]:
         S("train.rounds", 1, COUNT, "dsbm: to x_0 and to x_T in turn, in equal parts of the steps; odd."),
         S("train.simulation_steps", 10, COUNT, "reflow, dsbm: network calls that make a pair."),
         S("train.steps", 1500, COUNT, "Updates."),
-        *under("train", (BATCH, MICROBATCHES, steps.TIMES, steps.WEIGHT, steps.WEIGHT_MAX, EMA, MAX_SKIPPED),
-               weight="inverse_sigma"),
+        *under("train", (BATCH, MICROBATCHES, steps.TIMES, steps.WEIGHT, steps.WEIGHT_MAX, steps.HOLE_MEAN,
+                EMA, MAX_SKIPPED), weight="inverse_sigma"),
         *under("train.optimizer", optimizers.SETTINGS),
 
         S("distill.method", "ibmd", Choice(METHODS), "How; the others have a part of their own below."),

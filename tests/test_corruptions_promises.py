@@ -17,6 +17,7 @@ from jax_bridges.corruptions import (
     Identity,
     InpaintCenter,
     InpaintFreeform,
+    InpaintHoles,
     Jpeg,
     Mixture,
     SuperResolution,
@@ -31,6 +32,7 @@ ALL = {
     "inpaint_center": InpaintCenter(),
     "inpaint_center zero": InpaintCenter(fill="zero", size=0.25),
     "inpaint_freeform": InpaintFreeform(**SMALL_BANK),
+    "inpaint_holes": InpaintHoles(**SMALL_BANK),
     "superres bicubic": SuperResolution(),
     "superres pool": SuperResolution(kind="pool", factor=2),
     "jpeg": Jpeg(quality=5),
@@ -176,6 +178,7 @@ def test_which_masks_undoing_needs():
         "inpaint_center": "needed",
         "inpaint_center zero": "needed",
         "inpaint_freeform": "needed",
+        "inpaint_holes": "needed",
         "mixture": "possible",
     }
     parts = (InpaintCenter(), Jpeg(quality=5))
@@ -252,6 +255,13 @@ def test_the_papers_mixture():
         ("inpaint_center", {"size": 0}, r"\(0, 1\]"),
         ("inpaint_freeform", {"area": (30, 20)}, "low < high"),
         ("inpaint_freeform", {"count": 0}, "at least 1"),
+        ("inpaint_holes", {"count": 0}, "at least 1"),
+        (
+            "inpaint_holes",
+            {"kinds": ("boxes", "dust")},
+            "'dust' is unknown; it is one of 'freeform'",
+        ),
+        ("inpaint_holes", {"kinds": ()}, "kinds is empty"),
         ("blur", {"kind": "motion"}, "'uniform', 'gauss', 'aniso'"),
         ("blur", {"taps": 4}, "odd"),
         ("blur", {"std": 0.0}, "positive"),

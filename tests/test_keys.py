@@ -286,11 +286,13 @@ def test_a_mixture(monkeypatch):
         make_corruption("inpaint_freeform", count=3),
         make_corruption("colorize", noise_std=1.0),
         make_corruption("denoise"),
+        make_corruption("inpaint_holes", count=3),
     ]
     mixture = Mixture(parts=(*parts, Mixture(parts=parts[:2])))
     ledger = Ledger().run(monkeypatch, lambda keys: mixture(XT, keys), some_keys()).check()
-    # Noise of six parts, two choices of a mask and two of a part, for each of three examples.
-    assert len(ledger.drawn) == 3 * (6 + 2 + 2)
+    # Noise of seven parts, three choices of a mask and two of a part, and four numbers that say where one
+    # of the masks lies, for each of three examples.
+    assert len(ledger.drawn) == 3 * (7 + 3 + 2 + 4)
 
 
 def test_the_programs_of_a_run(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from jax_bridges.corruptions.base import (
 )
 from jax_bridges.corruptions.blur import Blur
 from jax_bridges.corruptions.composition import Composition
+from jax_bridges.corruptions.holes import InpaintHoles, hole_masks
 from jax_bridges.corruptions.inpaint import (
     FILL_OF_TEACHER,
     FILLS,
@@ -28,11 +29,13 @@ from jax_bridges.corruptions.mixture import Mixture
 from jax_bridges.corruptions.partial import Canvas, Rows
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
+from jax_bridges.corruptions.smooth import smooth_fill
 from jax_bridges.corruptions.superres import SuperResolution
 
 CORRUPTIONS = {
     "inpaint_center": InpaintCenter,
     "inpaint_freeform": InpaintFreeform,
+    "inpaint_holes": InpaintHoles,
     "superres": SuperResolution,
     "jpeg": Jpeg,
     "blur": Blur,
@@ -102,6 +105,7 @@ __all__ = [
     "Identity",
     "InpaintCenter",
     "InpaintFreeform",
+    "InpaintHoles",
     "InpaintMask",
     "Jpeg",
     "LinearOperator",
@@ -113,8 +117,10 @@ __all__ = [
     "check_noise",
     "fill_hole",
     "freeform_masks",
+    "hole_masks",
     "keep_known",
     "make_corruption",
     "read_masks",
+    "smooth_fill",
     "write_masks",
 ]

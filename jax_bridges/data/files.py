@@ -32,8 +32,9 @@ from typing import Any
 import numpy as np
 
 from jax_bridges.data.classes import labels_of, read_classes
+from jax_bridges.data.decode import open_picture
 from jax_bridges.data.errors import BadImage
-from jax_bridges.data.images import check_header, read_images
+from jax_bridges.data.images import check_header, check_whole, read_images, read_whole
 from jax_bridges.data.walk import (
     SUFFIXES,
     Found,
@@ -98,7 +99,10 @@ class SkippingSource(abc.ABC):
 
 
 class FileSource(SkippingSource):
-    """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i."""
+    """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i.
+
+    They are of `c.size`, or, where crops are to be cut out of them (`c.crop`), whole pictures.
+    """
 
     def __init__(
         self,
@@ -113,11 +117,14 @@ class FileSource(SkippingSource):
         """
         name = f"{c.name}-{c.split} ({folder})"
         self._settings = (c.size, c.max_upscale)
+        whole = c.crop != "center"
+        self._decode = read_whole if whole else read_images
+        look = check_whole if whole else check_header
         names = [*files]
         labels = None if classes is None else labels_of(names, classes, folder)
         if c.max_images:
-            names = _good(name, names, files, check_header, c)[: c.max_images]
-        check = read_images if len(names) <= FULL_CHECK else check_header
+            names = _good(name, names, files, look, c)[: c.max_images]
+        check = self._decode if len(names) <= FULL_CHECK else look
         names = _good(name, names, files, check, c)
         if not names:
             raise ValueError(
@@ -136,8 +143,18 @@ class FileSource(SkippingSource):
         """The file's name."""
         return self.names[i]
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(H, W) of the clean picture of each example, as its file's header tells."""
+
+        def size(paths: tuple[Path, ...]) -> tuple[int, int]:
+            with open_picture(paths[0]) as picture:
+                return picture.size
+
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            return list(pool.map(size, self.paths))
+
     def _read(self, i: int) -> list[Any]:
-        images = read_images(self.paths[i], *self._settings)
+        images = self._decode(self.paths[i], *self._settings)
         return images if self._labels is None else [*images, self._labels[i]]
 
 

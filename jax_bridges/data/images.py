@@ -53,11 +53,41 @@ def check_header(files: tuple[Encoded, ...], size: tuple[int, int], max_upscale:
             pass
 
 
-def _open(file: Encoded, size: tuple[int, int], max_upscale: float) -> PictureFile:
+def read_whole(files: tuple[Encoded, ...], size: tuple[int, int], _: float = 1) -> list[np.ndarray]:
+    """Decodes the views of one example whole, for crops of `size` out of them.
+
+    Args, returns and raises: as `read_images`, but that the arrays have the size of the files, which
+    must be the same for all views and at least `size`.
+    """
+    check_whole(files, size)
+    return [np.asarray(read_rgb(file)) for file in files]
+
+
+def check_whole(files: tuple[Encoded, ...], size: tuple[int, int], _: float = 1) -> None:
+    """As `check_header`, for what `read_whole` takes."""
+    sizes = []
+    for file in files:
+        with _open(file, None) as picture:
+            sizes.append(picture.size)
+    height, width = sizes[0]
+    if len(set(sizes)) > 1:
+        raise BadImage(
+            f"x0 is {height}x{width} and xT {sizes[1][0]}x{sizes[1][1]}: native crops need the same size "
+            "(data.crop=center fits them to each other)"
+        )
+    if height < size[0] or width < size[1]:
+        raise BadImage(
+            f"{height}x{width} pixels are less than a crop of {size[0]}x{size[1]} (data.crop=center "
+            "enlarges small images)"
+        )
+
+
+def _open(file: Encoded, size: tuple[int, int] | None, max_upscale: float = 1) -> PictureFile:
     """Opens an image, without decoding it, and checks what its header says."""
     picture = open_picture(file)
     try:
-        check_upscale(picture.size, size, max_upscale)
+        if size is not None:
+            check_upscale(picture.size, size, max_upscale)
         if picture.frames > 1:
             raise BadImage(f"has {picture.frames} frames where one image is expected")
     except BadImage:

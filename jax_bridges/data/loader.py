@@ -2,7 +2,8 @@
 
 Draw number d of a run (d = step * batch size + position) is example `perm[d % n]` of the source,
 where `perm` is the shuffle of epoch `d // n`: every example comes once an epoch, nothing is
-dropped, epochs run on into each other, and the position to resume from is the step alone.
+dropped, epochs run on into each other, and the position to resume from is the step alone. A source of
+random crops is drawn at a place that is a function of d.
 """
 
 from __future__ import annotations
@@ -18,15 +19,11 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import numpy as np
 
+from jax_bridges.data.crops import RandomCrops
 from jax_bridges.data.source import Source, permutation
 
 Batch = dict[str, np.ndarray]
 _PREFETCH = 2  # batches decoded ahead of the consumer
-
-
-@functools.lru_cache(maxsize=4)
-def _epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    return permutation(n, seed, epoch)
 
 
 class Loader:
@@ -82,6 +79,11 @@ class Loader:
         # the history. `np.empty` takes memory only for the slots that are filled.
         self._like = {key: np.asarray(value) for key, value in source[0].items()}
         room = int(cache_mb * 2**20 / sum(value.nbytes for value in self._like.values()))
+        self._cuts = source if isinstance(source, RandomCrops) else None
+        if self._cuts:
+            room = 0  # no crop comes twice; the source keeps the pictures
+        order = self._cuts.order if self._cuts else functools.partial(permutation, len(source))
+        self._order = functools.lru_cache(maxsize=4)(functools.partial(order, seed))
         self._cache = self._empty(min(room, len(source)))
         self._filled = np.zeros(len(source), bool)
 
@@ -103,11 +105,11 @@ class Loader:
     def _batch(self, step: int, pool: Executor | None) -> Batch:
         draws = step * math.prod(self.batch_shape) + self._positions
         flat = draws.ravel()
-        epochs, places = np.divmod(flat, len(self.source))
+        epochs, within = np.divmod(flat, len(self.source))
         examples = np.empty_like(flat)
         for epoch in range(epochs.min(), epochs.max() + 1):
             here = epochs == epoch
-            examples[here] = _epoch_order(len(self.source), self.seed, epoch)[places[here]]
+            examples[here] = self._order(epoch)[within[here]]
 
         batch = self._empty(len(flat))
         cached = self._filled[examples]
@@ -120,10 +122,26 @@ class Loader:
                 [rows] if pool is None else [rows[i :: self.threads] for i in range(self.threads)]
             )
             fill = functools.partial(self._fill, batch, examples)
+            if self._cuts:
+                places = self._cuts.places(flat, self.seed)
+                fill = functools.partial(self._cut, self._cuts, batch, examples, places)
             for _ in (map if pool is None else pool.map)(fill, parts):
                 pass  # runs all of it, raises what it raised
         batch = {k: values.reshape(*draws.shape, *values.shape[1:]) for k, values in batch.items()}
         return {**batch, "index": draws.astype(np.uint32)}
+
+    def _cut(
+        self,
+        source: RandomCrops,
+        batch: Batch,
+        examples: np.ndarray,
+        places: np.ndarray,
+        rows: range,
+    ) -> None:
+        """Writes the crops of some rows of a batch."""
+        for row in rows:
+            for key, value in source.cut(int(examples[row]), places[row]).items():
+                batch[key][row] = value
 
     def _fill(self, batch: Batch, examples: np.ndarray, rows: range) -> None:
         """Writes the examples of some rows of a batch, from the cache or the source."""

@@ -55,10 +55,17 @@ SETTINGS = (
             "Share of examples held out where there are no train/ and test/ folders."),
     Setting("on_bad_file", "refuse", Choice(("refuse", "skip")), "A file that is no image: stop and name it, "
             "or leave it out and name it."),
-    Setting("crop", "center", Choice(("center",)), "The shorter side is resized to size, and the centre cut "
-            "out."),
+    Setting("crop", "center", Choice(("center", "random", "grid")), "center: the shorter side is resized to "
+            "size, and the centre cut out. Of folder and pairs also native crops, of the pictures' own "
+            "pixels: random (of test pictures the grid's), or grid, all tiles."),
+    Setting("crops", 64, COUNT, "crop=random: crops of each picture in an epoch."),
+    Setting("crop_scale", 1.0, number(above=0, most=1), "crop=random: a picture is shrunk to a random share "
+            "of its size between this and 1 before it is cut."),
     Setting("max_upscale", 4.0, number(least=1), "An image that would have to grow by more is a bad file."),
-    Setting("max_images", 0, whole(least=0), "Use only the first so many of a split; 0: all."),
+    Setting("max_images", 0, whole(least=0), "Use only the first so many of a split; 0: all. Where crops are "
+            "cut out of pictures, so many pictures."),
+    Setting("cache_mb", 512, whole(least=0), "Megabytes of decoded images that are kept in memory; of native "
+            "crops the whole pictures, of each split."),
 )
 # fmt: on
 
@@ -72,6 +79,8 @@ class Source(Protocol):
     neighbours has `blocks`, int [n]: the number of the block of neighbours each lies in. The arrays may be
     views of shared memory: copy before writing. The order is shuffled once and for all, so the first n
     examples stand for the whole.
+
+    In training `crops.RandomCrops` is more: the loader draws an example of it anew each time.
     """
 
     name: str

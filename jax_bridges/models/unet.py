@@ -70,6 +70,7 @@ class UNet(nn.Module):
       patch: pixel-unshuffle of the stem: 2 makes the network 4 times cheaper.
       attention: levels (0 = finest) that end with self-attention.
       conditional: the network also sees x_T, concatenated to the input.
+      sees_mask: it also sees which pixels are missing, as one more channel of the input.
       z_channels: channels of the generator's noise input; 0 for a teacher.
       mark_channels: numbers that the network is told of an image besides its time.
       heads: of self-attention.
@@ -84,6 +85,7 @@ class UNet(nn.Module):
     patch: Count = 2
     attention: Annotated[tuple[int, ...], Each(whole(least=0))] = ()
     conditional: bool = False
+    sees_mask: bool = False
     z_channels: Natural = 0
     mark_channels: Natural = 0
     heads: Count = 4
@@ -106,6 +108,7 @@ class UNet(nn.Module):
         y: Array | None = None,
         train: bool = False,
         mark: Array | None = None,
+        mask: Array | None = None,
     ) -> Array:
         """Network output `[B, H, W, C]` float32.
 
@@ -117,6 +120,7 @@ class UNet(nn.Module):
           y: class labels, which this network has no use for.
           train: dropout on.
           mark: `[B, mark_channels]`.
+          mask: `[B, H, W, 1]`, 1 in the hole, looked at where `sees_mask`.
         """
         del y
         if x.shape[1] % self.multiple or x.shape[2] % self.multiple:
@@ -137,6 +141,9 @@ class UNet(nn.Module):
         if self.conditional:
             assert xT is not None, "a conditional network looks at x_T"
             inputs = jnp.concatenate([x, xT], axis=-1)
+        if self.sees_mask:
+            assert mask is not None, "a network that sees the mask is given one"
+            inputs = jnp.concatenate([inputs, mask.astype(inputs.dtype)], axis=-1)
         inputs = space_to_depth(inputs.astype(self.dtype), self.patch)
         h = conv(self.widths[0], 3, self.dtype, "stem")(inputs)
         if self.z_channels:

@@ -23,7 +23,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
-from jax_bridges.corruptions import keep_known
+from jax_bridges.corruptions import keep_known, smooth_fill
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.models import portable
@@ -274,6 +274,8 @@ def tile_source(corruption: Any, image: Array, blank: Array | None, noise) -> Ar
     if blank is None:
         return image
     fill = corruption.fills
+    if fill == "smooth":
+        return smooth_fill(image, blank[..., None])
     value = (
         noise(PictureStream.FILL)(ONLY) if fill == "noise" else {"zero": 0.0, "white": 1.0}[fill]
     )

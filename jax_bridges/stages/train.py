@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
+
 import jax
 from ml_collections import ConfigDict
 
-from jax_bridges.config import model_differences
+from jax_bridges.config import FREE_SETTINGS, model_differences
 from jax_bridges.keys import SECOND_PLAYER, Purpose
-from jax_bridges.players import TRAIN, open_player
+from jax_bridges.players import TRAIN, open_player, recorded_config
+from jax_bridges.settings import flatten
 from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.couplings import make_dsbm_step, make_reflow_step
@@ -61,6 +65,57 @@ def train(run: Run) -> Stage:
         player="teacher",
         frozen=frozen,
     )
+
+
+def take_teacher(config: ConfigDict, given: Collection[str]) -> None:
+    """Lets a teacher bring what its weights are for: network, bridge, preconditioning, fill, keep_known.
+
+    Nothing of it need be typed. A part that means the same already stays as it is, and of the network
+    what leaves the meaning of the weights alone (dtype, dropout). Where a teacher is but the start of a
+    training (`teacher.init`), a bridge, preconditioning or fill that was given by hand is what is trained.
+
+    Args:
+      config: changed in place; its `teacher` names a folder that an import or a run left.
+      given: keys that were given by hand.
+
+    Raises:
+      FileNotFoundError: there is no teacher in that folder.
+      ValueError: keys given by hand that contradict the teacher; they are named.
+    """
+    path = config.teacher.checkpoint or config.teacher.init
+    if not path:
+        return
+    recorded = recorded_config(path, "teacher")
+    if "fill" not in recorded.get("corruption", {}):
+        recorded = {k: v for k, v in recorded.items() if k != "corruption"}
+    refused = []
+    for part in ("network", "bridge", "preconditioning", "corruption", "keep_known"):
+        mine = json.loads(config.to_json_best_effort())
+        free = FREE_SETTINGS.get(recorded.get("network", {}).get("name"), ())
+        if part not in recorded or not model_differences(recorded, mine, (part,)):
+            continue
+        key = "corruption.fill" if part == "corruption" else part
+        by_hand = [k for k in given if k == key or k.startswith(f"{key}.")]
+        if by_hand and part != "network" and not config.teacher.checkpoint:
+            continue
+        old, new = (dict(flatten({part: tree[part]})) for tree in (recorded, mine))
+        wrong = [k for k in by_hand if k.split(".")[-1] not in free and old.get(k) != new.get(k)]
+        refused += [
+            f"{k}: {new.get(k)} (the teacher's is {old.get(k, 'its default')})" for k in wrong
+        ]
+        if part == "keep_known":
+            config.keep_known = recorded[part]
+        elif part == "corruption":
+            settings = {**mine[part], "fill": recorded[part]["fill"]}
+            config.corruption = ConfigDict(settings, allow_dotted_keys=True)
+        else:
+            kept = {k: v for k, v in mine[part].items() if part == "network" and k in free}
+            config[part] = ConfigDict({**recorded[part], **kept})
+    if refused:
+        raise ValueError(
+            f"The teacher in {path} brings its own network, bridge, preconditioning and fill, and these keys "
+            "contradict it; leave them out, or take another teacher:\n  " + "\n  ".join(refused)
+        )
 
 
 def check_teacher(config: dict) -> None:

@@ -17,7 +17,7 @@ from jax_bridges.choices import look_up
 from jax_bridges.keys import ONLY, Stream, fold, normal, uniform
 from jax_bridges.losses import bridge_matching
 from jax_bridges.platforms import unroll_gradients
-from jax_bridges.schema import Choice, Setting, number
+from jax_bridges.schema import FLAG, Choice, Setting, number
 from jax_bridges.times import TRAINING_TIMES, training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.system import Pair, System
@@ -27,9 +27,9 @@ Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
 
 WEIGHTS = {
-    "native": lambda system, t: system.preconditioning.weight(system.bridge, t),
-    "one": lambda system, t: jnp.ones_like(t),
-    "inverse_sigma": lambda system, t: 1.0 / system.bridge.sigma(t),
+    "native": lambda system, t, xT: system.preconditioning.weight(system.bridge, t, xT),
+    "one": lambda system, t, xT: jnp.ones_like(t),
+    "inverse_sigma": lambda system, t, xT: 1.0 / system.bridge.sigma(t),
 }
 
 
@@ -39,13 +39,30 @@ WEIGHT = Setting(
     "weight", "one", Choice(WEIGHTS), "lambda(t) of the loss: native to the preconditioning, one, or "
     "inverse_sigma (1 / sigma_t: errors at small t count more).")
 WEIGHT_MAX = Setting("weight_max", 0.0, number(least=0), "Upper bound of lambda; 0: none.")
-
+HOLE_MEAN = Setting(
+    "hole_mean", False, FLAG, "An example's mean square is over its hole alone, not over the image: thin "
+    "holes count as much as wide ones.")
 # fmt: on
 
 
-def time_weight(system: System, name: str, bound: float, t: Array) -> Array:
-    """lambda(t) by name, no larger than `bound` (0: unbounded); `[B]`."""
-    weight = look_up("loss weight", WEIGHTS, name)(system, t)
+def hole_weight(pair: Pair) -> Array:
+    """`[B]`, pixels of the image over those of the hole; 1 where there is no hole."""
+    if pair.mask is None:
+        return jnp.ones(pair.x0.shape[:1], pair.x0.dtype)
+    share = jnp.mean(pair.mask, axis=(1, 2, 3))
+    return 1.0 / jnp.where(share > 0, share, 1.0)
+
+
+def time_weight(
+    system: System, name: str, bound: float, t: Array, xT: Array | None = None
+) -> Array:
+    """lambda(t) by name, no larger than `bound` (0: unbounded); `[B]`.
+
+    Args:
+      t: `[B]`.
+      xT: `[B, H, W, C]`, of which a preconditioning's own weight may depend.
+    """
+    weight = look_up("loss weight", WEIGHTS, name)(system, t, xT)
     return jnp.minimum(weight, bound) if bound else weight
 
 
@@ -124,7 +141,9 @@ def make_teacher_step(system: System, config, optimizer: optax.GradientTransform
             if system.teacher.dropout:
                 dropout = jax.random.fold_in(pair.keys[0], Stream.DROPOUT)
             denoise = system.denoiser(params, pair, dropout=dropout)
-            weight = time_weight(system, config.weight, config.weight_max, t)
+            weight = time_weight(system, config.weight, config.weight_max, t, pair.xT)
+            if config.get("hole_mean", False):
+                weight = weight * hole_weight(pair)
             return jnp.mean(
                 bridge_matching(denoise, system.bridge, pair.x0, pair.xT, t, noise, weight)
             )

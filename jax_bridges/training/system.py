@@ -116,6 +116,8 @@ class System:
             return network.init(key, image, jnp.zeros((1,)), image)["params"]
         z = jnp.zeros((1, *self.size, network.z_channels)) if network.z_channels else None
         mark = {"mark": jnp.zeros((1, n))} if (n := network.mark_channels) else {}
+        if getattr(network, "sees_mask", False):
+            mark["mask"] = image[..., :1]
         label = jnp.zeros((1,), jnp.int32)
         return network.init(key, image, jnp.zeros((1,)), image, z, label, **mark)["params"]
 
@@ -135,7 +137,7 @@ class System:
           mark: `[B, mark_channels]`, what the network is told of each image besides, if it listens.
           dropout: a key turns dropout on.
         """
-        told = {} if mark is None else {"mark": mark}
+        told = self._mask(player, pair) | ({} if mark is None else {"mark": mark})
         rngs = None if dropout is None else {"dropout": dropout}
 
         def network(x, c_noise, xT, z):
@@ -154,6 +156,8 @@ class System:
         other times.
         """
 
+        told = self._mask("generator", pair)
+
         def generate(xt, t, xT, z):
             rngs = None
             if dropout is not None:
@@ -163,12 +167,16 @@ class System:
                 z = self.z_scale * z[..., : self.student.z_channels]
                 train = rngs is not None
                 return self.student.apply(
-                    {"params": params}, x, c_noise, xT, z, pair.label, train, rngs=rngs
+                    {"params": params}, x, c_noise, xT, z, pair.label, train, rngs=rngs, **told
                 )
 
             return precondition(network, self.bridge, self.preconditioning)(xt, t, xT, z)
 
         return self.known(generate, pair)
+
+    def _mask(self, player: str, pair: Pair) -> dict[str, Array | None]:
+        """The hole, for a network that sees it."""
+        return {"mask": pair.mask} if getattr(self.networks[player], "sees_mask", False) else {}
 
     def known(self, predict: _Predict, pair: Pair) -> _Predict:
         """`predict` with known pixels returned as they are in x_T, where the task is so."""

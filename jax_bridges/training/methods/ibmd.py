@@ -44,7 +44,15 @@ from jax_bridges.training.methods.ibmd_answers import make_answer, mark, moves, 
 from jax_bridges.training.methods.ibmd_settings import SETTINGS, check, starts_raw
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import Mean, Step, draw_times, gradients, tilted, time_weight
+from jax_bridges.training.steps import (
+    Mean,
+    Step,
+    draw_times,
+    gradients,
+    hole_weight,
+    tilted,
+    time_weight,
+)
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
@@ -127,7 +135,11 @@ def make_ibmd_step(
             shared = shared_key(key, state.step, update, number)
             made, call = jax.lax.stop_gradient(answer(generator.params, generator, pair, shared))
             at = point(made, pair)
-            weight = time_weight(system, config.bridge_weight, config.bridge_weight_max, at["t"])
+            weight = time_weight(
+                system, config.bridge_weight, config.bridge_weight_max, at["t"], pair.xT
+            )
+            if config.get("hole_mean", False):  # older runs do not say it
+                weight = weight * hole_weight(pair)
             phi = system.denoiser(
                 params["bridge_net"], pair, "bridge_net", mark=mark(config, call),
                 dropout=masks(pair, config.bridge_dropout),
@@ -177,8 +189,10 @@ def make_ibmd_step(
             dropout = masks(pair, config.dropout)
             made, call = answer(params, generator, pair, shared, dropout)
             at = point(made, pair)
-            weight = time_weight(system, config.weight, config.weight_max, at["t"])
+            weight = time_weight(system, config.weight, config.weight_max, at["t"], pair.xT)
             weight = tilted(bridge, weight, config.weight_tilt, at["t"])
+            if config.get("hole_mean", False) and not config.normalize:
+                weight = weight * hole_weight(pair)
             loss = generator_loss(
                 system.denoiser(frozen, pair),
                 # Its average: the last updates' noise would pass for a reward of diversity.

@@ -12,7 +12,7 @@ from jax_bridges.training.methods.ibmd_answers import ROLL_OUTS
 from jax_bridges.training.optimizers import SETTINGS as OPTIMIZER
 from jax_bridges.training.optimizers import check_optimizer
 from jax_bridges.training.settings import BATCH, EMA, MAX_SKIPPED, MICROBATCHES, Z_CHANNELS
-from jax_bridges.training.steps import TIMES, WEIGHT, WEIGHT_MAX
+from jax_bridges.training.steps import HOLE_MEAN, TIMES, WEIGHT, WEIGHT_MAX
 
 # Where x_t lies: on the bridge to x_T, or to the point at which the trained call was made.
 XT_FROM = ("source", "call")
@@ -67,6 +67,8 @@ SETTINGS = (
     replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
             meaning="lambda(t) of the bridge net's loss."),
     replace(WEIGHT_MAX, key="bridge_weight_max"),
+    replace(HOLE_MEAN, meaning="The bridge net's loss is a mean over the hole alone, as of train; the "
+            "generator's as well, where it is not normalised."),
     Setting("real_alpha", 1.0, number(above=0, most=1), "RealUID's alpha: share of the bridge net's loss at "
             "generated images, the rest at real ones; 1: IBMD, which sees none."),
     Setting("real_beta", 1.0, number(above=0, most=1), "RealUID's beta, about as large as alpha."),

@@ -1,0 +1,244 @@
+"""A restorer of photographs trained on one GPU within minutes: `benchmarks/gpu_photos.sh`.
+
+    benchmarks/gpu_photos.sh inpaint PHOTOS OUT --minutes=8     # PHOTOS: a folder with train/ and test/
+    benchmarks/gpu_photos.sh inpaint PHOTOS OUT --toy           # in small, on a CPU too
+
+It trains the teacher of configs/photos.py:TASK for its share of the minutes, then the student, and stops by
+the clock: how many steps that are is up to the GPU. OUT gets student.safetensors (float16),
+teacher.safetensors (float32), config.json, metrics.jsonl and trained.json; the run itself, with its
+checkpoints, is in --work. Killed at any moment, the same command goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from jax_bridges.starting import begin
+
+BEGAN = time.monotonic()
+ROOT = Path(__file__).parent.parent
+AGAIN = 75  # EX_TEMPFAIL, as of the main job
+TASKS = ("inpaint", "jpeg", "denoise", "superres")
+SHARES = {"train": 0.55, "distill": 1.0}  # of the minutes, by which a stage ends
+PACKING = 12.0  # seconds
+NEVER = 10**6  # steps: the clock comes first
+
+
+def say(text: str) -> None:
+    """A line with the seconds since the start."""
+    print(f"[{time.monotonic() - BEGAN:5.0f} s] {text}", flush=True)
+
+
+def arguments(argv: list[str]) -> argparse.Namespace:
+    """The options. Raises a ValueError for those that say nothing."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/gpu_photos.sh", description=__doc__, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("task", choices=TASKS)
+    add("data", type=Path, help="folder of photographs, or one with train/ and test/")
+    add("out", type=Path, help="folder of the results")
+    add("--minutes", type=float, default=9.0, help="from start to saved student (9)")
+    add("--work", type=Path, help="folder of the run (runs/photos_TASK; with --toy _toy behind)")
+    add("--toy", action="store_true", help="a small network and small pieces, on whatever device")
+    options = parser.parse_args(argv)
+    if not options.minutes > 0:
+        raise ValueError(f"--minutes={options.minutes:g}: it must be above 0.")
+    if not options.data.is_dir():
+        raise ValueError(f"There is no folder {options.data}: give one with photographs.")
+    name = f"runs/photos_{options.task}" + "_toy" * options.toy
+    options.work = (options.work or ROOT / name).absolute()
+    return options
+
+
+def configuration(options: argparse.Namespace):
+    """That of configs/photos.py with batches for a GPU; at toy size with ones for a test."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("photos", ROOT / "configs/photos.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config(options.task)
+    config.data.path = str(options.data.absolute())
+    config.train.steps = config.distill.steps = NEVER
+    # Of a schedule the end would have to be known: the average does what a falling rate would.
+    config.train.optimizer.schedule = config.distill.optimizer.schedule = "constant"
+    config.distill.bridge_optimizer.schedule = "constant"
+    config.distill.optimizer.delay, config.distill.optimizer.warmup = 0.0, 200
+    config.network.dtype = "bfloat16"
+    config.train.batch, config.distill.batch = 512, 128
+    config.log_every, config.checkpoint_every = 20, 1000
+    if options.toy:
+        config.network.update(widths=(16, 32, 48), dtype="float32")
+        config.data.size = 32
+        config.train.batch, config.distill.batch = 32, 8
+        config.train.optimizer.warmup = config.distill.optimizer.warmup = 20
+        config.log_every, config.checkpoint_every = 5, 50
+    return config
+
+
+class Clock:
+    """Ends a stage by the time, in place of the signal that a run listens to, which ends it too.
+
+    Attributes:
+      signalled: it was the signal.
+    """
+
+    def __init__(self, stop, path: Path, stage: str, minutes: float):
+        """
+        Args:
+          stop: the signal's flag, `is_set()`.
+          path: where the seconds that each stage has had are kept for the next start.
+          minutes: of the whole, of which the stage may have its share.
+        """
+        self._stop, self._path, self._stage = stop, path, stage
+        self._spent = json.loads(path.read_text()) if path.exists() else {}
+        shares = [0.0, *SHARES.values()]
+        place = list(SHARES).index(stage)
+        share = (shares[place + 1] - shares[place]) * 60 * minutes
+        before = self._spent.get(stage, 0.0)
+        # The first stage pays for the start, the last one for the packing.
+        self._began = (BEGAN if place == 0 and not before else time.monotonic()) - before
+        self._end = self._began + share
+        if place == len(SHARES) - 1:
+            self._end = min(self._end, BEGAN + 60 * minutes) - PACKING
+        self._wrote = 0.0
+
+    @property
+    def signalled(self) -> bool:
+        return self._stop.is_set()
+
+    def is_set(self) -> bool:
+        """Whether the stage has had its time."""
+        now = time.monotonic()
+        if now - self._wrote > 2:
+            self._wrote = now
+            self.write()
+        return self.signalled or now >= self._end
+
+    def write(self) -> None:
+        """Keeps the time that the stage has had."""
+        from jax_bridges.io.atomic import write_atomic
+
+        spent = {**self._spent, self._stage: time.monotonic() - self._began}
+        write_atomic(self._path, json.dumps(spent).encode())
+
+
+def train_both(options: argparse.Namespace, config) -> None:
+    """The two stages, each until its time is over; raises Stopped if a signal came."""
+    from jax_bridges.data import make_source
+    from jax_bridges.main import begin_workdir, check_workdir
+    from jax_bridges.players import DISTILL, TRAIN
+    from jax_bridges.stages.distill import distill
+    from jax_bridges.stages.run import MetricsLog, Run, Stopped, StopSignal, train_stage
+    from jax_bridges.stages.train import load_teacher, train
+    from jax_bridges.training.parallel import Parallel
+    from jax_bridges.training.system import System
+    from jax_bridges.validation import validate
+
+    parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
+    validate(config, parallel.devices)
+    resolved = json.loads(config.to_json_best_effort())
+    check_workdir(options.work, resolved)
+    data, held_out = (make_source(config.data, split) for split in ("train", "test"))
+    say(f"{len(data)} pieces an epoch of {options.data}")
+    stop, log = StopSignal(), MetricsLog(options.work)
+    stop.listen()
+    run = Run(config, options.work, System.create(config), parallel, data, held_out, log, stop)
+    begin_workdir(options.work, config)
+    try:
+        for name in (TRAIN, DISTILL):
+            done = options.work / f"{name}.done"
+            if done.exists():
+                say(f"{name}: already done")
+                continue
+            if name == TRAIN:
+                stage = train(run)
+            else:
+                stage = distill(run, load_teacher(run, str(options.work)))
+            say(f"{name}: compiling its step, then training on {stage.images} pieces a step")
+            clock = Clock(stop, options.work / "clock.json", name, options.minutes)
+            run.stop = clock  # pyright: ignore[reportAttributeAccessIssue]
+            try:
+                train_stage(run, stage, lambda state, step: None)
+            except Stopped as stopped:
+                clock.write()
+                if clock.signalled:
+                    raise
+                say(str(stopped))
+            done.write_text("")
+    finally:
+        log.close()
+        stop.leave()
+
+
+def pack(options: argparse.Namespace) -> None:
+    """The averaged weights of both, and what is known of them, as a few files in OUT."""
+    import numpy as np
+
+    from benchmarks.lab.record import machine, versions
+    from jax_bridges.io.safetensors import write_safetensors
+    from jax_bridges.players import read_player
+
+    options.out.mkdir(parents=True, exist_ok=True)
+    for player, dtype in (("teacher", np.float32), ("student", np.float16)):
+        config, params = read_player(options.work, player)
+        arrays = {name: array.astype(dtype) for name, array in flat(params)}
+        about = {"format": "jax_bridges", "player": player, "config": json.dumps(config)}
+        path = write_safetensors(options.out / f"{player}.safetensors", arrays, about)
+        say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(options.work / name, options.out / name)
+    about = {
+        "command": " ".join(["benchmarks/gpu_photos.sh", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "seconds": json.loads((options.work / "clock.json").read_text()),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    (options.out / "trained.json").write_text(json.dumps(about, indent=1) + "\n")
+
+
+def flat(tree, prefix: str = ""):
+    """(name, array) of a nested dict, levels joined by "/"."""
+    for name, value in tree.items():
+        if hasattr(value, "items"):
+            yield from flat(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    try:
+        options = arguments(sys.argv[1:] if argv is None else argv)
+        say(f"{options.task}: {options.minutes:g} minutes at most, in {options.work}")
+        from jax_bridges.command import keep_compiled
+        from jax_bridges.stages.run import Diverged, Stopped
+
+        keep_compiled()
+        try:
+            train_both(options, configuration(options))
+        except Stopped as stopped:
+            say(f"{stopped}; the same command goes on from there")
+            return AGAIN
+        except Diverged as error:
+            raise ValueError(error) from error
+        pack(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    say("done")
+    return 0
+
+
+if __name__ == "__main__":
+    begin()
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""Restore photographs at their own size: `--config=configs/photos.py:TASK --config.data.path=FOLDER`.
+
+TASK is inpaint, jpeg, denoise or superres. FOLDER holds photographs of any size, of which 64x64 pieces are
+cut in their own pixels. The bridge starts where a classical method ends, and the untrained network answers
+with just that. `benchmarks/gpu_photos.sh` trains a teacher and its student on one GPU in minutes.
+"""
+
+from jax_bridges.choices import look_up
+from jax_bridges.config import base_config
+
+QUALITIES = (5, 10, 20, 30, 40, 50)
+
+
+def _inpaint(config):
+    config.corruption = {"name": "inpaint_holes", "fill": "smooth"}
+    config.network.sees_mask = True
+    config.train.hole_mean = config.distill.hole_mean = True
+
+
+def _jpeg(config):
+    config.corruption = {"name": "mixture", "parts": [["jpeg", {"quality": q}] for q in QUALITIES]}
+    config.preconditioning.scale = 0.5
+
+
+def _denoise(config):
+    noise = [["denoise", {"std": sigma}] for sigma in (0.05, 0.1, 0.2, 0.4)]
+    config.corruption = {"name": "mixture", "parts": noise}
+
+
+def _superres(config):
+    config.corruption = {"name": "superres", "kind": "bicubic", "factor": 4}
+
+
+TASKS = {"inpaint": _inpaint, "jpeg": _jpeg, "denoise": _denoise, "superres": _superres}
+
+
+def get_config(variant: str = ""):
+    """Variants: those of TASKS."""
+    config = base_config()
+    task = look_up("variant of configs/photos.py", TASKS, variant)
+    config.task = f"photos_{variant}"
+    config.data.name, config.data.size = "folder", 64
+    config.data.crop, config.data.crops, config.data.cache_mb = "random", 256, 2048
+    config.data.on_bad_file = "skip"
+    # All of the first level's layers see the image's own pixels. 1.9M parameters: 3.8 MB in float16.
+    config.network.update(patch=1, widths=(32, 64, 96, 112), blocks=1, groups=8)
+    # Its noise is about what there is to add: with much more, x_t would say nothing of x_0 but at its end.
+    config.bridge = {"name": "brownian", "epsilon": 0.15}
+    config.preconditioning = {"name": "residual"}
+    config.keep_known = variant == "inpaint"
+    config.train.batch, config.train.steps = 64, 20_000
+    # In units of the network's output: calm images count as much as busy ones.
+    config.train.weight = "native"
+    config.train.ema = 0.999
+    config.train.optimizer.warmup = 200
+    config.distill.student_steps = 2
+    config.distill.batch, config.distill.steps = 32, 4000
+    config.distill.detach_xt, config.distill.call_per = True, "microbatch"
+    config.distill.bridge_weight = "native"
+    config.distill.optimizer.delay = 0.05
+    config.evaluate.teacher_nfe, config.evaluate.student_nfe = (1, 10), (1, 2)
+    config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
+    task(config)
+    return config
