@@ -233,9 +233,9 @@ def crops_of(pictures: FileSource, c: SimpleNamespace) -> RandomCrops | GridCrop
     if each * together > c.cache_mb:
         warnings.warn(
             f"{source.name}: crops are taken of {together} pictures at a time, {each:.0f} MB each decoded, "
-            f"and data.cache_mb={c.cache_mb} holds {int(c.cache_mb / each)}: the others are decoded for every "
-            f"crop, which is slow. Set data.cache_mb={math.ceil(1.1 * each * together)}, or store smaller "
-            "pictures.",
+            f"and data.cache_mb={c.cache_mb} holds {int(c.cache_mb / each)}: the others are decoded for "
+            f"every crop, which is slow. Set data.cache_mb={math.ceil(1.1 * each * together)}, or store "
+            "smaller pictures.",
             stacklevel=4,
         )
     return source
