@@ -112,6 +112,11 @@ class Clock:
         self._wrote = 0.0
 
     @property
+    def end(self) -> float:
+        """Seconds since the start of the program."""
+        return self._end - BEGAN
+
+    @property
     def signalled(self) -> bool:
         return self._stop.is_set()
 
@@ -163,8 +168,11 @@ def train_both(options: argparse.Namespace, config) -> None:
                 stage = train(run)
             else:
                 stage = distill(run, load_teacher(run, str(options.work)))
-            say(f"{name}: compiling its step, then training on {stage.images} pieces a step")
             clock = Clock(stop, options.work / "clock.json", name, options.minutes)
+            say(
+                f"{name}: compiling its step, then training on {stage.images} pieces a step "
+                f"until {clock.end:.0f} s"
+            )
             run.stop = clock  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 train_stage(run, stage, lambda state, step: None)
