@@ -92,6 +92,7 @@ class CorruptDraw(enum.IntEnum):
     STRENGTH = 6  # of noise
     QUALITY = 7  # of a codec
     SUBSAMPLING = 8  # of its colours
+    WRITTEN = 9  # whether it is used
 
 
 @enum.unique

@@ -73,8 +73,9 @@ class Restorer:
           path, player, nfe, sampler, tile, label, batch: see `restoring.models.open_model`.
           overlap: share of a tile (of the box, for models of one fixed hole) that it has in common
             with each neighbour, in [0, 0.75].
-          enlarge: super-resolution repeats the pixels of a small picture so many times first; 1 for
-            a picture that has been enlarged like that already. The model's factor by default.
+          enlarge: super-resolution makes so many pixels, along an axis, of one of a small picture first, by
+            repeating or interpolating it, as it has learned; 1 for a picture that has been enlarged like
+            that already. The model's largest factor by default.
 
         Raises:
           FileNotFoundError, ValueError: one sentence.
@@ -87,12 +88,11 @@ class Restorer:
         self.model = open_model(
             path, player, nfe=nfe, sampler=sampler, tile=tile, label=label, batch=batch
         )
-        self.enlarge = self.model.enlarge if enlarge is None else enlarge
-        if self.enlarge not in (1, self.model.enlarge):
+        known = self.model.enlargements
+        self.enlarge = known[-1] if enlarge is None else enlarge
+        if self.enlarge not in known:
             raise ValueError(
-                f"--enlarge={enlarge}: this model takes "
-                + " or ".join(str(n) for n in sorted({1, self.model.enlarge}))
-                + "."
+                f"--enlarge={enlarge}: this model takes {' or '.join(map(str, known))}."
             )
         self.batch, self.overlap = batch, overlap
 
@@ -168,7 +168,7 @@ class Restorer:
         picture = read_picture(task.picture)
         check_size((picture.size[0] * self.enlarge, picture.size[1] * self.enlarge))
         if self.enlarge > 1:
-            picture = picture.enlarged(self.enlarge)
+            picture = picture.enlarged(self.enlarge, self.model.interpolates)
         given = task.mask is not None or bool(task.boxes)
         if self.model.masks == "none" and given:
             raise BadImage("this model restores whole pictures: give it no --mask and no --box")
@@ -243,7 +243,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="another seed, another possible answer")
     add("--samples", type=int, default=1, help="answers a picture, and a grid of them")
     add("--compare", action="store_true", help="also write NAME-compare.png: before and after")
-    add("--enlarge", type=int, help="super-resolution: 1 if IN has its final size already")
+    add(
+        "--enlarge",
+        type=int,
+        help="super-resolution: how often; 1 if IN has its final size already",
+    )
     add("--label", type=int, help="class, for networks that have classes")
     add("--tile", type=int, help="side of a tile; for imports, which do not record it")
     add(
@@ -364,7 +368,8 @@ def _check(restorer: Restorer | PriorRestorer, orders: list[Order], boxes, flags
         good.append(order)
         lost = (picture.coloured() if restorer.model.colours else picture).left_out
         lacks = lost and f"what is written lacks {', and '.join(lost)}"
-        for note in filter(None, (hole is not None and restorer.limits(hole), lacks)):
+        scale = restorer.model.scale(picture.size)
+        for note in filter(None, (hole is not None and restorer.limits(hole), scale, lacks)):
             notes.setdefault(note, []).append(order.source)
     if bad and (flags.on_bad_file == "refuse" or not good):
         hint = (

@@ -235,6 +235,20 @@ def test_a_failed_read_is_raised_each_time():
             cache[3]
 
 
+def test_a_cache_that_is_too_small_is_said_with_the_number_that_is_not(photographs, recwarn):
+    for number in range(4):
+        Image.fromarray(picture(number, (250, 256))).save(photographs / "train" / f"{number}.png")
+    message = (  # 4 pictures of 3 * 250 * 256 bytes at 1, 2^-0.25, ... 1/2 of their size: 2.5 MiB
+        r"of 4 pictures at a time, 1 MB each .*data.cache_mb=2 holds 3: .* Set data.cache_mb=3,"
+    )
+    with pytest.warns(UserWarning, match=message):
+        opened(photographs, crop="random", crop_scale=0.5, cache_mb=2)
+    recwarn.clear()
+    opened(photographs, crop="random", crop_scale=0.5, cache_mb=3)
+    opened(photographs, crop="random", cache_mb=1)
+    assert not recwarn.list
+
+
 def test_what_is_refused(photographs):
     Image.fromarray(picture(9, (15, 40))).save(photographs / "train" / "small.png")
     with pytest.raises(ValueError, match="small.png: 15x40 pixels are less than a crop of 16x16"):

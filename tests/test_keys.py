@@ -287,12 +287,13 @@ def test_a_mixture(monkeypatch):
         make_corruption("colorize", noise_std=1.0),
         make_corruption("denoise"),
         make_corruption("inpaint_holes", count=3),
+        make_corruption("photo_file", noise=(0.1, 0.2), written=0.5, factors=(1, 2)),
     ]
     mixture = Mixture(parts=(*parts, Mixture(parts=parts[:2])))
     ledger = Ledger().run(monkeypatch, lambda keys: mixture(XT, keys), some_keys()).check()
-    # Noise of seven parts, three choices of a mask and two of a part, and four numbers that say where one
-    # of the masks lies, for each of three examples.
-    assert len(ledger.drawn) == 3 * (7 + 3 + 2 + 4)
+    # Noise of nine parts, three choices of a mask, two of a part and one of a factor, four numbers that say
+    # where one of the masks lies, and six of each of two files, for each of three examples.
+    assert len(ledger.drawn) == 3 * (9 + 3 + 2 + 1 + 4 + 2 * 6)
 
 
 def test_the_programs_of_a_run(monkeypatch, tmp_path):

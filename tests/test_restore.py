@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +12,12 @@ import pytest
 
 from jax_bridges import export
 from jax_bridges.corruptions import keep_known
+from jax_bridges.corruptions.superres import bicubic_enlarge
 from jax_bridges.data.images import BadImage
 from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
-from jax_bridges.restoring.models import noise_field, tile_seeds
+from jax_bridges.restoring.models import noise_field, scale_note, tile_seeds
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
@@ -182,6 +184,49 @@ def test_superresolution_enlarges_whole_blocks(enlarger, superres):
     np.testing.assert_array_equal(ready(big).pixels, done.pixels)
     with pytest.raises(ValueError, match="--enlarge=3: this model takes 1 or 4"):
         Restorer(superres, enlarge=3)
+
+
+def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
+    corruption = {"name": "photo_file", "factors": (2, 4)}
+    path = left_behind(tmp_path, tiny(corruption=corruption))
+    small = photograph(11, 19, channels=4)
+    assert Restorer(path, nfe=1)(small).size == (44, 76)  # the largest, by default
+    twice = Restorer(path, nfe=1, enlarge=2)
+    columns, rows = (bicubic_enlarge(2 * n, 2) for n in (19, 11))
+    expected = np.einsum("Yy,yxc,Xx->YXc", rows, small.astype(float), columns).clip(0, 255)
+    before = twice.before(Task(small))[0]
+    given = np.concatenate([before.pixels, before.alpha], -1)
+    assert np.abs(given - expected).max() <= 0.5
+    done = twice(small)
+    np.testing.assert_array_equal(done.alpha, before.alpha)
+    ready = copy.copy(twice)
+    ready.enlarge = 1
+    np.testing.assert_array_equal(ready(before.pixels).pixels, done.pixels)
+    with pytest.raises(ValueError, match="--enlarge=3: this model takes 1 or 2 or 4"):
+        Restorer(path, enlarge=3)
+
+
+@pytest.mark.parametrize(
+    ("data", "picture", "said"),
+    [
+        ({"name": "earth"}, (16, 16), "satellite pictures of the Earth alone"),
+        ({"name": "earth_relief"}, (500, 16), "satellite pictures of the Earth alone"),
+        (
+            {"name": "folder"},
+            (100, 80),
+            "whole pictures of 16x16, .*this one of 80x100 .*crop=random",
+        ),
+        ({"name": "pairs", "crop": "center"}, (32, 40), "whole pictures of 16x16"),
+        ({"name": "folder", "crop": "center"}, (31, 100), ""),
+        ({"name": "folder", "crop": "random"}, (1000, 1000), ""),
+        ({"name": "folder", "crop": "grid"}, (1000, 1000), ""),
+        ({"name": "arrays"}, (1000, 1000), ""),  # of pieces, as far as anybody knows
+        ({}, (1000, 1000), ""),  # an import
+    ],
+)
+def test_a_scale_that_a_model_has_not_learned_is_said(data, picture, said):
+    found = scale_note(data, (16, 16), picture)
+    assert re.search(said, found) if said else not found
 
 
 @pytest.mark.slow

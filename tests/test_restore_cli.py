@@ -29,6 +29,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def enlarger(tmp_path_factory):
     config = tiny(corruption={"name": "superres", "factor": 4})
+    config.data.crop = "center"
     return str(left_behind(tmp_path_factory.mktemp("superres"), config))
 
 
@@ -78,7 +79,7 @@ def test_a_folder_keeps_its_shape_and_leaves_bad_files_out_if_told(enlarger, tmp
     source, out = tmp_path / "in", tmp_path / "in" / "out"
     (source / "deep").mkdir(parents=True)
     for i, name in enumerate(("a.png", "deep/b.tif", "deep/c.webp")):
-        Image.fromarray(photograph(5 + i, 9, seed=i)).save(source / name)
+        Image.fromarray(photograph((5, 6, 8)[i], 9, seed=i)).save(source / name)
     (source / "bad.jpg").write_text("no picture")
     (source / "notes.txt").write_text("not looked at")
     assert restore.main([enlarger, str(source), str(out), "--nfe=1"]) == 1
@@ -87,9 +88,12 @@ def test_a_folder_keeps_its_shape_and_leaves_bad_files_out_if_told(enlarger, tmp
     assert not out.exists()
     argv = [enlarger, str(source), str(out), "--nfe=1", "--on-bad-file=skip"]
     assert restore.main(argv) == 0
-    assert "skipped: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "skipped: " in said
+    # Twice as large as a tile, once it is enlarged; the other two are not.
+    assert f"note: {source / 'deep/c.webp'}: this model has learned from whole pictures" in said
     assert files(out) == ["a.png", "deep/b.png", "deep/c.png"]
-    assert [read_picture(out / n).size for n in files(out)] == [(20, 36), (24, 36), (28, 36)]
+    assert [read_picture(out / n).size for n in files(out)] == [(20, 36), (24, 36), (32, 36)]
     # A second time the results themselves are not taken for pictures.
     assert restore.main([*argv, "--force"]) == 0
     assert files(out) == ["a.png", "deep/b.png", "deep/c.png"]

@@ -27,6 +27,7 @@ from jax_bridges.corruptions.jpeg import Jpeg
 from jax_bridges.corruptions.masks import freeform_masks, read_masks, write_masks
 from jax_bridges.corruptions.mixture import Mixture
 from jax_bridges.corruptions.partial import Canvas, Rows
+from jax_bridges.corruptions.photo_file import PhotoFile
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
 from jax_bridges.corruptions.smooth import smooth_fill
@@ -38,6 +39,7 @@ CORRUPTIONS = {
     "inpaint_holes": InpaintHoles,
     "superres": SuperResolution,
     "jpeg": Jpeg,
+    "photo_file": PhotoFile,
     "blur": Blur,
     "colorize": Colorize,
     "denoise": Denoise,
@@ -111,6 +113,7 @@ __all__ = [
     "LinearOperator",
     "Mixture",
     "Paired",
+    "PhotoFile",
     "Rows",
     "SuperResolution",
     "WalshHadamard",

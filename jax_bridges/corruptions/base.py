@@ -31,6 +31,7 @@ class Corruption(abc.ABC):
       greys: it takes the colour away.
       raster: pixels of a grid that it lays over the image; 1: none.
       enlarges: how many pixels of x, along an axis, are one of y.
+      interpolates: x_T has the pixels of y interpolated (bicubic), not repeated.
       averages: side of the blocks whose means are all that it measures; 0: it measures other things.
     """
 
@@ -42,6 +43,7 @@ class Corruption(abc.ABC):
     raster: ClassVar[int] = 1
     noise: ClassVar[float] = 0.0
     enlarges: ClassVar[int] = 1
+    interpolates: ClassVar[bool] = False
     averages: ClassVar[int] = 0
 
     @abc.abstractmethod
@@ -65,6 +67,11 @@ class Corruption(abc.ABC):
     def fills(self) -> str | None:
         """What x_T holds in the hole (`inpaint.FILLS`); None: it makes none."""
         return getattr(self, "fill", None)
+
+    @property
+    def enlargements(self) -> tuple[int, ...]:
+        """How often a small picture may be enlarged to become an x_T; 1: it has its final size."""
+        return tuple(sorted({1, self.enlarges}))
 
     @property
     def masks(self) -> str:

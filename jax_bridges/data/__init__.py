@@ -26,6 +26,7 @@ from jax_bridges.data.unpaired import Unpaired
 
 __all__ = [
     "DATASETS",
+    "FILES",
     "HELD_OUT",
     "Loader",
     "Source",

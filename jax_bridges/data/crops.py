@@ -11,7 +11,9 @@ once an epoch if a group fits, however many crops are taken of it.
 
 from __future__ import annotations
 
+import math
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -221,6 +223,19 @@ class GridCrops(_Crops):
 
 def crops_of(pictures: FileSource, c: SimpleNamespace) -> RandomCrops | GridCrops:
     """Native crops of whole pictures, as a resolved configuration with `crop` "random" or "grid" has them."""
-    if c.crop == "random" and c.split == "train":
-        return RandomCrops(pictures, c.size, c.cache_mb, c.crops, c.crop_scale)
-    return GridCrops(pictures, c.size, c.cache_mb)
+    if c.crop != "random" or c.split != "train":
+        return GridCrops(pictures, c.size, c.cache_mb)
+    source = RandomCrops(pictures, c.size, c.cache_mb, c.crops, c.crop_scale)
+    areas = [height * width for height, width in pictures.sizes()]
+    views = sum(key != "label" for key in pictures.keys)
+    each = 3 * views * sum(areas) / len(areas) * sum(scale**2 for scale in source.scales) / 2**20
+    together = min(GROUP, len(areas))
+    if each * together > c.cache_mb:
+        warnings.warn(
+            f"{source.name}: crops are taken of {together} pictures at a time, {each:.0f} MB each decoded, "
+            f"and data.cache_mb={c.cache_mb} holds {int(c.cache_mb / each)}: the others are decoded for "
+            f"every crop, which is slow. Set data.cache_mb={math.ceil(1.1 * each * together)}, or store "
+            "smaller pictures.",
+            stacklevel=4,
+        )
+    return source

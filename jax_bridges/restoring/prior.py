@@ -31,7 +31,7 @@ from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole
 from jax_bridges.restoring.jobs import widest_part
 from jax_bridges.restoring.methods import SENSING, parse_method, parse_operator
-from jax_bridges.restoring.models import check_label, check_tile
+from jax_bridges.restoring.models import check_label, check_tile, scale_note
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 from jax_bridges.stages.prior import complete_prior, guide, open_classifier
 from jax_bridges.training.system import Pair, System
@@ -95,7 +95,7 @@ class PriorRestorer:
         recorded, params = read_player(path, "teacher")
         check_tile(path, recorded, tile, "256 (or 128, 512)")
         config = complete_prior(recorded, str(path), tile)
-        self.system = System.create(config)
+        self.system, self.data = System.create(config), recorded.get("data", {})
         self.method = parse_method(solver, self.system.bridge, config.zero_shot, nfe)
         self.sigma_y = self.operator.noise if sigma_y is None else sigma_y
         self.simulate, self.tiling, self.coarse, self.batch = simulate, tiling, coarse, batch
@@ -131,6 +131,10 @@ class PriorRestorer:
     def colours(self) -> bool:
         """It makes colour pictures of gray ones."""
         return self.operator.greys
+
+    def scale(self, picture: tuple[int, int]) -> str:
+        """See `scale_note`."""
+        return scale_note(self.data, self.system.size, picture)
 
     @property
     def factor(self) -> int:
