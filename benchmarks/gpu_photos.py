@@ -189,18 +189,15 @@ def train_both(options: argparse.Namespace, config) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """The averaged weights of both, and what is known of them, as a few files in OUT."""
-    import numpy as np
-
     from benchmarks.lab.record import machine, versions
-    from jax_bridges.io.safetensors import write_safetensors
+    from jax_bridges.packed import write_packed
     from jax_bridges.players import read_player
 
     options.out.mkdir(parents=True, exist_ok=True)
-    for player, dtype in (("teacher", np.float32), ("student", np.float16)):
-        config, params = read_player(options.work, player)
-        arrays = {name: array.astype(dtype) for name, array in flat(params)}
-        about = {"format": "jax_bridges", "player": player, "config": json.dumps(config)}
-        path = write_safetensors(options.out / f"{player}.safetensors", arrays, about)
+    recorded = json.loads((options.work / "config.json").read_text())
+    for player, dtype in (("teacher", "float32"), ("student", "float16")):
+        params = read_player(options.work, player)[1]
+        path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
@@ -212,15 +209,6 @@ def pack(options: argparse.Namespace) -> None:
         "versions": versions(),
     }
     (options.out / "trained.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-def flat(tree, prefix: str = ""):
-    """(name, array) of a nested dict, levels joined by "/"."""
-    for name, value in tree.items():
-        if hasattr(value, "items"):
-            yield from flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def main(argv: list[str] | None = None) -> int:
