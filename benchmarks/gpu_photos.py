@@ -73,7 +73,7 @@ def configuration(options: argparse.Namespace):
     config.distill.bridge_optimizer.schedule = "constant"
     config.distill.optimizer.delay, config.distill.optimizer.warmup = 0.0, 200
     config.network.dtype = "bfloat16"
-    config.train.batch, config.distill.batch = 512, 128
+    config.train.batch, config.distill.batch = 256, 128
     config.log_every, config.checkpoint_every = 20, 1000
     if options.toy:
         config.network.update(widths=(16, 32, 48), dtype="float32")
@@ -110,6 +110,11 @@ class Clock:
         if place == len(SHARES) - 1:
             self._end = min(self._end, BEGAN + 60 * minutes) - PACKING
         self._wrote = 0.0
+
+    @property
+    def end(self) -> float:
+        """Seconds since the start of the program."""
+        return self._end - BEGAN
 
     @property
     def signalled(self) -> bool:
@@ -163,8 +168,11 @@ def train_both(options: argparse.Namespace, config) -> None:
                 stage = train(run)
             else:
                 stage = distill(run, load_teacher(run, str(options.work)))
-            say(f"{name}: compiling its step, then training on {stage.images} pieces a step")
             clock = Clock(stop, options.work / "clock.json", name, options.minutes)
+            say(
+                f"{name}: compiling its step, then training on {stage.images} pieces a step "
+                f"until {clock.end:.0f} s"
+            )
             run.stop = clock  # pyright: ignore[reportAttributeAccessIssue]
             try:
                 train_stage(run, stage, lambda state, step: None)
@@ -181,18 +189,15 @@ def train_both(options: argparse.Namespace, config) -> None:
 
 def pack(options: argparse.Namespace) -> None:
     """The averaged weights of both, and what is known of them, as a few files in OUT."""
-    import numpy as np
-
     from benchmarks.lab.record import machine, versions
-    from jax_bridges.io.safetensors import write_safetensors
+    from jax_bridges.packed import write_packed
     from jax_bridges.players import read_player
 
     options.out.mkdir(parents=True, exist_ok=True)
-    for player, dtype in (("teacher", np.float32), ("student", np.float16)):
-        config, params = read_player(options.work, player)
-        arrays = {name: array.astype(dtype) for name, array in flat(params)}
-        about = {"format": "jax_bridges", "player": player, "config": json.dumps(config)}
-        path = write_safetensors(options.out / f"{player}.safetensors", arrays, about)
+    recorded = json.loads((options.work / "config.json").read_text())
+    for player, dtype in (("teacher", "float32"), ("student", "float16")):
+        params = read_player(options.work, player)[1]
+        path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
@@ -204,15 +209,6 @@ def pack(options: argparse.Namespace) -> None:
         "versions": versions(),
     }
     (options.out / "trained.json").write_text(json.dumps(about, indent=1) + "\n")
-
-
-def flat(tree, prefix: str = ""):
-    """(name, array) of a nested dict, levels joined by "/"."""
-    for name, value in tree.items():
-        if hasattr(value, "items"):
-            yield from flat(value, f"{prefix}{name}/")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,8 +8,6 @@ with just that. `benchmarks/gpu_photos.sh` trains a teacher and its student on o
 from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
 
-QUALITIES = (5, 10, 20, 30, 40, 50)
-
 
 def _inpaint(config):
     config.corruption = {"name": "inpaint_holes", "fill": "smooth"}
@@ -18,17 +16,19 @@ def _inpaint(config):
 
 
 def _jpeg(config):
-    config.corruption = {"name": "mixture", "parts": [["jpeg", {"quality": q}] for q in QUALITIES]}
+    config.corruption = {"name": "photo_file"}
     config.preconditioning.scale = 0.5
 
 
 def _denoise(config):
-    noise = [["denoise", {"std": sigma}] for sigma in (0.05, 0.1, 0.2, 0.4)]
-    config.corruption = {"name": "mixture", "parts": noise}
+    noise = {"noise": (0.02, 0.3), "written": 0.5, "quality": (30, 95)}
+    config.corruption = {"name": "photo_file", **noise}
+    config.preconditioning.scale = 0.5
 
 
 def _superres(config):
-    config.corruption = {"name": "superres", "kind": "bicubic", "factor": 4}
+    files = {"factors": (2, 4), "written": 0.5, "quality": (50, 95)}
+    config.corruption = {"name": "photo_file", **files}
 
 
 TASKS = {"inpaint": _inpaint, "jpeg": _jpeg, "denoise": _denoise, "superres": _superres}
@@ -48,9 +48,12 @@ def get_config(variant: str = ""):
     config.bridge = {"name": "brownian", "epsilon": 0.15}
     config.preconditioning = {"name": "residual"}
     config.keep_known = variant == "inpaint"
+    # Shrinking takes away what JPEG has left in the photographs themselves.
+    config.data.crop_scale = 1.0 if variant == "inpaint" else 0.5
     config.train.batch, config.train.steps = 64, 20_000
     # In units of the network's output: calm images count as much as busy ones.
     config.train.weight = "native"
+    config.train.times = "towards_source"  # where one call begins
     config.train.ema = 0.999
     config.train.optimizer.warmup = 200
     config.distill.student_steps = 2

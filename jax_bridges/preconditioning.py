@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,40 +16,8 @@ import numpy as np
 
 from jax_bridges.bridges import Bridge, expand
 from jax_bridges.choices import choose
+from jax_bridges.scalings import Preconditioning, Scalings, share
 from jax_bridges.typing import Array, ArrayOrPair, Predictor
-
-
-class Scalings(NamedTuple):
-    """Each shaped like t."""
-
-    c_in: Array
-    c_skip: Array
-    c_out: Array
-    c_noise: Array
-
-
-class Preconditioning:
-    """What every kind has: `scalings` and `weight` at times t `[B]`, and what stands beside c_out F."""
-
-    def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array) -> Array:
-        """What is known of x_0 without the network, `[B, H, W, C]`: `c_skip x_t`."""
-        del bridge, t
-        return expand(c_skip, xt) * xt
-
-    def answer(
-        self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
-    ) -> Array:
-        """x0_hat `[B, H, W, C]` of the network's answer `raw`."""
-        del xT
-        return self.skip(bridge, xt, t, scalings.c_skip) + expand(scalings.c_out, xt) * raw
-
-
-def _share(bridge: Bridge, t: Array, scale: float) -> Array:
-    """`scale t / T`, of the table's entry where there is one: an entry of `scale + 1` is a whole number."""
-    t = jnp.asarray(t)
-    if bridge.table is None:
-        return scale * t / bridge.T
-    return scale * bridge.index(t).astype(t.dtype) / (bridge.table - 1)
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +37,7 @@ class I2SBScaling(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         one = jnp.ones_like(t)
-        unit = _share(bridge, t, 1.0)
+        unit = share(bridge, t, 1.0)
         return Scalings(one, one, -bridge.sigma(t), 1000.0 * (self.t0 + (1.0 - self.t0) * unit))
 
     def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
@@ -127,12 +94,12 @@ class Residual(Preconditioning):
     detail, which a network that normalises its layers hardly sees: `s = scale d`, d^2 the mean squared
     difference of neighbouring pixels of x_T, and `floor`^2.
 
-    c_in = 1, c_out and weight for `d = 0.1` where x_T is not given, network time 1000 t / T. The weight is
+    c_out and weight are for `d = 0.1` where x_T is not given; network time 1000 t / T. The weight is
     1 / c_out^2, but at most `most` times what it is at T.
 
     Attributes:
       scale: standard deviation of x_0 - x_T, in units of d.
-      floor: of d.
+      floor: least d that is reckoned with.
       most: bound of the weight, relative to that at T.
     """
 
@@ -157,18 +124,24 @@ class Residual(Preconditioning):
         v = b**2 * s2 + c2
         return b * s2 / v, jnp.sqrt(s2 * c2 / v)
 
+    def shown(self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings) -> Array:
+        """The mean of x_0 given x_t, whose noise is no stronger than what there is to add."""
+        del scalings
+        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
+        gain = expand(self._gains(bridge, t, xT)[0], xt)
+        return xT + gain * (xt - (a + b) * xT)
+
     def answer(
         self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
     ) -> Array:
-        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
-        gain, spread = (expand(v, xt) for v in self._gains(bridge, t, xT))
-        return xT + gain * (xt - (a + b) * xT) + spread * raw
+        spread = expand(self._gains(bridge, t, xT)[1], xt)
+        return self.shown(bridge, xt, t, xT, scalings) + spread * raw
 
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
         """Scalings at times t `[B]`; c_skip is g of what `answer` has left of x_t."""
         t = jnp.asarray(t)
         gain, spread = self._gains(bridge, t)
-        return Scalings(jnp.ones_like(t), gain, spread, _share(bridge, t, 1000.0))
+        return Scalings(jnp.ones_like(t), gain, spread, share(bridge, t, 1000.0))
 
     def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """`1 / c_out^2`, bounded."""
@@ -186,7 +159,7 @@ class Plain(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         one = jnp.ones_like(t)
-        return Scalings(one, jnp.zeros_like(t), one, _share(bridge, t, 1000.0))
+        return Scalings(one, jnp.zeros_like(t), one, share(bridge, t, 1000.0))
 
     def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """One."""
@@ -201,7 +174,7 @@ class UnitVariance(BridgeKarras):
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
-        return Scalings(*self._scales(bridge, t), _share(bridge, t, 1000.0))
+        return Scalings(*self._scales(bridge, t), share(bridge, t, 1000.0))
 
 
 @jax.tree_util.register_dataclass
@@ -222,7 +195,7 @@ class Epsilon(Preconditioning):
         """Scalings at times t `[B]`."""
         t = jnp.asarray(t)
         alpha, sigma = bridge.alpha(t), bridge.sigma(t)
-        index = _share(bridge, t, self.steps - 1)
+        index = share(bridge, t, self.steps - 1)
         return Scalings(jnp.ones_like(alpha), 1.0 / alpha, -sigma / alpha, index)
 
     def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
@@ -397,7 +370,9 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
     def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
         scalings = preconditioning.scalings(bridge, t)
-        raw = network(expand(scalings.c_in, xt) * xt, scalings.c_noise, xT, z).astype(xt.dtype)
+        raw = network(
+            preconditioning.shown(bridge, xt, t, xT, scalings), scalings.c_noise, xT, z
+        ).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
         x0_hat = preconditioning.answer(bridge, xt, t, xT, scalings, raw)
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat

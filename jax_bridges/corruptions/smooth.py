@@ -76,7 +76,8 @@ def _coarsen(x):
 def _blocks(x, beyond=0):
     """Sums of blocks of 2x2 pixels, [B, H, W, C] -> [B, ceil(H / 2), ceil(W / 2), C]."""
     for axis in (1, 2):
-        x = sum(_halves(x, axis, beyond))
+        first, second = _halves(x, axis, beyond)
+        x = first + second
     return x
 
 

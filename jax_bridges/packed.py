@@ -1,0 +1,95 @@
+"""A player in one small file: its averaged weights and its configuration, as safetensors.
+
+That is how models ship with the package: `shipped/TASK_NAME.safetensors`, called "TASK:NAME", beside a card
+of the same name that says what it has learned from, how, and what it can do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jax_bridges.choices import look_up
+from jax_bridges.config import migrate
+from jax_bridges.io.safetensors import write_safetensors
+from jax_bridges.io.torch_file import read_torch
+from jax_bridges.players import PLAYERS
+from jax_bridges.typing import PyTree
+
+SHIPPED = Path(__file__).parent / "shipped"
+SUFFIX = ".safetensors"
+_FORMAT = "jax_bridges"  # how a file of ours is told from others' weights
+
+
+def write_packed(
+    path: str | os.PathLike,
+    player: str,
+    config: dict[str, Any],
+    params: PyTree,
+    dtype: str = "float16",
+) -> Path:
+    """Packs what `players.read_player` gave.
+
+    Args:
+      path: of the file, which appears whole or not at all.
+      player: one of PLAYERS.
+      config: recorded, with the number of its format.
+      params: a nested dict of arrays.
+      dtype: in which they are kept: float16 or float32.
+
+    Raises:
+      ValueError: weights that float16 cannot hold.
+    """
+    arrays = {}
+    for name, array in flatten_dict(params, sep="/").items():
+        with np.errstate(over="ignore"):
+            arrays[name] = np.asarray(array).astype(dtype)
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(
+                f"The weights '{name}' are not finite in {dtype}: keep them in float32."
+            )
+    look_up("player", PLAYERS, player)
+    about = {"format": _FORMAT, "player": player, "config": json.dumps(config)}
+    return write_safetensors(Path(path), arrays, about)
+
+
+def read_packed(path: str | os.PathLike) -> tuple[str, dict[str, Any], PyTree]:
+    """(player, recorded configuration, float32 parameters) of a file of `write_packed`.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is damaged, or no file of this kind.
+    """
+    path = Path(path)
+    arrays = read_torch(path)  # says what is wrong with the file
+    with open(path, "rb") as file:
+        header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    about = header.get("__metadata__", {})
+    if about.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path} holds weights of another project: bring them in by "
+            "`python -m jax_bridges.import_torch`."
+        )
+    params = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+    return about["player"], migrate(json.loads(about["config"])), unflatten_dict(params, sep="/")
+
+
+def shipped() -> dict[str, Path]:
+    """The models that come with the package: name, as "photos:inpaint", -> file."""
+    files = sorted(SHIPPED.glob(f"*{SUFFIX}"))
+    return {path.stem.replace("_", ":", 1): path for path in files}
+
+
+def list_shipped() -> str:
+    """A line for each of them: its name and the first line of its card."""
+    lines = []
+    for name, path in shipped().items():
+        card = path.with_suffix(".md").read_text("utf-8")
+        lines.append(f"{name:18s} {card.splitlines()[0].lstrip('# ')}")
+    return "\n".join(lines) or "No model comes with this installation."
