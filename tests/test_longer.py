@@ -61,6 +61,7 @@ def test_looks_of_data_without_a_split_are_at_the_held_out_images(short):
     assert (short / "samples" / "test-train-3.png").is_file()
 
 
+@pytest.mark.slow
 def test_it_comes_to_the_end_of_a_run_that_was_so_long_from_the_start(
     images, tmp_path, short, capsys
 ):
@@ -138,6 +139,22 @@ def test_what_depends_on_the_length_is_refused_by_its_key(tmp_path, key, value, 
     resolved["teacher"]["checkpoint"] = "elsewhere"
     if stage == "train":  # which is not trained then
         check_longer(resolved, tmp_path, grown)
+
+
+def test_students_of_a_teacher_that_goes_on_are_refused_by_their_folders(tmp_path):
+    """Of every seed; those whose number of steps alone grew may go on."""
+    config = base_config()
+    config.update_from_flattened_dict(FREE)
+    config.seeds = (0, 1)
+    resolved = json.loads(config.to_json_best_effort())
+    for place in ("seed0/checkpoints/train/6", "seed1/checkpoints/distill/4"):
+        (tmp_path / place).mkdir(parents=True)
+    check_longer(resolved, tmp_path, {"distill.steps": (4, 9)})
+    with pytest.raises(ValueError) as caught:
+        check_longer(resolved, tmp_path, {"train.steps": (6, 9)})
+    assert f"delete {tmp_path}/seed1/checkpoints/distill, to have them distilled anew" in str(
+        caught.value
+    )
 
 
 def test_what_a_method_does_not_use_does_not_count():
