@@ -142,7 +142,8 @@ def train_both(options: argparse.Namespace, config) -> None:
     from jax_bridges.main import begin_workdir, check_workdir
     from jax_bridges.players import DISTILL, TRAIN
     from jax_bridges.stages.distill import distill
-    from jax_bridges.stages.run import MetricsLog, Run, Stopped, StopSignal, train_stage
+    from jax_bridges.stages.log import MetricsLog
+    from jax_bridges.stages.run import Run, Stopped, StopSignal, train_stage
     from jax_bridges.stages.train import load_teacher, train
     from jax_bridges.training.parallel import Parallel
     from jax_bridges.training.system import System

@@ -65,20 +65,29 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
-def differences(old: dict, new: dict) -> list[str]:
-    """Lines `key: old -> new` for keys that differ and may not (see FREE_KEYS), sorted."""
+def changed(old: dict, new: dict) -> dict[str, tuple[Any, Any]]:
+    """key -> (old, new) of keys that differ and may not (see FREE_KEYS), sorted."""
     flat_old, flat_new = (dict(settings.flatten(tree)) for tree in (old, new))
-    known = dict(settings.flatten(base_config().to_dict()))  # what was meant then
-    lines = []
+    found = {}
     for key in sorted(flat_old.keys() | flat_new.keys()):
         before, after = (
             list(value) if isinstance(value, tuple) else value
             for value in (flat_old.get(key, "(absent)"), flat_new.get(key, "(absent)"))
         )
         if before != after and not key.startswith(FREE_KEYS):
-            meant = [] if key in flat_new or key in known else suggest(key, flat_new, 1)
-            hint = f" (did you mean {meant[0]}?)" if meant else ""
-            lines.append(f"{key}: {before} -> {after}{hint}")
+            found[key] = (before, after)
+    return found
+
+
+def differences(old: dict, new: dict) -> list[str]:
+    """Lines `key: old -> new` for `changed`, with what may have been meant."""
+    flat_new = dict(settings.flatten(new))
+    known = dict(settings.flatten(base_config().to_dict()))  # what was meant then
+    lines = []
+    for key, (before, after) in changed(old, new).items():
+        meant = [] if key in flat_new or key in known else suggest(key, flat_new, 1)
+        hint = f" (did you mean {meant[0]}?)" if meant else ""
+        lines.append(f"{key}: {before} -> {after}{hint}")
     return lines
 
 

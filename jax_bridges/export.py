@@ -36,7 +36,7 @@ from jax_bridges.keys import Purpose, Stream, example_keys, fold
 from jax_bridges.metrics import to_uint8
 from jax_bridges.models import portable
 from jax_bridges.platforms import aim_at
-from jax_bridges.players import DISTILL, PLAYERS, full_network, read_player
+from jax_bridges.players import DISTILL, PLAYERS, full_network, is_teacher, read_player
 from jax_bridges.training.methods import check_calls, sample_student
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import PyTree
@@ -196,7 +196,7 @@ def run(argv: list[str]) -> Path:
     flags = _parser().parse_args(argv)
     out, player = Path(flags.out), flags.player
     if flags.format == "jax":
-        if player == "teacher":
+        if player and is_teacher(player):
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
         notes = out.with_name(f"{out.name}.md")
         check_name(notes, out)

@@ -48,6 +48,7 @@ class Purpose(enum.IntEnum):
     INIT_TEACHER = 0  # first parameters
     INIT_STUDENT = 1
     EVALUATE = 2  # one for all rows of a table: they see the same corrupted images and noise
+    WATCH = 3  # held-out images while a stage trains: the same every time
     TRAIN_TEACHER = 100  # all that a stage's steps draw
     TRAIN_STUDENT = 101  # of each student of a comparison, too
 

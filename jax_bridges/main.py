@@ -19,23 +19,18 @@ from ml_collections import config_flags
 
 from jax_bridges import hosts
 from jax_bridges.acts import choose_act
-from jax_bridges.acts.seeds import check_layout, of_seed, run_seeds
+from jax_bridges.acts.longer import check_longer, is_longer
+from jax_bridges.acts.seeds import check_layout, of_seed, portable, run_seeds
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
-from jax_bridges.config import differences, migrate, record
-from jax_bridges.data import check_classes, make_source
+from jax_bridges.config import changed, differences, migrate, record
+from jax_bridges.data import check_classes, has_validation, make_source
 from jax_bridges.io.atomic import check_writable, is_writable, write_atomic
 from jax_bridges.report.html import build_report
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.evaluate import earlier_results
-from jax_bridges.stages.run import (
-    Diverged,
-    MetricsLog,
-    NoLog,
-    Run,
-    Stopped,
-    StopSignal,
-)
+from jax_bridges.stages.log import Callback, MetricsLog, NoLog, check_callbacks
+from jax_bridges.stages.run import Diverged, Run, Stopped, StopSignal
 from jax_bridges.stages.train import check_teacher, take_teacher
 from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training.parallel import Parallel
@@ -55,29 +50,34 @@ _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
 _HOSTS = [_DEFINE[type(like)](name, like, about) for name, (like, about) in hosts.FLAGS.items()]
 
 
-def run(config, workdir: str | os.PathLike) -> Path:
+def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) -> Path:
     """Everything from a configuration to report.html; goes on where an earlier start stopped.
 
     Args:
       config: a complete configuration (jax_bridges/config.py).
       workdir: folder for config.json, metrics.jsonl, checkpoints/, samples/, results.json, report.html.
+      callbacks: each is called as `callback(stage, step, metrics)` after every line of metrics.jsonl, every
+        `config.log_every` steps: "train" or "distill" (in a comparison "distill_METHOD"), the steps that the
+        stage has made, and its numbers by name, unrounded. Of several hosts each calls its own. What one
+        raises ends the run and passes as it is: the last checkpoint stays, from which the next start goes on.
 
     Returns:
       The path of the report.
 
     Raises:
-      ValueError: a configuration that cannot run, or one that differs from the folder's.
+      ValueError: a configuration that cannot run, or one that differs from the folder's; a callback that
+        is no function.
       Stopped, Diverged: see stages/run.py.
     """
-    workdir = Path(workdir)
+    workdir, callbacks = Path(workdir), check_callbacks(callbacks)
     check_layout(config, workdir)
     if config.seeds:
-        return _run_seeds(config, workdir)
+        return _run_seeds(config, workdir, callbacks)
     with contextlib.ExitStack() as ends:  # signals and logs, whichever way it ends
-        return _run(config, workdir, ends, lambda: begin_workdir(workdir, config))
+        return _run(config, workdir, ends, lambda: begin_workdir(workdir, config), callbacks)
 
 
-def _run_seeds(config, workdir: Path) -> Path:
+def _run_seeds(config, workdir: Path, callbacks: tuple[Callback, ...]) -> Path:
     validate(config)
     first = of_seed(config, config.seeds[0], workdir)
     check_workdir(workdir, json.loads(config.to_json_best_effort()))
@@ -90,7 +90,7 @@ def _run_seeds(config, workdir: Path) -> Path:
             begin_workdir(folder, its)
 
         with contextlib.ExitStack() as ends:
-            _run(its, folder, ends, begin)
+            _run(its, folder, ends, begin, callbacks)
 
     run_seeds(config, workdir, run_seed)
     if hosts.is_chief():
@@ -99,7 +99,13 @@ def _run_seeds(config, workdir: Path) -> Path:
     return workdir / "report.html"
 
 
-def _run(config, workdir: Path, ends: contextlib.ExitStack, begin: Callable[[], None]) -> Path:
+def _run(
+    config,
+    workdir: Path,
+    ends: contextlib.ExitStack,
+    begin: Callable[[], None],
+    callbacks: tuple[Callback, ...],
+) -> Path:
     # -- check -------------------------------------------------------------------------------------
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
     validate(config, parallel.devices)
@@ -114,13 +120,19 @@ def _run(config, workdir: Path, ends: contextlib.ExitStack, begin: Callable[[], 
     train_data, test_data = (make_source(config.data, split) for split in splits)
     check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
     check_evaluation(config, test_data)
+    watched = None
+    if config.evaluate.every and has_validation(config.data):
+        watched = make_source(config.data, "validation")
     system = System.create(config)
     stop = StopSignal()
     stop.listen()
     ends.callback(stop.leave)
     log = MetricsLog(workdir) if hosts.is_chief() else NoLog()  # writes nothing yet
     ends.callback(log.close)
-    this = Run(config, workdir, system, parallel, train_data, test_data, log, stop)
+    this = Run(
+        config, workdir, system, parallel, train_data, test_data, log, stop,
+        watched=watched, callbacks=callbacks,
+    )  # fmt: skip
 
     # -- plan, act, report ---------------------------------------------------------------------------
     choose_act(config).do(this, begin)
@@ -148,16 +160,22 @@ def show_finished(workdir: Path, config) -> Path:
 
 
 def begin_workdir(workdir: Path, config) -> None:
-    """Writes config.json, once all hosts have found nothing to refuse."""
+    """Writes config.json, once all hosts have found nothing to refuse; results of a shorter run go."""
     hosts.barrier("checked")
     if hosts.is_chief():
-        write_atomic(
-            workdir / "config.json", (json.dumps(record(config), indent=1) + "\n").encode()
-        )
+        if check_workdir(workdir, json.loads(config.to_json_best_effort())):
+            (workdir / "results.json").unlink(missing_ok=True)
+        text = json.dumps(portable(record(config), workdir), indent=1) + "\n"
+        write_atomic(workdir / "config.json", text.encode())
+    hosts.barrier("begun")  # all see the same results, or none
 
 
-def check_workdir(workdir: Path, resolved: dict) -> None:
-    """Refuses a folder whose run had another configuration, naming the keys that differ."""
+def check_workdir(workdir: Path, resolved: dict) -> bool:
+    """Refuses a folder whose run had another configuration, naming the keys that differ.
+
+    Returns:
+      Whether the configuration differs in that stages have more steps, with which they can go on.
+    """
     path = workdir / "config.json"
     if str(workdir).split("/")[0].endswith(":"):  # a Path has one slash of gs://
         raise ValueError(
@@ -177,7 +195,7 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
             raise ValueError(
                 f"{workdir} is not empty and holds no config.json: give a new folder with --workdir."
             )
-        return
+        return False
     try:
         recorded = json.loads(path.read_text("utf-8-sig"))
         if not isinstance(recorded, dict):
@@ -186,12 +204,18 @@ def check_workdir(workdir: Path, resolved: dict) -> None:
         raise ValueError(
             f"{path} cannot be read ({error}): put it back, or give a new folder with --workdir."
         ) from None
-    changed = differences(migrate(recorded), resolved)
-    if changed:
+    old, new = (portable(each, workdir) for each in (migrate(recorded), resolved))
+    found = changed(old, new)
+    longer = {key: pair for key, pair in found.items() if is_longer(key, *pair)}
+    if len(longer) < len(found):
         raise ValueError(
             f"{workdir} holds a run with another configuration; go on with that one, or give another "
-            "--workdir. These keys differ:\n  " + "\n  ".join(changed)
+            "--workdir. These keys differ:\n  " + "\n  ".join(differences(old, new))
         )
+    if longer:
+        check_longer(resolved, workdir, longer)
+        check_writable(workdir)
+    return bool(longer)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

@@ -20,12 +20,20 @@ from jax_bridges.training.system import System, image_size
 from jax_bridges.typing import PyTree
 
 TRAIN, DISTILL = "train", "distill"  # stages: folders under checkpoints/, lines of metrics.jsonl
-# Whose weights: where they are kept, and as which player. A comparison has a student of each method.
-PLAYERS = {
+# Whose weights: where they are kept, and as which player. A comparison has a student of each method. What
+# `evaluate.best` keeps of a stage lies beside it.
+_LAST = {
     "student": (DISTILL, "generator"),
     "teacher": (TRAIN, "teacher"),
     **{method: (f"{DISTILL}_{method}", "generator") for method in METHODS},
 }
+BEST = "_best"
+PLAYERS = _LAST | {f"{name}{BEST}": (f"{its}{BEST}", who) for name, (its, who) in _LAST.items()}
+
+
+def is_teacher(player: str) -> bool:
+    """Whether one of PLAYERS is a teacher."""
+    return player.removesuffix(BEST) == "teacher"
 
 
 def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, str]:
@@ -51,7 +59,8 @@ def read_player(workdir: str | os.PathLike, player: str) -> tuple[dict[str, Any]
 
     Args:
       workdir: what a run left behind; for the teacher also an import.
-      player: "student", "teacher", or a comparison's student by its method.
+      player: "student", "teacher", or a comparison's student by its method; each with "_best" for what
+        `evaluate.best` has kept of it.
 
     Returns:
       (config, params), params as numpy arrays.
@@ -77,7 +86,7 @@ def recorded_config(workdir: str | os.PathLike, player: str) -> dict[str, Any]:
 
 def full_network(config: dict[str, Any], player: str) -> dict[str, Any]:
     """What makes the player's network by `make_network`: the teacher's, or that with a student's noise."""
-    z = 0 if player == "teacher" else config["distill"]["z_channels"]
+    z = 0 if is_teacher(player) else config["distill"]["z_channels"]
     return {**config["network"], "z_channels": z}
 
 

@@ -21,7 +21,7 @@ from jax_bridges.command import Parser, run_command
 from jax_bridges.corruptions import CORRUPTIONS
 from jax_bridges.data import source
 from jax_bridges.hints import suggest
-from jax_bridges.metrics import measure
+from jax_bridges.metrics import METRICS, measure
 from jax_bridges.models import DTYPES, INPUTS, MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
 from jax_bridges.samplers import SAMPLERS, knobs_of
@@ -119,6 +119,12 @@ def rows() -> tuple[Setting, ...]:
         S("evaluate.pictures", 12, COUNT, "Images in the picture and in the report's slider."),
         S("evaluate.margin", 2, _NATURAL, "Pixels around the hole that its own metrics include."),
         *under("evaluate", measure.SETTINGS),
+        S("evaluate.every", 0, _NATURAL, "Steps of a stage between two looks at held-out images: loss of the "
+                "teacher, metrics at the fewest network calls, a picture; 0: none."),
+        S("evaluate.every_images", 64, whole(least=2), "Images of a look: of the split validation where "
+                "there is one (earth), else of the held-out ones."),
+        S("evaluate.best", "none", Choice(("none", "loss", *METRICS)), "Keep each stage's best weights by "
+                "this number of a look, and evaluate those; students are distilled from the teacher's last."),
         S("evaluate.published", "", TEXT, "Task of published.csv whose rows stand beside ours."),
         S("evaluate.published_data", "", TEXT, "What our images are, in its words: you vouch for it."),
 

@@ -16,7 +16,7 @@ from jax_bridges import settings
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
-from jax_bridges.data import Source, has_labels, is_paired
+from jax_bridges.data import Source, has_labels, has_validation, is_paired
 from jax_bridges.metrics import METRICS, hole_crop
 from jax_bridges.metrics.check_data import check_test_data
 from jax_bridges.metrics.measure import check_metrics
@@ -74,6 +74,7 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     corruption = make_corruption(**config.corruption)
     check_task(corruption, is_paired(config.data), *image_size(config.data.size))
     check_metrics(config.evaluate, has_labels(config.data))
+    _check_best(config)
     if config.evaluate.published:
         published_rows(config.evaluate.published, data=config.evaluate.published_data)
     bridge = make_bridge(**config.bridge)
@@ -171,6 +172,31 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
                 f"The preconditioning {said(config.preconditioning)} is not finite on the bridge "
                 f"{said(config.bridge)}: change its settings, or take another one."
             )
+
+
+def _check_best(config: ConfigDict) -> None:
+    """Weights that are the best by what is not measured, or by the images that are reported."""
+    best, every = config.evaluate.best, config.evaluate.every
+    if best == "none":
+        return
+    said = f"evaluate.best is '{best}', but "
+    if not every:
+        raise ValueError(
+            f"{said}evaluate.every is 0, no look at held-out images: set it to some steps."
+        )
+    if not has_validation(config.data):
+        raise ValueError(
+            f"{said}'{config.data.name}' has no split validation, and what is chosen by test images cannot "
+            "be reported on them: leave it out."
+        )
+    if best != "loss" and (best not in config.evaluate.metrics or config.zero_shot.tasks):
+        among = "a prior has its loss alone" if config.zero_shot.tasks else "it is not measured"
+        raise ValueError(f"{said}{among}: set it to 'loss', or add it to evaluate.metrics.")
+    if best == "loss" and (config.teacher.checkpoint or config.train.mode != "bridge"):
+        raise ValueError(
+            f"{said}only a teacher that is trained here by bridge matching has a loss to be held out from: "
+            "name one of evaluate.metrics."
+        )
 
 
 def _check_zero_shot(config: ConfigDict, bridge) -> None:

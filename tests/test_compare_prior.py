@@ -23,7 +23,8 @@ from jax_bridges.corruptions import (
 )
 from jax_bridges.data import first, make_source
 from jax_bridges.keys import Purpose, example_keys
-from jax_bridges.stages.run import NoLog, Run, StopSignal
+from jax_bridges.stages.log import NoLog
+from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate

@@ -53,7 +53,7 @@ def test_the_contract_is_able_to_fail(tmp_path):
 
 def test_tensorflow_is_not_imported():
     code = (
-        "import sys, jax_bridges.main; from jax_bridges.stages.run import MetricsLog; "
+        "import sys, jax_bridges.main; from jax_bridges.stages.log import MetricsLog; "
         "import tempfile, pathlib; MetricsLog(pathlib.Path(tempfile.mkdtemp())).close(); "
         "print([m for m in sys.modules if m.split('.')[0] in ('tensorflow', 'torch', 'keras')])"
     )

@@ -15,7 +15,8 @@ from jax_bridges.distillation import roll_out_random
 from jax_bridges.keys import example_keys, shared_key
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.run import NoLog, Run, StopSignal
+from jax_bridges.stages.log import NoLog
+from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.methods import find_method
 from jax_bridges.training.methods.ibmd import IBMD, make_ibmd_step

@@ -34,7 +34,8 @@ from jax_bridges.restoring.models import noise_field, tile_source
 from jax_bridges.samplers import SAMPLERS, sample_ancestral, sample_consistency, sample_few_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
-from jax_bridges.stages.run import NoLog, Run, StopSignal
+from jax_bridges.stages.log import NoLog
+from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.stages.train import STEPS, train
 from jax_bridges.training.methods.ibmd_answers import ROLL_OUTS, Rolling
 from jax_bridges.training.parallel import Parallel

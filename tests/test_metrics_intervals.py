@@ -15,7 +15,12 @@ from jax_bridges.metrics import (
     set_estimate,
     sign_test,
 )
-from jax_bridges.metrics.frechet import PairedFrechet, kernel_without, moments_without
+from jax_bridges.metrics.frechet import (
+    PairedFrechet,
+    gaussian_distance,
+    gaussians_without,
+    kernel_without,
+)
 from jax_bridges.metrics.intervals import kept
 from jax_bridges.metrics.store import Store
 
@@ -124,17 +129,24 @@ def test_distances_without_a_fold_are_those_of_the_images_that_are_left():
         assert kernel[fold] == pytest.approx(want, rel=1e-9)
 
 
-def test_moments_without_a_fold_are_those_of_the_rows_that_are_left():
+@pytest.mark.parametrize("constant", [0, 2])
+def test_moments_without_a_fold_are_those_of_the_rows_that_are_left(constant):
+    """And the distance by them; with features that never change, too, which make a covariance singular."""
     random, store = np.random.default_rng(8), Store()
     rows = random.normal(size=(300, 6)) @ random.normal(size=(6, 6)) + 40
+    rows[:, :constant] = 3.0
+    other = Moments.of(1.3 * rows + random.normal(size=rows.shape))
     for part in np.array_split(rows, 7):
         store.add(part)
     folds = folds_of(np.arange(300), 4)
-    for found, picks in zip(moments_without(store, folds), kept(folds), strict=True):
+    for found, picks in zip(gaussians_without(store, folds), kept(folds), strict=True):
         want = Moments.of(rows[picks])
-        assert found.count == want.count
-        np.testing.assert_allclose(found.mean, want.mean, rtol=1e-12)
-        np.testing.assert_allclose(found.covariance, want.covariance, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(found[0], want.mean, rtol=1e-12)
+        np.testing.assert_allclose(found[1], want.covariance, rtol=1e-9, atol=1e-9)
+        distance = frechet_distance(want, other, allow_unequal=True)
+        theirs = (other.mean, other.covariance)
+        for pair in ((found, theirs), (theirs, found)):
+            assert gaussian_distance(*pair) == pytest.approx(distance, rel=1e-6)
 
 
 # -- coverage --------------------------------------------------------------------------------------

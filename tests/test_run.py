@@ -19,7 +19,8 @@ from jax_bridges.acts import distil
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import migrate
 from jax_bridges.metrics import METRICS
-from jax_bridges.stages.run import MetricsLog, Stopped
+from jax_bridges.stages.log import MetricsLog
+from jax_bridges.stages.run import Stopped
 from tests.support import runs
 from tests.support.runs import (
     DISTILL,

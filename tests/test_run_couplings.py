@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import jax_bridges.main
-from jax_bridges.stages.run import MetricsLog, Stopped, StopSignal
+from jax_bridges.stages.log import MetricsLog
+from jax_bridges.stages.run import Stopped, StopSignal
 from tests.support.runs import (
     saved,
     steps,

@@ -20,7 +20,8 @@ from PIL import Image
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints, NotSaved
 from jax_bridges.command import run_command
-from jax_bridges.stages.run import Diverged, MetricsLog
+from jax_bridges.stages.log import MetricsLog
+from jax_bridges.stages.run import Diverged
 from jax_bridges.training.state import Player, State
 from tests.support.restorers import files_of_at_most
 from tests.support.runs import (

@@ -10,6 +10,7 @@ import pytest
 import jax_bridges.main
 from jax_bridges.acts.seeds import check_layout, merge, of_seed
 from jax_bridges.config import base_config
+from jax_bridges.main import begin_workdir, check_workdir
 from jax_bridges.report.differences import read_values
 from jax_bridges.report.results import read_measured, read_results
 from jax_bridges.validation import validate
@@ -57,6 +58,33 @@ def test_folders_of_one_seed_and_of_several_are_not_mixed(tmp_path):
         validate(config)
 
 
+def test_a_folder_of_seeds_can_be_moved(tmp_path):
+    """Its teacher is named from the folder; as earlier versions had it, whole, it still serves in its place."""
+    config = base_config()
+    config.seeds, config.seeds_of = (4, 9), "distill"
+    before, after = tmp_path / "before", tmp_path / "after"
+
+    def resolved(workdir):
+        return json.loads(of_seed(config, 9, workdir).to_json_best_effort())
+
+    begin_workdir(before / "seed9", of_seed(config, 9, before))
+    path = before / "seed9" / "config.json"
+    recorded = json.loads(path.read_text())
+    assert recorded["teacher"]["checkpoint"] == "../seed4"
+    before.rename(after)
+    assert resolved(after)["teacher"]["checkpoint"] == str(after / "seed4")
+    check_workdir(after / "seed9", resolved(after))
+
+    after.rename(before)
+    recorded["teacher"]["checkpoint"] = str(before / "seed4")
+    path.write_text(json.dumps(recorded))
+    check_workdir(before / "seed9", resolved(before))
+    recorded["teacher"]["checkpoint"] = str(tmp_path / "others" / "seed4")
+    path.write_text(json.dumps(recorded))
+    with pytest.raises(ValueError, match="teacher.checkpoint: .*others/seed4 -> ../seed4"):
+        check_workdir(before / "seed9", resolved(before))
+
+
 @pytest.mark.slow
 def test_two_seeds_of_one_teacher_from_end_to_end(images, tmp_path, capsys):
     workdir = tmp_path / "runs"
@@ -98,7 +126,9 @@ def test_two_seeds_of_one_teacher_from_end_to_end(images, tmp_path, capsys):
     jax_bridges.main.run(config, workdir)
     assert capsys.readouterr().out.count("evaluate: already done") == 1
     assert [len(lines(folder)) for folder in (one, two)] == before
-    with pytest.raises(ValueError, match="train.steps: 6 -> 7"):
+    with pytest.raises(
+        ValueError, match="train.steps 6, and it is 7 now, but train.optimizer.schedu"
+    ):
         jax_bridges.main.run(tiny(images, seeds=(3, 5), **{"train.steps": 7}), workdir)
 
     # Rows that do not match are not averaged.

@@ -4,6 +4,8 @@ import csv
 import importlib.util
 import io
 import json
+import shutil
+import subprocess
 import sys
 
 import pytest
@@ -113,6 +115,18 @@ def test_latex_is_a_tabular():
     assert body[0].startswith(r"Run & Model & Sampler & NFE & FD-Lite0 $\downarrow$ (hole) &")
     assert r"a\_1 & student & few\_step & 1 & \textbf{12.9 $\pm$1.4} & 31.50" in body[4]
     assert r"\textit{I2SB\_x $\dagger$}" in body[-1] and r"\textit{$\ge$40}" in body[-1]
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="LaTeX is not installed")
+def test_latex_compiles_without_packages(tmp_path):
+    """Also a name that is made of its special characters; every cell is in the text of the page."""
+    name = r"a_1 & 50% #2 {x}\y ~^$ <>"
+    table = Listing.of({name: [*OURS, THEIRS], "b": LONG}).latex()
+    page = f"\\documentclass{{article}}\\begin{{document}}\n{table}\n\\end{{document}}\n"
+    (tmp_path / "page.tex").write_text(page)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "page.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and (tmp_path / "page.pdf").is_file(), done.stdout[-2000:]
 
 
 def run_command(monkeypatch, capsys, *arguments):

@@ -17,7 +17,8 @@ import numpy as np
 from jax_bridges.config import base_config
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import source_job
-from jax_bridges.stages.run import NoLog, Run, StopSignal
+from jax_bridges.stages.log import NoLog
+from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 

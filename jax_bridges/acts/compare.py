@@ -15,7 +15,7 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
 from jax_bridges.players import DISTILL
 from jax_bridges.samplers import make_sampler
-from jax_bridges.stages.evaluate import evaluate
+from jax_bridges.stages.evaluate import evaluate, row_settings
 from jax_bridges.stages.jobs import Job, source_job, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
 from jax_bridges.training.system import System
@@ -25,15 +25,16 @@ from jax_bridges.typing import PyTree
 def compare(run: Run, begin: Callable[[], None]) -> None:
     """Trains `compare.students` and evaluates `compare_jobs`."""
     runs = student_runs(run)
-    teacher, students = train_and_distil(run, begin, runs)
+    teacher, students, weights = train_and_distil(run, begin, runs)
     jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in students.items()})
-    evaluate(run, jobs, settings(run.config), published=of_papers(run), left_out=left_out)
+    said = {"left_out": left_out, "weights_of": weights}
+    evaluate(run, jobs, settings(run.config), published=of_papers(run), **said)
 
 
 def settings(config: ConfigDict) -> str:
     """What the rows depend on."""
-    parts = {"evaluate": config.evaluate, "compare": config.compare}
-    return json.dumps({k: json.loads(v.to_json_best_effort()) for k, v in parts.items()})
+    compared = json.loads(config.compare.to_json_best_effort())
+    return json.dumps({"evaluate": row_settings(config), "compare": compared})
 
 
 def student_runs(run: Run) -> dict[str, Run]:

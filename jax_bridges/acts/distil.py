@@ -15,8 +15,9 @@ from jax_bridges.players import DISTILL, TRAIN
 from jax_bridges.report.published import published_rows
 from jax_bridges.report.row import Row
 from jax_bridges.stages.distill import distill
-from jax_bridges.stages.evaluate import evaluate
-from jax_bridges.stages.jobs import plain_jobs
+from jax_bridges.stages.evaluate import evaluate, row_settings
+from jax_bridges.stages.held_out import chosen, watch
+from jax_bridges.stages.jobs import plain_jobs, student_sampler, teacher_sampler
 from jax_bridges.stages.pictures import Previews
 from jax_bridges.stages.run import Run, train_stage
 from jax_bridges.stages.train import load_teacher, train
@@ -25,19 +26,19 @@ from jax_bridges.typing import PyTree
 
 def distil(run: Run, begin: Callable[[], None]) -> None:
     """The rows of `config.evaluate`: `evaluate.sampler` and the student's own."""
-    teacher, students = train_and_distil(run, begin, {DISTILL: run})
+    teacher, students, weights = train_and_distil(run, begin, {DISTILL: run})
     jobs = plain_jobs(run, teacher, students[DISTILL])
-    evaluate(run, jobs, settings(run.config), published=of_papers(run))
+    evaluate(run, jobs, settings(run.config), published=of_papers(run), weights_of=weights)
 
 
 def settings(config: ConfigDict) -> str:
     """What the rows depend on."""
-    return json.dumps(json.loads(config.evaluate.to_json_best_effort()))
+    return json.dumps(row_settings(config))
 
 
 def train_and_distil(
     run: Run, begin: Callable[[], None], student_runs: dict[str, Run]
-) -> tuple[PyTree, dict[str, PyTree]]:
+) -> tuple[PyTree, dict[str, PyTree], str]:
     """Plans, then trains what is not trained yet.
 
     Args:
@@ -45,7 +46,8 @@ def train_and_distil(
       student_runs: the run of each student, by the name of its stage.
 
     Returns:
-      Averaged parameters of the teacher, and of the student of each stage.
+      Averaged parameters of the teacher, and of the student of each stage, that are to be evaluated; and
+      which step's they are, where `evaluate.best` asks for others than the last's.
     """
     # -- plan ------------------------------------------------------------------------------------------
     config, system, stages = run.config, run.system, []
@@ -64,18 +66,27 @@ def train_and_distil(
     begin()
 
     # -- teacher ---------------------------------------------------------------------------------------
-    previews = Previews(run)
+    previews, told = Previews(run), []
+    calls, few = (min(n) for n in (config.evaluate.teacher_nfe, config.evaluate.student_nfe))
+    evaluated = teacher
     if not config.teacher.checkpoint:
         show = partial(previews.teacher, TRAIN)
-        teacher = train_stage(run, teacher_stage, show)
+        sample = partial(teacher_sampler, run, calls)
+        looks = watch(run, teacher_stage, f"teacher {calls}", sample)
+        teacher = train_stage(run, teacher_stage, show, looks)
+        evaluated, of = chosen(run, teacher_stage, teacher)
+        told.append(of)
 
     # -- students ----------------------------------------------------------------------------------------
     students = {}
     for its, stage in student_stages:
         stage.frozen = teacher
         show = partial(previews.student, its, stage.name, teacher)
-        students[stage.name] = train_stage(its, stage, show)
-    return teacher, students
+        looks = watch(its, stage, f"student {few}", partial(student_sampler, its, few))
+        last = train_stage(its, stage, show, looks)
+        students[stage.name], of = chosen(its, stage, last)
+        told.append(of)
+    return evaluated, students, "; ".join(filter(None, told))
 
 
 def of_papers(run: Run) -> Callable[[int], list[Row]] | None:

@@ -8,8 +8,11 @@ of different seeds differ by the training alone, and rows of one seed are paired
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -54,6 +57,18 @@ def of_seed(config: ConfigDict, seed: int, workdir: Path) -> ConfigDict:
     if config.seeds_of == DISTILL and seed != first and not config.teacher.checkpoint:
         own.teacher.checkpoint = str(workdir / folder_of(first))
     return own
+
+
+def portable(recorded: dict[str, Any], workdir: Path) -> dict[str, Any]:
+    """A configuration as config.json of `workdir` has it: the teacher of another seed of the same folder is
+    named from there, "../seed0", so that the folder of all can be moved."""
+    path = recorded.get("teacher", {}).get("checkpoint")
+    if not path or not all(re.fullmatch(r"seed\d+", Path(p).name) for p in (path, workdir)):
+        return recorded
+    teacher, own = (Path(os.path.abspath(p)) for p in (path, workdir))
+    if teacher.parent != own.parent:
+        return recorded
+    return recorded | {"teacher": recorded["teacher"] | {"checkpoint": f"../{teacher.name}"}}
 
 
 def run_seeds(config: ConfigDict, workdir: Path, run: Callable[[ConfigDict, Path], object]) -> None:

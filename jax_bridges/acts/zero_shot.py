@@ -20,7 +20,8 @@ from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.published import published_rows
 from jax_bridges.report.row import Row
-from jax_bridges.stages.evaluate import evaluate
+from jax_bridges.stages.evaluate import evaluate, row_settings
+from jax_bridges.stages.held_out import chosen, watch
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, train_stage
@@ -43,6 +44,7 @@ def zero_shot(run: Run, begin: Callable[[], None]) -> None:
     if run.parallel.hosts > 1:
         raise ValueError("zero_shot.tasks run on one host: start them without the others.")
     classifier, weights = None, None  # the network, its parameters
+    which = ""
     if config.zero_shot.classifier:
         place = (config.zero_shot.classifier, run.system.bridge, run.system.size)
         classifier, weights = open_classifier(*place)
@@ -54,16 +56,17 @@ def zero_shot(run: Run, begin: Callable[[], None]) -> None:
         stage = train(run)
         plan_stages(run, [(run, stage)])
         begin()
-        prior = train_stage(run, stage, lambda state, step: None)
+        last = train_stage(run, stage, lambda state, step: None, watch(run, stage))
+        prior, which = chosen(run, stage, last)
     jobs = zero_shot_jobs(run, (prior, weights), classifier)
     told = settings(config)
-    evaluate(run, jobs, told, name="zero_shot", published=partial(of_papers, run))
+    papers = partial(of_papers, run)
+    evaluate(run, jobs, told, name="zero_shot", published=papers, weights_of=which)
 
 
 def settings(config: ConfigDict) -> str:
     """What the rows depend on."""
-    parts = config.evaluate, config.zero_shot
-    return json.dumps([json.loads(part.to_json_best_effort()) for part in parts])
+    return json.dumps([row_settings(config), json.loads(config.zero_shot.to_json_best_effort())])
 
 
 def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job]:

@@ -34,6 +34,7 @@ __all__ = [
     "check_classes",
     "first",
     "has_labels",
+    "has_validation",
     "is_paired",
     "make_source",
     "pad",
@@ -78,7 +79,7 @@ def make_source(data_config: Any, split: str) -> Source:
       FileNotFoundError: data that is not there.
     """
     c = resolve(data_config, split)
-    kind = c.name.partition(":")[0]
+    kind = _kind(c)
     for key, kinds in LABEL_KEYS.items():
         if getattr(c, key) and kind not in kinds:
             raise ValueError(
@@ -105,14 +106,23 @@ def make_source(data_config: Any, split: str) -> Source:
     return Unpaired(source) if c.unpaired and split == "train" else source
 
 
+def has_validation(data_config: Any) -> bool:
+    """Whether there is a split "validation", without opening the data."""
+    return _kind(resolve(data_config, "train")) in VALIDATED
+
+
 def is_paired(data_config: Any) -> bool:
     """Whether the examples of this configuration have an "xT", without opening the data."""
     c = resolve(data_config, "train")
-    name = c.name.partition(":")[0]
-    return name in PAIRED or (name in KEYED and bool(c.xT_key))
+    return _kind(c) in PAIRED or (_kind(c) in KEYED and bool(c.xT_key))
 
 
 def has_labels(data_config: Any) -> bool:
     """Whether the examples of this configuration have a "label", without opening the data."""
     c = resolve(data_config, "train")
     return any(getattr(c, key) for key in LABEL_KEYS)
+
+
+def _kind(c: Any) -> str:
+    """The name of a resolved configuration's dataset, without what follows."""
+    return c.name.partition(":")[0]

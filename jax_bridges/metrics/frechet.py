@@ -158,8 +158,11 @@ class PairedFrechet:
         return float(means + max(spread, 0.0) / (len(picks) - 1))
 
 
-def moments_without(features, folds: np.ndarray) -> Iterator[Moments]:
-    """The moments of the rows that are left without each fold, of more rows than dimensions.
+Gaussian = tuple[np.ndarray, np.ndarray]  # mean [D] and covariance [D, D]
+
+
+def gaussians_without(features, folds: np.ndarray) -> Iterator[Gaussian]:
+    """Mean and covariance of the rows that are left without each fold.
 
     Sums over a fold are taken off those over all rows: memory is for D^2, and each row is squared twice.
 
@@ -180,15 +183,31 @@ def moments_without(features, folds: np.ndarray) -> Iterator[Moments]:
     for fold in range(int(folds.max()) + 1):
         parts = zip(whole, sums(np.flatnonzero(folds == fold)))
         count, total, squares = (all_rows - its for all_rows, its in parts)
-        covariance = (squares - np.outer(total, total) / count) / (count - 1)
-        yield Moments.from_covariance(count, origin + total / count, covariance)
+        yield origin + total / count, (squares - np.outer(total, total) / count) / (count - 1)
+
+
+def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
+    """`frechet_distance` from covariances, in a third of its time; small variances keep half of their digits.
+
+    tr (C_a C_b)^(1/2) is the sum of roots of the eigenvalues of L^T C_b L, where C_a = L L^T.
+    """
+    (mean_a, cov_a), (mean_b, cov_b) = a, b
+    try:
+        root = linalg.cholesky(cov_a, lower=True, check_finite=False)
+    except linalg.LinAlgError:  # it is singular
+        values, vectors = linalg.eigh(cov_a, check_finite=False)
+        root = vectors * np.sqrt(np.maximum(values, 0.0))
+    squares = linalg.eigvalsh(root.T @ cov_b @ root, overwrite_a=True, check_finite=False)
+    cross = np.sqrt(np.maximum(squares, 0.0)).sum()
+    spread = np.trace(cov_a) + np.trace(cov_b) - 2 * cross
+    return float(np.square(mean_a - mean_b).sum() + max(spread, 0.0))
 
 
 def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:
     """KID `[G]` without the rows of each fold, over all pairs of those that are left.
 
     All pairs rather than subsets, whose chance would be multiplied by the number of folds. Each pair is
-    seen once, `rows` times `rows` of them at a time.
+    seen once, `rows` times `rows` of them at a time; of one set, the kernel is the same both ways round.
 
     Args:
       a, b: features [N, D], arrays or read as such.
@@ -200,14 +219,14 @@ def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:
     def without(x, y, same: bool) -> np.ndarray:
         between = np.zeros(())  # sums over pairs [G, G]
         alone = np.zeros(())  # and over a row with itself [G]
-        for p in parts:
-            for q in parts:
-                kernel = _kernel(
-                    *(np.asarray(s.take(i, 0), np.float64) for s, i in ((x, p), (y, q)))
-                )
+        for i, p in enumerate(parts):
+            first = np.asarray(x.take(p, 0), np.float64)
+            for q in parts[i:] if same else parts:
+                kernel = _kernel(first, np.asarray(y.take(q, 0), np.float64))
                 if same and p is q:
                     alone = alone + np.diag(kernel) @ member[p]
-                between = between + member[p].T @ kernel @ member[q]
+                part = member[p].T @ kernel @ member[q]
+                between = between + part + (part.T if same and p is not q else 0)
         left = between.sum() - between.sum(0) - between.sum(1) + np.diag(between)
         return left - np.sum(alone) + alone if same else left
 
@@ -217,7 +236,8 @@ def kernel_without(a, b, folds: np.ndarray, rows: int = 2048) -> np.ndarray:
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return (x @ y.T / x.shape[1] + 1) ** 3
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base  # a seventh of the time of a power
 
 
 def kernel_distance(a, b, subset: int = 100, subsets: int = 50, seed: int = 0):

@@ -12,9 +12,10 @@ from jax_bridges.metrics.frechet import (
     Moments,
     PairedFrechet,
     frechet_distance,
+    gaussian_distance,
+    gaussians_without,
     kernel_distance,
     kernel_without,
-    moments_without,
 )
 from jax_bridges.metrics.intervals import kept
 from jax_bridges.metrics.lpips import TRUNKS, lpips
@@ -102,13 +103,13 @@ def _frechet(ours: Store, theirs: Store | Moments, config: Any) -> float:
 def _frechet_without(ours: Store, theirs: Store | Moments, folds, config: Any) -> np.ndarray:
     if isinstance(theirs, Moments):
         # Of fewer images than the reference, all alike: what that does is not the interval's to tell.
-        parts = moments_without(ours, folds)
-        return np.array([frechet_distance(part, theirs, allow_unequal=True) for part in parts])
+        known = (theirs.mean, theirs.covariance)
+        return np.array([gaussian_distance(part, known) for part in gaussians_without(ours, folds)])
     if len(ours) <= PAIRS_IN_MEMORY:
         distance = PairedFrechet(*(store.take(np.arange(len(ours))) for store in (ours, theirs)))
         return np.array([distance(picks) for picks in kept(folds)])
-    pairs = zip(moments_without(ours, folds), moments_without(theirs, folds))
-    return np.array([frechet_distance(*pair) for pair in pairs])
+    pairs = zip(gaussians_without(ours, folds), gaussians_without(theirs, folds))
+    return np.array([gaussian_distance(*pair) for pair in pairs])
 
 
 def _kernel(ours: Store, theirs: Store, config: Any) -> float:

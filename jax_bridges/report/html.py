@@ -27,6 +27,7 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 256  # pixels; images up to this wide are enlarged with sharp pixels
 _STAGES = ("train", "distill")
+_LOOKS = ("validation", "test")  # at held-out images while a stage trains (stages/held_out.py)
 # What a stage's losses mean, where they are not what one expects: by a key that only it logs.
 _LOSSES = {
     "bridge_loss": "loss: how much worse the teacher predicts the student's images than the bridge net "
@@ -176,8 +177,9 @@ def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str
     for stage in sorted(stages, key=lambda name: (name not in _STAGES, name != "train")):
         records = stages[stage]
         keys = [key for key in dict.fromkeys(k for r in records for k in r) if key != "step"]
-        losses = [key for key in keys if key.endswith("loss")]
-        others = [key for key in keys if key not in losses and key != "seconds"]
+        looks = [key for key in keys if key.split("_")[0] in _LOOKS and not key.endswith("seconds")]
+        losses = [key for key in keys if key.endswith("loss") and key not in looks]
+        others = [key for key in keys if key not in (*looks, *losses, "seconds")]
         facts = f"{records[-1]['step']:,} steps"
         speeds = sorted(filter(_is_number, (each.get("images_per_second") for each in records)))
         if speeds:
@@ -191,22 +193,31 @@ def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str
             out += [f'<p class="note">{escape(note)}</p>' for note in notes]
         else:
             out.append(missing("Too few steps for a loss curve."))
+        held_out = [curves.step_chart(records, key, stage) for key in looks]
+        if any(held_out):
+            out.append(f'<h4>Held-out images</h4><div class="charts">{_figures(held_out)}</div>')
         if any(more):
             out.append(
                 "<details><summary>Speed, gradients and more</summary>"
                 f'<div class="charts">{_figures(more)}</div></details>'
             )
-        # The newest sample: the highest step, which is not the last name in alphabetical order.
-        names = [path.name for path in workdir.glob(f"samples/{_plain(stage)}-*.png")]
-        if names:
-            newest = max(names, key=lambda name: (len(name), name))
+        newest = [
+            _newest(workdir, name) for name in (stage, *(f"{look}-{stage}" for look in _LOOKS))
+        ]
+        if any(newest):
             out.append("<details><summary>Pictures of the stage</summary>")
-            out.append(_pictures(workdir, [f"samples/{newest}"], ""))
+            out.append(_pictures(workdir, [path for path in newest if path], ""))
             out.append("</details>")
     if skipped:
         lines = "1 unreadable line" if skipped == 1 else f"{skipped} unreadable lines"
         out.append(f'<p class="note">Left out of metrics.jsonl: {lines}.</p>')
     return "\n".join(out)
+
+
+def _newest(workdir: Path, name: str) -> str | None:
+    """samples/NAME-STEP.png of the highest step, which is not the last in alphabetical order."""
+    names = [path.name for path in workdir.glob(f"samples/{_plain(name)}-*.png")]
+    return f"samples/{max(names, key=lambda each: (len(each), each))}" if names else None
 
 
 def _measured(measured: dict) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 import fnmatch
 import io
 import json
+import re
 from collections.abc import Sequence
 
 from jax_bridges.hints import did_you_mean
@@ -236,14 +237,15 @@ def _check(runs: dict[str, list[Row]], metrics: Sequence[str], patterns: Sequenc
             raise ValueError(f"No row is {pattern}: there are {', '.join(found)}.")
 
 
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "–": "--", "−": "$-$",
+    ">=": r"$\ge$", "<": "$<$", ">": "$>$", "|": "$|$",
+}  # fmt: skip
+_SIGNS = re.compile("|".join(map(re.escape, _LATEX)))
+
+
 def _escape(text: str) -> str:
     """Text for LaTeX, its signs by its own commands."""
-    for sign in "&%$#_{}":
-        text = text.replace(sign, f"\\{sign}")
-    signs = {
-        "±": r"$\pm$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "†": r"$\dagger$", "–": "--", "−": "$-$",
-        ">=": r"$\ge$",
-    }  # fmt: skip
-    for sign, command in signs.items():
-        text = text.replace(sign, command)
-    return text
+    return _SIGNS.sub(lambda found: _LATEX[found[0]], text)

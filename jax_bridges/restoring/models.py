@@ -28,7 +28,7 @@ from jax_bridges.data import FILES
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.models import portable
-from jax_bridges.players import read_player, recorded_config
+from jax_bridges.players import is_teacher, read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior
@@ -111,7 +111,7 @@ def open_model(
     """A model from a folder (a run's, or an import of a released teacher) or an exported file.
 
     Args:
-      player: "student", "teacher", or a comparison's student by its method.
+      player: one of PLAYERS (jax_bridges/players.py).
       nfe: network calls a tile; the most it was trained for (student) or evaluated at (teacher) by
         default. An exported file has its own.
       sampler: of a teacher; the run's own by default.
@@ -163,7 +163,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
     check_tile(path, recorded, tile, "256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)")
     config = _complete(recorded, tile)
     system = _System.create(config)
-    if player != "teacher":
+    if not is_teacher(player):
         if sampler:
             raise ValueError("--sampler is of a teacher (--model=teacher): a student has its own.")
         nfe = max(config.evaluate.student_nfe) if nfe is None else nfe
@@ -172,7 +172,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         chosen = make_sampler(sampler or config.evaluate.sampler)
         nfe = max(config.evaluate.teacher_nfe) if nfe is None else nfe
         times = chosen.grid(system.bridge, nfe)
-    network = system.teacher if player == "teacher" else system.student
+    network = system.teacher if is_teacher(player) else system.student
     classes = getattr(network, "num_classes", 0) or 0
     check_label(label, classes)
 
@@ -183,7 +183,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         labels = jnp.full(len(image), label, jnp.int32) if classes else None
         pair = Pair(image, xT, None if mask is None else mask[..., None], key, labels)
         steps = noise(PictureStream.STEPS)
-        if player != "teacher":
+        if not is_teacher(player):
             return sample_student(system, config.distill, params, pair, nfe, steps, clip=True)
         denoise = system.denoiser(params, pair)
         return jnp.clip(chosen.sample(denoise, system.bridge, xT, times, steps), -1.0, 1.0)

@@ -7,6 +7,7 @@ stays are one number an image and metric (values.npz), and features on the disk 
 from __future__ import annotations
 
 import io
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,7 @@ def evaluate(
     *,
     name: str = "evaluate",
     published: Callable[[int], list[Row]] | None = None,
-    left_out: str = "",
+    **said: str,
 ) -> dict:
     """Writes results.json, values.npz and pictures, and prints the table; done once a configuration.
 
@@ -111,7 +112,8 @@ def evaluate(
       settings: what the rows depend on: with other settings, they are measured again.
       name: of the lines that are printed, and of the picture.
       published: `published(images)`, rows of papers to stand beside ours.
-      left_out: what is not among the rows, and why.
+      said: what else is to be said of how it was measured: `left_out`, what is not among the rows, and why;
+        `weights_of`, which step's they are.
 
     Returns:
       The results as written.
@@ -156,7 +158,7 @@ def evaluate(
             "region": table.region,
             **table.measures[""].how(),
             "settings": settings,
-            **({"left_out": left_out} if left_out else {}),
+            **{key: text for key, text in said.items() if text},
         },
         "rows": rows,
         "differences": measured.to_teacher() if config.folds else [],
@@ -242,6 +244,13 @@ def _line(job: Job, row: Row, metrics) -> str:
     name = f"{job.task or job.model} {job.sampler}{calls}" if calls or job.task else job.model
     values = {k: row.metrics.get(k) for k in metrics}
     return name + "".join(f"  {k} {v:.4g}" for k, v in values.items() if v is not None)
+
+
+def row_settings(config: Any) -> dict:
+    """What of `config.evaluate` rows depend on."""
+    its = json.loads(config.evaluate.to_json_best_effort())
+    looks = () if its["best"] != "none" else ("every", "every_images", "best")
+    return {key: value for key, value in its.items() if key not in looks}
 
 
 def earlier_results(path: Path) -> dict | None:

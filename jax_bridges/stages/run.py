@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -22,8 +21,8 @@ from jax_bridges.checkpoints import Checkpoints, NotSaved
 from jax_bridges.command import one_sentence, time_left
 from jax_bridges.config import record
 from jax_bridges.data import Loader, Source
-from jax_bridges.io.atomic import naming
 from jax_bridges.keys import Purpose
+from jax_bridges.stages.log import Callback, MetricsLog, NoLog
 from jax_bridges.starting import first_says, release_signals
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
@@ -83,67 +82,6 @@ class StopSignal:
         return self._event.is_set()
 
 
-class MetricsLog:
-    """Appends JSON lines to metrics.jsonl, and the same numbers to a TensorBoard file beside it.
-
-    Both are made by the first line. What cannot be written raises at once, where it can be said:
-    tensorboardX's own writer has a thread, which on a full disk ends in a traceback, and then hangs.
-    """
-
-    def __init__(self, workdir: Path):
-        self._workdir: Path = workdir
-        self._lines: TextIO | None = None
-
-    def _open(self) -> TextIO:
-        from tensorboardX.event_file_writer import EventsWriter
-
-        board = self._workdir / "tensorboard"
-        board.mkdir(parents=True, exist_ok=True)
-        path = self._workdir / "metrics.jsonl"
-        cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-        self._lines = lines = open(path, "a", buffering=1)
-        if cut:  # a killed run left half a line: the next one must not join it
-            lines.write("\n")
-        self._board = EventsWriter(str(board / "events"))
-        return lines
-
-    def write(self, stage: str, step: int, **values: float) -> None:
-        """One line; numbers are rounded to 6 digits, and null where they are not finite (JSON has no NaN)."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        short = {k: float(f"{v:.6g}") if np.isfinite(v) else None for k, v in values.items()}
-        with naming(self._workdir / "metrics.jsonl"):
-            lines = self._open() if self._lines is None else self._lines
-            lines.write(json.dumps({"stage": stage, "step": step, **short}) + "\n")
-        with naming(self._workdir / "tensorboard"):
-            for name, value in short.items():
-                if value is not None:
-                    summary = scalar(f"{stage}/{name}", value)
-                    self._board.write_event(
-                        Event(wall_time=time.time(), step=step, summary=summary)
-                    )
-            self._board.flush()
-
-    def close(self) -> None:
-        """Closes both."""
-        if self._lines is not None:
-            for file in (self._lines, self._board):
-                with contextlib.suppress(OSError):  # said by `write`
-                    file.close()
-            self._lines = None
-
-
-class NoLog:
-    """In place of `MetricsLog` on all hosts but the first."""
-
-    def write(self, stage: str, step: int, **values: float) -> None:
-        """Does nothing."""
-
-    def close(self) -> None:
-        """Does nothing."""
-
-
 class Profile:
     """Records a few steps of a stage, to be looked at with xprof; of several hosts the first's."""
 
@@ -172,7 +110,13 @@ class Profile:
 
 @dataclasses.dataclass
 class Run:
-    """One run: its configuration, the folder it leaves behind, and what all stages use."""
+    """One run: its configuration, the folder it leaves behind, and what all stages use.
+
+    Attributes:
+      watched: the split for validation, where there is one and stages are watched on it (held_out.py).
+      callbacks: told of every line of metrics.jsonl, on every host.
+      theirs: what a callback has raised.
+    """
 
     config: Any
     workdir: Path
@@ -183,6 +127,9 @@ class Run:
     log: MetricsLog | NoLog
     stop: StopSignal
     programs: dict[str, Callable] = dataclasses.field(default_factory=dict)
+    watched: Source | None = None
+    callbacks: tuple[Callback, ...] = ()
+    theirs: BaseException | None = None
 
     def program(self, name: str, make: Callable[[], Callable]) -> Callable:
         """`make()`, once under this name: what one stage has compiled is not compiled for another.
@@ -193,9 +140,20 @@ class Run:
             self.programs[name] = first_says(name, make())
         return self.programs[name]
 
+    def tell(self, stage: str, step: int, **values: float) -> None:
+        """Writes a line of metrics.jsonl, and tells the callbacks, whose exceptions pass."""
+        self.log.write(stage, step, **values)
+        try:
+            for callback in self.callbacks:
+                callback(stage, step, dict(values))
+        except BaseException as error:
+            self.theirs = error
+            raise
+
     def key(self, purpose: Purpose) -> Array:
-        """Base key of a purpose; that of the evaluation may have a seed of its own."""
-        its = self.config.evaluate.seed if purpose == Purpose.EVALUATE else -1
+        """Base key of a purpose; those of held-out images may have a seed of their own."""
+        held_out = purpose in (Purpose.EVALUATE, Purpose.WATCH)
+        its = self.config.evaluate.seed if held_out else -1
         return jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
 
     def done(self, stage: str) -> int:
@@ -228,6 +186,7 @@ class Stage:
       frozen: parameters the step reads but does not train; shapes until they are known.
       raw: makes what `make_state` takes besides, when the stage begins: the teacher's raw weights.
       data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
+      loss: `loss(params, batch, key) -> [B]` of held-out images, where they tell more by it than by metrics.
     """
 
     name: str
@@ -242,6 +201,7 @@ class Stage:
     frozen: PyTree = None
     raw: Callable[[], PyTree] | None = None
     data: Callable[[Run], Source] | None = None
+    loss: Callable[[PyTree, PyTree, Array], Array] | None = None
 
     @property
     def images(self) -> int:
@@ -254,11 +214,24 @@ class Stage:
         return len(self.batch_shape) - 1
 
 
-def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> PyTree:
+class Watch(Protocol):
+    """What looks at held-out images while a stage trains (held_out.py)."""
+
+    every: int
+
+    def __call__(self, state: State, step: int) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+
+def train_stage(
+    run: Run, stage: Stage, show: Callable[[State, int], None], watch: Watch | None = None
+) -> PyTree:
     """Trains a stage from where it stopped to its end; a finished one is only read.
 
     Args:
       show: `show(state, step)` saves a picture; called at the end and every `pictures_every` steps.
+      watch: its numbers join the line of the step; asked every `watch.every` steps and at the end.
 
     Returns:
       The averaged parameters of `stage.player` at the last step.
@@ -312,15 +285,17 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
                 last = now == stage.steps
                 if now % (stage.max_skipped + 1) == 0:
                     _skipped(run, stage, state, checkpoints)
-                if now % config.log_every == 0 or last:
+                watched = watch is not None and (now % watch.every == 0 or last)
+                if now % config.log_every == 0 or last or watched:
                     checkpoints.check()
                     values = {k: float(v) for k, v in metrics.items()}  # waits for the device
                     seconds = time.perf_counter() - since
                     rate = (now - at) * stage.images / seconds
                     skipped = _skipped(run, stage, state, checkpoints)
-                    run.log.write(
+                    run.tell(
                         stage.name, now, **values, skipped=skipped,
                         images_per_second=rate, seconds_per_step=seconds / (now - at),
+                        **(watch(state, now) if watch is not None and watched else {}),
                     )  # fmt: skip
                     _tell(
                         bar,
@@ -340,7 +315,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
                     show(state, now)
                     since, at = time.perf_counter(), now
     except OSError as error:
-        if isinstance(error, NotSaved):
+        if isinstance(error, NotSaved) or error is run.theirs:
             raise
         with contextlib.suppress(NotSaved):  # what is said is the first
             checkpoints.wait()
@@ -352,6 +327,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
         bar.close()
         profile.close()
         checkpoints.close()
+    if watch is not None:
+        watch.close()
     return state.players[stage.player].ema
 
 

@@ -19,7 +19,7 @@ from jax_bridges.training.methods import METHODS
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.settings import distill_settings
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.steps import make_teacher_step
+from jax_bridges.training.steps import make_held_out_loss, make_teacher_step
 from jax_bridges.typing import PyTree
 
 STEPS = {"bridge": make_teacher_step, "reflow": make_reflow_step, "dsbm": make_dsbm_step}
@@ -64,6 +64,8 @@ def train(run: Run) -> Stage:
         max_skipped=config.max_skipped,
         player="teacher",
         frozen=frozen,
+        # The other modes make their pairs: another task at every step.
+        loss=make_held_out_loss(system, config) if config.mode == "bridge" else None,
     )
 
 

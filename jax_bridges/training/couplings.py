@@ -12,12 +12,11 @@ import optax
 
 from jax_bridges.bridges import Bridge
 from jax_bridges.corruptions import Corruption
-from jax_bridges.keys import ONLY, Stream, fold, normal
-from jax_bridges.losses import bridge_matching
+from jax_bridges.keys import Stream, fold
 from jax_bridges.samplers import sample_ancestral, sample_sde_euler
 from jax_bridges.times import uniform_grid
 from jax_bridges.training.state import Player, State
-from jax_bridges.training.steps import Mean, Step, draw_times, gradients, time_weight
+from jax_bridges.training.steps import Mean, Step, gradients, matching_loss
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
 
@@ -99,14 +98,6 @@ def _other_end(denoise: Denoiser, system: System, config, start: Array, pair: Pa
     return jax.lax.stop_gradient(sample(denoise, bridge, start, times, keys))
 
 
-def _matching(system: System, config, denoise: Denoiser, x0: Array, xT: Array, pair: Pair) -> Array:
-    """Mean loss of bridge matching from xT to x0, at the pair's times and noise."""
-    t = draw_times(system, config, pair)
-    noise = normal(fold(pair.keys, Stream.NOISE), ONLY, x0)
-    weight = time_weight(system, config.weight, config.weight_max, t)
-    return jnp.mean(bridge_matching(denoise, system.bridge, x0, xT, t, noise, weight))
-
-
 def _update(player: Player, loss, batch, config, optimizer, count: Array, mean: Mean):
     value, grads = gradients(loss, player.params, batch, config.microbatches, mean)
     metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
@@ -124,7 +115,8 @@ def make_reflow_step(system: System, config, optimizer: optax.GradientTransforma
         def loss(params: PyTree, part: PyTree) -> Array:
             pair = system.prepare(part, key, augment=True)
             x0 = _other_end(system.denoiser(frozen, pair), system, config, pair.xT, pair)
-            return _matching(system, config, system.denoiser(params, pair), x0, pair.xT, pair)
+            denoise = system.denoiser(params, pair)
+            return jnp.mean(matching_loss(system, config, denoise, x0, pair.xT, pair))
 
         teacher, metrics = _update(
             state.players["teacher"], loss, batch, config, optimizer, state.step, mean
@@ -165,7 +157,8 @@ def make_dsbm_step(system: System, config, optimizer: optax.GradientTransformati
                 lambda: start,
                 lambda: _other_end(system.denoiser(resting, pair), system, config, end, pair),
             )
-            return _matching(system, config, system.denoiser(params, pair), end, start, pair)
+            denoise = system.denoiser(params, pair)
+            return jnp.mean(matching_loss(system, config, denoise, end, start, pair))
 
         own = (turn // 2) * length + state.step % length  # updates of this player so far
         active, metrics = _update(active, loss, batch, config, optimizer, own, mean)

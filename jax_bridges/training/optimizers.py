@@ -105,6 +105,21 @@ def check_optimizer(config, part: str) -> None:
         )
 
 
+def of_length(config, part: str) -> list[str]:
+    """What of an optimiser's settings makes a step depend on how many there will be, as clauses.
+
+    Args:
+      config: the keys of SETTINGS.
+      part: where they are, as in "train.optimizer".
+    """
+    found = []
+    if config.schedule == "cosine":
+        found.append(f"{part}.schedule is 'cosine', which falls to 0 at the last step")
+    if config.delay:
+        found.append(f"{part}.delay is {config.delay}, a share of the steps")
+    return found
+
+
 def ema_update(
     ema: PyTree, params: PyTree, step: Array, decay: float, warmup: bool = True
 ) -> PyTree:

@@ -21,7 +21,7 @@ from jax_bridges.schema import FLAG, Choice, Setting, number
 from jax_bridges.times import TRAINING_TIMES, training_times
 from jax_bridges.training.state import State
 from jax_bridges.training.system import Pair, System
-from jax_bridges.typing import Array, PyTree
+from jax_bridges.typing import Array, Denoiser, PyTree
 
 Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
@@ -127,6 +127,29 @@ def gradients(
     return mean(optax.tree.scale(1.0 / microbatches, total))
 
 
+def matching_loss(
+    system: System, config, denoise: Denoiser, x0: Array, xT: Array, pair: Pair
+) -> Array:
+    """Bridge matching from xT to x0 at the pair's times and noise, `[B]`, by the settings of the training."""
+    t = draw_times(system, config, pair)
+    noise = normal(fold(pair.keys, Stream.NOISE), ONLY, x0)
+    weight = time_weight(system, config.weight, config.weight_max, t, xT)
+    if config.get("hole_mean", False):
+        weight = weight * hole_weight(pair)
+    return bridge_matching(denoise, system.bridge, x0, xT, t, noise, weight)
+
+
+def make_held_out_loss(system: System, config) -> Callable[[PyTree, PyTree, Array], Array]:
+    """`loss(params, batch, key) -> [B]`, the teacher's step's own, without augmentation and dropout."""
+
+    def loss(params: PyTree, batch: PyTree, key: Array) -> Array:
+        pair = system.prepare(batch, key, augment=False)
+        denoise = system.denoiser(params, pair)
+        return matching_loss(system, config, denoise, pair.x0, pair.xT, pair)
+
+    return loss
+
+
 def make_teacher_step(system: System, config, optimizer: optax.GradientTransformation) -> Step:
     """Bridge matching: one optax update of the player "teacher" a batch `[B, ...]`."""
 
@@ -135,18 +158,11 @@ def make_teacher_step(system: System, config, optimizer: optax.GradientTransform
 
         def loss(params: PyTree, part: PyTree) -> Array:
             pair = system.prepare(part, key, augment=True)
-            t = draw_times(system, config, pair)
-            noise = normal(fold(pair.keys, Stream.NOISE), ONLY, pair.x0)
             dropout = None
             if system.teacher.dropout:
                 dropout = jax.random.fold_in(pair.keys[0], Stream.DROPOUT)
             denoise = system.denoiser(params, pair, dropout=dropout)
-            weight = time_weight(system, config.weight, config.weight_max, t, pair.xT)
-            if config.get("hole_mean", False):
-                weight = weight * hole_weight(pair)
-            return jnp.mean(
-                bridge_matching(denoise, system.bridge, pair.x0, pair.xT, t, noise, weight)
-            )
+            return jnp.mean(matching_loss(system, config, denoise, pair.x0, pair.xT, pair))
 
         teacher = state.players["teacher"]
         value, grads = gradients(loss, teacher.params, batch, config.microbatches, mean)

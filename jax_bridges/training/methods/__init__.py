@@ -16,7 +16,7 @@ from jax_bridges.keys import Keys
 from jax_bridges.training.methods.base import Grid, Method
 from jax_bridges.training.methods.consistency import CBD, CBT
 from jax_bridges.training.methods.ibmd import IBMD
-from jax_bridges.training.optimizers import check_optimizer
+from jax_bridges.training.optimizers import check_optimizer, of_length
 from jax_bridges.training.settings import distill_part, distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
@@ -54,6 +54,14 @@ def check_method(
             found.grid(bridge, nfe, settings)
         except ValueError as error:
             raise ValueError(f"evaluate.student_nfe is {asked}. {error}") from None
+
+
+def method_of_length(distill) -> list[str]:
+    """What makes a step of the method that `config.distill` names depend on how many there will be."""
+    found, settings = find_method(distill)
+    part = distill_part(found.name)
+    clauses = (of_length(settings[name], f"{part}.{name}") for name in found.optimizers(settings))
+    return [clause for each in clauses for clause in each] + found.of_length(settings)
 
 
 def check_calls(distill, bridge: Bridge, nfe: int) -> None:

@@ -47,6 +47,9 @@ class Method:
       raw: `raw(settings)`, whether its players start from the teacher's raw weights: `make_state` then takes
         them too, `make_state(key, teacher, raw)`.
       settings: the rows it reads, those that all methods share (`training.settings.SHARED`) among them.
+      optimizers: `optimizers(settings)`, names of its optimisers' settings.
+      of_length: `of_length(settings)`, what besides their schedules makes a step depend on how many there
+        will be: clauses that start with "KEY is VALUE".
     """
 
     name: str
@@ -60,3 +63,5 @@ class Method:
     sampler: str
     settings: tuple[Setting, ...]
     raw: Callable[[Any], bool] = lambda settings: False
+    optimizers: Callable[[Any], tuple[str, ...]] = lambda settings: ("optimizer",)
+    of_length: Callable[[Any], list[str]] = lambda settings: []

@@ -191,6 +191,12 @@ def _check(settings, bridge: Bridge, corruption: Corruption) -> None:
         )
 
 
+def _of_length(settings) -> list[str]:
+    if settings.gap != "shrinking":
+        return []
+    return [f"{distill_part(settings.method)}.gap is 'shrinking', in the course of all steps"]
+
+
 def _method(name: str, *, from_teacher: bool, **defaults) -> Method:
     return Method(
         name,
@@ -204,6 +210,7 @@ def _method(name: str, *, from_teacher: bool, **defaults) -> Method:
         calls=lambda settings: 3 + 1 + from_teacher,
         sampler=name,
         settings=consistency_settings(**defaults),
+        of_length=_of_length,
     )
 
 

@@ -273,6 +273,11 @@ def _sample(
     )
 
 
+def _optimizers(settings) -> tuple[str, ...]:
+    critic = ("critic_optimizer",) if "critic" in _networks(settings) else ()
+    return ("optimizer", "bridge_optimizer", *critic)
+
+
 def _calls(settings) -> float:
     """Of the networks of the teacher's size: a critic is small beside them."""
     n = settings.student_steps
@@ -298,4 +303,5 @@ IBMD = Method(
     sampler="few_step",
     settings=SETTINGS,
     raw=starts_raw,
+    optimizers=_optimizers,
 )
