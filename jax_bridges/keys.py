@@ -48,6 +48,7 @@ class Purpose(enum.IntEnum):
     INIT_TEACHER = 0  # first parameters
     INIT_STUDENT = 1
     EVALUATE = 2  # one for all rows of a table: they see the same corrupted images and noise
+    OBSERVE = 3  # masks and noise of the observations that a prior is learnt from
     TRAIN_TEACHER = 100  # all that a stage's steps draw
     TRAIN_STUDENT = 101  # of each student of a comparison, too
 
@@ -69,6 +70,7 @@ class Stream(enum.IntEnum):
     SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
     REAL = 11  # noise of x_t on the bridge to a real image: ONLY
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
+    MEASURE = 13  # noise of an observation: ONLY
 
 
 @enum.unique
@@ -222,9 +224,9 @@ def _one_each(keys: Array, count: int) -> Array:
     return keys
 
 
-def uniform(keys: Array, draw: int | Array) -> Array:
-    """`[B]` float32 numbers, uniform in [0, 1)."""
-    return jax.vmap(lambda key: jax.random.uniform(key, ()))(fold(keys, draw))
+def uniform(keys: Array, draw: int | Array, shape: tuple[int, ...] = ()) -> Array:
+    """`[B, *shape]` float32 numbers, uniform in [0, 1)."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(fold(keys, draw))
 
 
 def randint(keys: Array, draw: int | Array, high: int) -> Array:

@@ -17,6 +17,7 @@ from jax_bridges.corruptions import (
     Identity,
     InpaintCenter,
     InpaintFreeform,
+    InpaintRandom,
     Jpeg,
     Mixture,
     SuperResolution,
@@ -31,6 +32,7 @@ ALL = {
     "inpaint_center": InpaintCenter(),
     "inpaint_center zero": InpaintCenter(fill="zero", size=0.25),
     "inpaint_freeform": InpaintFreeform(**SMALL_BANK),
+    "inpaint_random": InpaintRandom(fill="noise"),
     "superres bicubic": SuperResolution(),
     "superres pool": SuperResolution(kind="pool", factor=2),
     "jpeg": Jpeg(quality=5),
@@ -176,6 +178,7 @@ def test_which_masks_undoing_needs():
         "inpaint_center": "needed",
         "inpaint_center zero": "needed",
         "inpaint_freeform": "needed",
+        "inpaint_random": "needed",
         "mixture": "possible",
     }
     parts = (InpaintCenter(), Jpeg(quality=5))
@@ -252,6 +255,8 @@ def test_the_papers_mixture():
         ("inpaint_center", {"size": 0}, r"\(0, 1\]"),
         ("inpaint_freeform", {"area": (30, 20)}, "low < high"),
         ("inpaint_freeform", {"count": 0}, "at least 1"),
+        ("inpaint_random", {"share": 1.0}, "between 0 and 1"),
+        ("inpaint_random", {"share": 60}, "share must be between 0 and 1, and is 60"),
         ("blur", {"kind": "motion"}, "'uniform', 'gauss', 'aniso'"),
         ("blur", {"taps": 4}, "odd"),
         ("blur", {"std": 0.0}, "positive"),

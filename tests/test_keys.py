@@ -284,13 +284,14 @@ def test_a_mixture(monkeypatch):
     parts = [
         make_corruption("inpaint_center"),
         make_corruption("inpaint_freeform", count=3),
+        make_corruption("inpaint_random", fill="noise"),
         make_corruption("colorize", noise_std=1.0),
         make_corruption("denoise"),
     ]
     mixture = Mixture(parts=(*parts, Mixture(parts=parts[:2])))
     ledger = Ledger().run(monkeypatch, lambda keys: mixture(XT, keys), some_keys()).check()
-    # Noise of six parts, two choices of a mask and two of a part, for each of three examples.
-    assert len(ledger.drawn) == 3 * (6 + 2 + 2)
+    # Noise of seven parts, three choices of a mask and two of a part, for each of three examples.
+    assert len(ledger.drawn) == 3 * (7 + 3 + 2)
 
 
 def test_the_programs_of_a_run(monkeypatch, tmp_path):

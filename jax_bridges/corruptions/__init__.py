@@ -20,6 +20,7 @@ from jax_bridges.corruptions.inpaint import (
     InpaintCenter,
     InpaintFreeform,
     InpaintMask,
+    InpaintRandom,
     fill_hole,
 )
 from jax_bridges.corruptions.jpeg import Jpeg
@@ -33,6 +34,7 @@ from jax_bridges.corruptions.superres import SuperResolution
 CORRUPTIONS = {
     "inpaint_center": InpaintCenter,
     "inpaint_freeform": InpaintFreeform,
+    "inpaint_random": InpaintRandom,
     "superres": SuperResolution,
     "jpeg": Jpeg,
     "blur": Blur,
@@ -103,6 +105,7 @@ __all__ = [
     "InpaintCenter",
     "InpaintFreeform",
     "InpaintMask",
+    "InpaintRandom",
     "Jpeg",
     "LinearOperator",
     "Mixture",
