@@ -171,8 +171,8 @@ def rows() -> tuple[Setting, ...]:
         S("em.tune", 64, COUNT, "dps: observations by which it is chosen."),
         S("em.validation", 128, _NATURAL, "Training images whose observations are held out: a tenth of their "
                 "numbers is predicted from the others; 0: the last round is kept, not the best."),
-        S("em.baselines", (), Each(Choice(("upper", "pinv")), unique=True), "Priors trained as a round is: "
-                "upper on clean images, pinv on A^+ y."),
+        S("em.baselines", (), Each(Choice(("upper", "pinv")), unique=True), "Priors of as many "
+                "updates as the rounds make of one set of weights: upper on clean images, pinv on A^+ y."),
 
         S("parallel.mode", "auto", Choice(PARALLEL_MODES), "pmap: replicated; fsdp: sharded."),
         S("parallel.fsdp", 1, COUNT, "Devices over which large leaves are sharded."),

@@ -36,7 +36,7 @@ from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.row import Row
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import Job
-from jax_bridges.stages.run import Run, Stage, train_stage
+from jax_bridges.stages.run import Run, train_stage
 from jax_bridges.typing import PyTree
 from jax_bridges.zero_shot import make_method, sample_diffusion
 from jax_bridges.zero_shot.diffusion import calls_of
@@ -61,7 +61,6 @@ def em(run: Run, begin: Callable[[], None]) -> None:
     parts, config = split(run), run.config.em
     stage = make_stage(run)
     names = [stage_name(k) for k in range(config.init == "gaussian", config.rounds + 1)]
-    names += [stage_name(name) for name in config.baselines]
     left = [name for name in names if run.done(name) < stage.steps]
     like = dataclasses.replace(run, train_data=Estimates(parts.observed.name, images_like(run)))
     planned = [dataclasses.replace(stage, name=name) for name in left[:1]]
@@ -73,7 +72,7 @@ def em(run: Run, begin: Callable[[], None]) -> None:
     rounds = Rounds(run, parts, stage)
     rounds.run()
     rounds.keep_best()
-    others = {name: train_baseline(run, parts, stage, name) for name in config.baselines}
+    others = {name: train_baseline(run, parts, name) for name in config.baselines}
     jobs = em_jobs(run, rounds.params, others)
     results = evaluate(run, jobs, settings(run.config), name="em")
     log_rows(run, results["rows"])
@@ -96,6 +95,8 @@ def description(run: Run, parts: Parts, left: int) -> str:
         f"em         from {start}, {config.rounds} rounds of {some} of {len(parts.observed)} observations "
         f"(the last {config.reset_rounds} of all, from fresh weights) by {config.method}, "
         f"{e_step_method(run).nfe} calls; {left} trainings as below are left"
+        + f", then {', '.join(config.baselines)} of {baseline_steps(run.config)} steps"
+        * bool(config.baselines)
     )
 
 
@@ -113,11 +114,20 @@ BASELINES = {
 }
 
 
-def train_baseline(run: Run, parts: Parts, stage: Stage, name: str) -> PyTree:
-    """Averaged parameters of a prior trained as a round is, on other images."""
+def train_baseline(run: Run, parts: Parts, name: str) -> PyTree:
+    """Averaged parameters of a prior trained on other images, with as many updates as the rounds have
+    made of one set of weights."""
     data = partial(BASELINES[name], run, parts)
-    stage = stage_of(stage, stage_name(name), 0, data)
-    return train_stage(run, stage, lambda state, step: None)
+    its = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+    its.config.train.steps = baseline_steps(run.config)
+    stage = stage_of(make_stage(its), stage_name(name), 0, data)
+    return train_stage(its, stage, lambda state, step: None)
+
+
+def baseline_steps(config: ConfigDict) -> int:
+    """Updates of a baseline: those of the first prior and of all rounds that inherit its weights."""
+    inherited = config.em.rounds - config.em.reset_rounds + (config.em.init != "gaussian")
+    return config.train.steps * max(inherited, 1)
 
 
 def em_jobs(run: Run, rounds: dict[int, PyTree], others: dict[str, PyTree]) -> list[Job]:
