@@ -49,6 +49,10 @@ class Purpose(enum.IntEnum):
     INIT_STUDENT = 1
     EVALUATE = 2  # one for all rows of a table: they see the same corrupted images and noise
     WATCH = 3  # held-out images while a stage trains: the same every time
+    OBSERVE = 4  # masks and noise of the observations that a prior is learnt from
+    ROUNDS = (
+        5  # samples of their posterior; the number of a round of EM follows, but for validation's
+    )
     TRAIN_TEACHER = 100  # all that a stage's steps draw
     TRAIN_STUDENT = 101  # of each student of a comparison, too
 
@@ -70,6 +74,8 @@ class Stream(enum.IntEnum):
     SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
     REAL = 11  # noise of x_t on the bridge to a real image: ONLY
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
+    MEASURE = 13  # noise of an observation: ONLY
+    HIDE = 14  # which of an observation's numbers are hidden, to be predicted: ONLY
 
 
 @enum.unique
@@ -231,9 +237,9 @@ def _one_each(keys: Array, count: int) -> Array:
     return keys
 
 
-def uniform(keys: Array, draw: int | Array) -> Array:
-    """`[B]` float32 numbers, uniform in [0, 1)."""
-    return jax.vmap(lambda key: jax.random.uniform(key, ()))(fold(keys, draw))
+def uniform(keys: Array, draw: int | Array, shape: tuple[int, ...] = ()) -> Array:
+    """`[B, *shape]` float32 numbers, uniform in [0, 1)."""
+    return jax.vmap(lambda key: jax.random.uniform(key, shape))(fold(keys, draw))
 
 
 def randint(keys: Array, draw: int | Array, high: int) -> Array:

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.corruptions import InpaintFreeform, freeform_masks, read_masks, write_masks
+from jax_bridges.corruptions import (
+    InpaintFreeform,
+    InpaintRandom,
+    freeform_masks,
+    read_masks,
+    write_masks,
+)
 from jax_bridges.corruptions.masks import mask_bank, unpack_masks
 
 GOLDEN = np.load(pathlib.Path(__file__).parent / "golden" / "corruptions_64.npz")
@@ -110,3 +116,17 @@ def test_the_bank_is_made_once_and_read_only():
     assert bank.shape == (4, 32) and bank.dtype == np.uint8
     with pytest.raises(ValueError, match="read-only"):
         bank[0] = 0
+
+
+def test_random_pixels_are_missing_exactly_or_each_by_itself():
+    """int(H W share) of every image; or Bernoulli, whose numbers have the binomial's mean and variance."""
+    x, keys = jnp.zeros((400, 6, 5, 3)), jax.random.split(jax.random.key(1), 400)
+    for share, count in ((0.7, 21), (0.6, 18), (0.5, 15), (0.99, 29)):
+        mask = InpaintRandom(share=share)(x, keys).mask
+        assert mask.shape == (400, 6, 5, 1)
+        np.testing.assert_array_equal(mask.sum((1, 2, 3)), count)
+    where = np.asarray(InpaintRandom(share=0.5)(x, keys).mask).mean(0)
+    assert abs(where - 0.5).max() < 4.5 * 0.5 / 20  # every pixel alike
+    single = np.asarray(InpaintRandom(share=0.3, exact=False)(x, keys).mask).sum((1, 2, 3))
+    assert abs(single.mean() - 9) < 4 * (6.3 / 400) ** 0.5
+    assert abs(single.var() / 6.3 - 1) < 4 * (2 / 400) ** 0.5

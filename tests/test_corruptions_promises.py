@@ -18,6 +18,7 @@ from jax_bridges.corruptions import (
     InpaintCenter,
     InpaintFreeform,
     InpaintHoles,
+    InpaintRandom,
     Jpeg,
     Mixture,
     PhotoFile,
@@ -34,6 +35,7 @@ ALL = {
     "inpaint_center zero": InpaintCenter(fill="zero", size=0.25),
     "inpaint_freeform": InpaintFreeform(**SMALL_BANK),
     "inpaint_holes": InpaintHoles(**SMALL_BANK),
+    "inpaint_random": InpaintRandom(fill="noise"),
     "superres bicubic": SuperResolution(),
     "superres pool": SuperResolution(kind="pool", factor=2),
     "jpeg": Jpeg(quality=5),
@@ -181,6 +183,7 @@ def test_which_masks_undoing_needs():
         "inpaint_center zero": "needed",
         "inpaint_freeform": "needed",
         "inpaint_holes": "needed",
+        "inpaint_random": "needed",
         "mixture": "possible",
     }
     parts = (InpaintCenter(), Jpeg(quality=5))
@@ -271,6 +274,8 @@ def test_the_papers_mixture():
             "'dust' is unknown; it is one of 'freeform'",
         ),
         ("inpaint_holes", {"kinds": ()}, "kinds is empty"),
+        ("inpaint_random", {"share": 1.0}, "between 0 and 1"),
+        ("inpaint_random", {"share": 60}, "share must be between 0 and 1, and is 60"),
         ("blur", {"kind": "motion"}, "'uniform', 'gauss', 'aniso'"),
         ("blur", {"taps": 4}, "odd"),
         ("blur", {"std": 0.0}, "positive"),

@@ -285,6 +285,7 @@ def test_a_mixture(monkeypatch):
     parts = [
         make_corruption("inpaint_center"),
         make_corruption("inpaint_freeform", count=3),
+        make_corruption("inpaint_random", fill="noise"),
         make_corruption("colorize", noise_std=1.0),
         make_corruption("denoise"),
         make_corruption("inpaint_holes", count=3),
@@ -292,9 +293,9 @@ def test_a_mixture(monkeypatch):
     ]
     mixture = Mixture(parts=(*parts, Mixture(parts=parts[:2])))
     ledger = Ledger().run(monkeypatch, lambda keys: mixture(XT, keys), some_keys()).check()
-    # Noise of nine parts, three choices of a mask, two of a part and one of a factor, four numbers that say
+    # Noise of ten parts, four choices of a mask, two of a part and one of a factor, four numbers that say
     # where one of the masks lies, and six of each of two files, for each of three examples.
-    assert len(ledger.drawn) == 3 * (9 + 3 + 2 + 1 + 4 + 2 * 6)
+    assert len(ledger.drawn) == 3 * (10 + 4 + 2 + 1 + 4 + 2 * 6)
 
 
 def test_the_programs_of_a_run(monkeypatch, tmp_path):

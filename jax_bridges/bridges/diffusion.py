@@ -46,6 +46,14 @@ class Diffusion(Bridge):
     def levels(self, nfe: int) -> Levels:
         """The levels of a solver with so many network calls (without time travel)."""
 
+    @abc.abstractmethod
+    def narrow_levels(self, nfe: int, high: float = 10.0, low: float = 0.01) -> Levels:
+        """`nfe` levels with sigma / alpha from `high` to `low`, warped as EDM's, then the clean image.
+
+        Few steps of second order keep the variance of samples on them; from noisier ones they do not. No
+        level lies outside of the bridge's own.
+        """
+
 
 def linear_betas(beta_min: float = 1e-4, beta_max: float = 0.02, steps: int = 1000) -> np.ndarray:
     """DDPM's step variances (Ho et al. 2020, arXiv 2006.11239, sec. 4), float64 `[steps]`."""
@@ -79,6 +87,18 @@ def table_levels(alpha_bar: np.ndarray, entries: np.ndarray, times: np.ndarray) 
     return Levels(
         np.append(times, times[-1]), np.append(np.sqrt(kept), 1.0), np.append(np.sqrt(1 - kept), 0)
     )
+
+
+def warped_levels(nfe: int, high: float, low: float, rho: float = 7.0) -> np.ndarray:
+    """EDM's noise levels `[nfe]` from high to low (arXiv 2206.00364, eq. 5).
+
+    Raises:
+      ValueError: fewer than two.
+    """
+    if nfe < 2:
+        raise ValueError(f"EDM's grid has at least 2 levels; {nfe} were asked for.")
+    first, last = float(high) ** (1 / rho), float(low) ** (1 / rho)
+    return (first + np.arange(nfe) / (nfe - 1) * (last - first)) ** rho
 
 
 @jax.tree_util.register_dataclass
@@ -147,6 +167,21 @@ class DDPM(Diffusion):
         kept = respaced_steps(nfe, self.steps)
         if spacing == "strided":
             kept = np.arange(nfe) * self.steps // nfe
+        return self._at(kept)
+
+    def narrow_levels(self, nfe: int, high: float = 10.0, low: float = 0.01) -> Levels:
+        """At the nearest entries of the table, none of them twice."""
+        ratio = np.sqrt(1.0 / self.alpha_bar_table - 1.0)
+        wanted = np.log(warped_levels(nfe, min(high, ratio[-1]), max(low, ratio[0])))[::-1]
+        nearest = np.abs(np.log(ratio) - wanted[:, None]).argmin(1)
+        number = np.arange(nfe)
+        kept = np.maximum.accumulate(nearest - number) + number
+        if kept[-1] > nearest[-1]:
+            raise ValueError(f"The table has no {nfe} levels from {high:g} to {low:g}: take fewer.")
+        return self._at(kept)
+
+    def _at(self, kept: np.ndarray) -> Levels:
+        """The levels of ascending entries."""
         kept = kept[::-1]
         return table_levels(self.alpha_bar_table, kept, kept / (self.steps - 1))
 
@@ -173,8 +208,11 @@ class EDM(Diffusion):
 
     def levels(self, nfe: int, rho: float = 7.0) -> Levels:
         """T to t_min, warped by the power rho, then 0 (arXiv 2206.00364, eq. 5)."""
-        if nfe < 2:
-            raise ValueError(f"EDM's grid has at least 2 levels; {nfe} were asked for.")
-        high, low = float(self.T) ** (1 / rho), float(self.t_min) ** (1 / rho)
-        t = (high + np.arange(nfe) / (nfe - 1) * (low - high)) ** rho
-        return Levels(np.append(t, t[-1]), np.ones(nfe + 1), np.append(t, 0.0))
+        return self._at(warped_levels(nfe, self.T, self.t_min, rho))
+
+    def narrow_levels(self, nfe: int, high: float = 10.0, low: float = 0.01) -> Levels:
+        """Warped by the power 7."""
+        return self._at(warped_levels(nfe, min(high, self.T), max(low, self.t_min)))
+
+    def _at(self, t: np.ndarray) -> Levels:
+        return Levels(np.append(t, t[-1]), np.ones(len(t) + 1), np.append(t, 0.0))

@@ -21,6 +21,7 @@ from jax_bridges.corruptions.inpaint import (
     InpaintCenter,
     InpaintFreeform,
     InpaintMask,
+    InpaintRandom,
     fill_hole,
 )
 from jax_bridges.corruptions.jpeg import Jpeg
@@ -37,6 +38,7 @@ CORRUPTIONS = {
     "inpaint_center": InpaintCenter,
     "inpaint_freeform": InpaintFreeform,
     "inpaint_holes": InpaintHoles,
+    "inpaint_random": InpaintRandom,
     "superres": SuperResolution,
     "jpeg": Jpeg,
     "photo_file": PhotoFile,
@@ -109,6 +111,7 @@ __all__ = [
     "InpaintFreeform",
     "InpaintHoles",
     "InpaintMask",
+    "InpaintRandom",
     "Jpeg",
     "LinearOperator",
     "Mixture",

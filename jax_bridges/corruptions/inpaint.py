@@ -1,4 +1,4 @@
-"""Inpainting: a centred box or irregular strokes are cut out of the image.
+"""Inpainting: a centred box, irregular strokes or single pixels are cut out of the image.
 
 What x_T holds in the hole (`fill`) is the teacher's choice, not the task's: I2SB teachers were
 trained with fresh N(0, I) noise there, DDBM and DBIM teachers with zeros; white is only how I2SB
@@ -96,8 +96,58 @@ class InpaintCenter(LinearOperator):
     transpose = pinv = forward
 
 
+class _OwnHole(Corruption):
+    """One whose hole differs from image to image: a linear operator once its mask is known."""
+
+    def operator(self, mask):
+        return InpaintMask(mask=mask)
+
+    def forward(self, x, mask):
+        """Zeroes the hole; unlike other operators this one (= A^T = A^+) needs its mask."""
+        return fill_hole(x, mask, None, "zero")
+
+    transpose = pinv = forward
+
+
 @corruption
-class InpaintFreeform(Corruption):
+class InpaintRandom(_OwnHole):
+    """Removes single pixels of each image at random, all channels of a pixel together.
+
+    Attributes:
+      share: of the pixels that are missing.
+      exact: exactly `int(H W share)` pixels of every image, without replacement (EMDiffusion, arXiv
+        2407.01014, sec. 5.1); else each by itself with probability `share`, as in Ambient Diffusion.
+      fill: what x_T holds in the hole, one of FILLS: noise, zero or white.
+    """
+
+    share: float = 0.6
+    exact: bool = True
+    fill: str = "zero"
+
+    def __post_init__(self):
+        one_of("inpaint_random", "fill", self.fill, FILLS)
+        if not 0 < self.share < 1:
+            raise ValueError(
+                f"inpaint_random: share must be between 0 and 1, and is {self.share:g}: nothing, or "
+                "everything, would be missing."
+            )
+
+    def __call__(self, x0, keys):
+        check_batch(x0, keys)
+        height, width = x0.shape[1:3]
+        u = random.uniform(keys, random.CorruptDraw.CHOICE, (height * width,))
+        if self.exact:
+            # The tiny term keeps e.g. 0.7 * 10 = 6.9999... from being floored to 6.
+            count = int(height * width * self.share + 1e-6)
+            missing = jnp.argsort(jnp.argsort(u, axis=-1), axis=-1) < count
+        else:
+            missing = u < self.share
+        mask = missing.reshape(-1, height, width, 1).astype(x0.dtype)
+        return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
+
+
+@corruption
+class InpaintFreeform(_OwnHole):
     """Removes irregular strokes that cover `area` percent of the image, e.g. (10, 20) or (20, 30).
 
     Each example takes one mask of a bank at random. The bank is made once on the host, packed at
@@ -153,15 +203,6 @@ class InpaintFreeform(Corruption):
             index = random.randint(keys, random.CorruptDraw.CHOICE, len(bank))
         mask = self.of_bank(index, height, width).astype(x0.dtype)
         return Corrupted(fill_hole(x0, mask, keys, self.fill), mask)
-
-    def operator(self, mask):
-        return InpaintMask(mask=mask)
-
-    def forward(self, x, mask):
-        """Zeroes the hole; unlike other operators this one (= A^T = A^+) needs its mask."""
-        return fill_hole(x, mask, None, "zero")
-
-    transpose = pinv = forward
 
 
 @jax.tree_util.register_dataclass

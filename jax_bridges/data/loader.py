@@ -30,8 +30,8 @@ class Loader:
     """Maps a step to a batch of this host.
 
     A batch is {"x0": uint8 [*shape, H, W, 3], "index": uint32 [*shape]}, and "xT" like "x0" for a
-    paired source, "label" int32 [*shape] for one with classes; `shape` is `batch_shape` with the
-    last axis divided by the number of hosts.
+    paired source, "label" int32 [*shape] for one with classes (of observations what their examples have,
+    instead of "x0"); `shape` is `batch_shape` with the last axis divided by the number of hosts.
     `index` is the draw number (modulo 2**32), the same for any number of hosts: noise keys are made
     of it. Decoded examples are kept in memory up to `cache_mb`, so that later epochs are copies.
     """
@@ -84,7 +84,8 @@ class Loader:
             room = 0  # no crop comes twice; the source keeps the pictures
         order = self._cuts.order if self._cuts else functools.partial(permutation, len(source))
         self._order = functools.lru_cache(maxsize=4)(functools.partial(order, seed))
-        self._cache = self._empty(min(room, len(source)))
+        self._room = min(room, len(source))
+        self._cache = self._empty(self._room)
         self._filled = np.zeros(len(source), bool)
 
     def batch_at(self, step: int) -> Batch:
@@ -153,9 +154,9 @@ class Loader:
                 continue
             for key, value in self.source[i].items():
                 batch[key][row] = value
-                if i < len(self._cache[key]):
+                if i < self._room:
                     self._cache[key][i] = value
-            self._filled[i] = i < len(self._cache["x0"])
+            self._filled[i] = i < self._room
 
 
 class BatchIterator(Iterator[Batch]):

@@ -150,11 +150,12 @@ class Run:
             self.theirs = error
             raise
 
-    def key(self, purpose: Purpose) -> Array:
-        """Base key of a purpose; those of held-out images may have a seed of their own."""
+    def key(self, purpose: Purpose, number: int = 0) -> Array:
+        """Base key of a purpose, and of a round of it; those of held-out images may have a seed of their own."""
         held_out = purpose in (Purpose.EVALUATE, Purpose.WATCH)
         its = self.config.evaluate.seed if held_out else -1
-        return jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
+        key = jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
+        return jax.random.fold_in(key, number) if number else key
 
     def done(self, stage: str) -> int:
         """Step of a stage's newest checkpoint; 0 without one. Nothing is created."""
@@ -187,6 +188,7 @@ class Stage:
       raw: makes what `make_state` takes besides, when the stage begins: the teacher's raw weights.
       data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
       loss: `loss(params, batch, key) -> [B]` of held-out images, where they tell more by it than by metrics.
+      number: of stages of one kind that follow each other: from 1 on each has random numbers of its own.
     """
 
     name: str
@@ -202,6 +204,7 @@ class Stage:
     raw: Callable[[], PyTree] | None = None
     data: Callable[[Run], Source] | None = None
     loss: Callable[[PyTree, PyTree, Array], Array] | None = None
+    number: int = 0
 
     @property
     def images(self) -> int:
@@ -251,7 +254,8 @@ def train_stage(
             except ValueError as error:
                 raise checkpoints.damaged(done, error.__cause__ or error) from error
     raw = [stage.raw()] if stage.raw and not done else []
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen, *raw)
+    init = run.key(stage.init, stage.number)
+    state = run.parallel.init(stage.make_state, init, stage.frozen, *raw)
     del raw
     if done:
         state = checkpoints.restore(state)
@@ -263,7 +267,7 @@ def train_stage(
         source, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
         cache_mb=config.data.cache_mb,
     )  # fmt: skip
-    key = run.key(stage.draws)
+    key = run.key(stage.draws, stage.number)
     profile = Profile(run.workdir / "profile" / stage.name, **config.profile)
     meta = {"stage": stage.name, "config": record(config)}
     bar = tqdm(

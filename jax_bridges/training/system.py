@@ -190,11 +190,11 @@ class System:
 
     # -- data --------------------------------------------------------------------------------------
     def prepare(self, batch: dict[str, Array], key: Array, augment: bool) -> Pair:
-        """From uint8 images to a corrupted pair, inside the jitted step.
+        """From images to a corrupted pair, inside the jitted step.
 
         Args:
-          batch: "x0" `[B, H, W, C]` uint8, "index" `[B]`; "xT" where the data are paired, "label" `[B]`
-            where they have classes.
+          batch: "x0" `[B, H, W, C]` uint8, or floats in [-1, 1], "index" `[B]`; "xT" where the data are
+            paired, "label" `[B]` where they have classes.
           key: of the stage; an example's key is `fold_in(key, index)`.
           augment: flips and rotates x_0 and x_T alike.
         """
@@ -236,4 +236,7 @@ def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _to_float(image: Array) -> Array:
+    image = jnp.asarray(image)
+    if image.dtype != jnp.uint8:
+        return image.astype(jnp.float32)
     return image.astype(jnp.float32) / 127.5 - 1.0

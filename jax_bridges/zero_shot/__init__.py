@@ -11,11 +11,14 @@ from __future__ import annotations
 from jax_bridges.zero_shot.ddnm import ShippedBasis, solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
+from jax_bridges.zero_shot.diffusion import sample_diffusion
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.guidance import guided_denoiser
 from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
+from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.methods import Method, applicable, make_method, settings_of
+from jax_bridges.zero_shot.mmps import posterior_denoiser, solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
 from jax_bridges.zero_shot.repaint import solve_repaint
@@ -26,6 +29,8 @@ from jax_bridges.zero_shot.tiles import solve_mask_shift, tile_denoiser, tile_st
 
 __all__ = [
     "SOLVERS",
+    "Loop",
+    "Looped",
     "Method",
     "Refinement",
     "ShippedBasis",
@@ -39,6 +44,8 @@ __all__ = [
     "make_method",
     "make_solver",
     "measure",
+    "posterior_denoiser",
+    "sample_diffusion",
     "settings_of",
     "solve_ddnm",
     "solve_ddnm_plus",
@@ -48,6 +55,7 @@ __all__ = [
     "solve_hierarchical",
     "solve_ilvr",
     "solve_mask_shift",
+    "solve_mmps",
     "solve_pigdm",
     "solve_pinv",
     "solve_repaint",

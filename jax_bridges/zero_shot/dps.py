@@ -12,6 +12,7 @@ from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Choice, Positive, Share
 from jax_bridges.typing import Array
+from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.steps import (
     START,
     Steps,
@@ -57,6 +58,7 @@ def dps_step(
     return after - move
 
 
+@Looped
 def solve_dps(
     denoise,
     operator: LinearOperator,
@@ -70,7 +72,7 @@ def solve_dps(
     eta: Share | None = None,
     clip: bool = True,
     start_at_pinv: bool = False,
-) -> Array:
+) -> Loop:
     """Diffusion posterior sampling (Chung et al. 2023, arXiv 2209.14687, alg. 1); needs A and A^T only.
 
     `x' = step(x_t, x0_hat) - scale grad_{x_t} |y - A x0_hat(x_t)|`, the norm of each image by itself.
@@ -98,14 +100,13 @@ def solve_dps(
         raise ValueError(f"misfit is {misfit!r}: choose one of {', '.join(MISFITS)}.")
     steps = walk(times, y)
 
-    def advance(x: Array, step: Steps):
+    def advance(x: Array, step: Steps) -> Array:
         noise = normal(keys, _DRAWS("noise", step.number), x)
-        return dps_step(denoise, operator, y, x, noise, step, scale, misfit, eta, clip), None
+        return dps_step(denoise, operator, y, x, noise, step, scale, misfit, eta, clip)
 
     image = operator.transpose(y)  # of the right shape
     if start_at_pinv:
         x = steps.alpha[0] * operator.pinv(y) + steps.sigma[0] * normal(keys, START, image)
     else:
         x = start_noise(times, image, keys)
-    x, _ = jax.lax.scan(advance, x, steps)
-    return x
+    return Loop(x, steps, advance, lambda x: x)

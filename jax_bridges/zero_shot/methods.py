@@ -34,8 +34,8 @@ class Method:
     @property
     def nfe(self) -> int:
         """Network calls an image."""
-        if self.solver.name == "pinv":
-            return 0
+        if self.solver.count is not None:
+            return self.solver.count(len(self.levels.t) - 1, **self.knobs)
         calls = count_calls(len(self.levels.t) - 1, self.knobs.get("travel", self._travel))
         return calls * self.knobs.get("repeats", 1)
 
@@ -68,6 +68,8 @@ def make_method(name: str, bridge: Bridge, settings: Mapping[str, Any], nfe: int
     if knobs.get("low_pass") is not None:
         knobs["low_pass"] = functools.partial(low_pass, factor=knobs["low_pass"])
     _NFE.check(nfe, f"{name}.nfe")
+    if solver.narrow:
+        return Method(solver, bridge.narrow_levels(nfe), knobs)
     levels = bridge.levels(round(nfe / start))
     return Method(solver, Levels(*(v[-(nfe + 1) :] for v in levels)), knobs)
 

@@ -12,6 +12,7 @@ from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys, normal
 from jax_bridges.schema import Choice, Positive, Share
 from jax_bridges.typing import Array
+from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.steps import (
     START,
     Steps,
@@ -27,6 +28,7 @@ GUIDANCES = ("exact", "paper", "adaptive", "plain")
 _DRAWS = draws("noise")
 
 
+@Looped
 def solve_pigdm(
     denoise,
     operator: LinearOperator,
@@ -41,7 +43,7 @@ def solve_pigdm(
     prior_variance: Positive = 1.0,
     clip: bool = False,
     start_at_pinv: bool = False,
-) -> Array:
+) -> Loop:
     """Pseudo-inverse-guided diffusion (Song et al. 2023, ICLR, "Pseudoinverse-guided ...", alg. 1).
 
     p(x_0 | x_t) is taken for N(x0_hat, r^2), `r^2 = v sigma^2 / (v alpha^2 + sigma^2)` for images of
@@ -73,7 +75,7 @@ def solve_pigdm(
     steps = walk(times, y)
     sigma_y = jnp.asarray(sigma_y, steps.t.dtype)
 
-    def advance(x: Array, step: Steps):
+    def advance(x: Array, step: Steps) -> Array:
         x0, pull, _ = jax.vjp(lambda x: predict(denoise, x, step.t, clip), x, has_aux=True)
         alpha, sigma, alpha_to = step.alpha, step.sigma, step.alpha_to
         r2 = prior_variance * sigma**2 / (prior_variance * alpha**2 + sigma**2)
@@ -97,12 +99,11 @@ def solve_pigdm(
         else:
             move = alpha * (alpha_to - c2 * alpha / sigma) * g
         noise = normal(keys, _DRAWS("noise", step.number), x)
-        return alpha_to * x0 + c1 * noise + c2 * e + move, None
+        return alpha_to * x0 + c1 * noise + c2 * e + move
 
     image = operator.pinv(y)
     if start_at_pinv:
         x = steps.alpha[0] * image + steps.sigma[0] * normal(keys, START, image)
     else:
         x = start_noise(times, image, keys)
-    x, _ = jax.lax.scan(advance, x, steps)
-    return x
+    return Loop(x, steps, advance, lambda x: x)
