@@ -16,6 +16,8 @@ from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
 from jax_bridges.restoring.models import noise_field, tile_seeds
+from jax_bridges.restoring.notes import RestoreNote, training_command
+from jax_bridges.restoring.pictures import Picture
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
@@ -168,7 +170,7 @@ def test_freeform_models_take_any_mask(freeform):
     done = restorer(image, hole)
     np.testing.assert_array_equal(done.pixels[~hole], image[~hole])
     assert (done.pixels != image).any(-1)[hole].mean() > 0.9
-    assert restorer.limits(hole) == ""
+    assert not any("seen a hole" in note.text for note in restorer.notes(done, hole))
 
 
 def test_superresolution_enlarges_whole_blocks(enlarger, superres):
@@ -247,11 +249,43 @@ def test_models_that_are_asked_for_what_they_cannot(
 def test_the_limits_of_one_fixed_hole_are_said(restorer):
     small = np.zeros((40, 40), bool)
     small[4:12, 20:28] = True
-    assert restorer.limits(small) == ""
+    picture = Picture(photograph(40, 40))
+    (maps,) = restorer.notes(picture, small)
+    assert "has seen nothing but maps" in maps.text
+    assert "--config.data.path=PHOTOGRAPHS" in maps.command
     small[4:13, 20] = True
-    said = restorer.limits(small)
-    assert "hole of 8x8 pixels in the middle of 16x16" in said and "up to 8x9" in said
-    assert "inpaint_freeform takes any mask" in said
+    said = restorer.notes(picture, small)[1]
+    assert "hole of 8x8 pixels in the middle of 16x16" in said.text and "up to 8x9" in said.text
+    assert "--config.corruption.name=inpaint_freeform" in said.command == maps.command
+    with pytest.warns(RestoreNote) as caught:  # the same when called
+        restorer(photograph(40, 40), small)
+    assert [str(each.message) for each in caught] == [str(maps), str(said)]
+    assert all(each.filename == __file__ for each in caught)
+
+
+def test_a_note_on_pictures_of_ones_own_gives_the_data_of_the_run():
+    """Those that the run was trained on, and none on maps."""
+    recorded = {"data": {"name": "folder", "path": "my photos", "size": 64}}
+    assert training_command(recorded, "inpaint_freeform").endswith(
+        "--config.data.name=folder --config.data.path='my photos' --config.data.size=64 "
+        "--workdir=runs/inpaint_freeform"
+    )
+
+
+def test_what_is_transparent_is_the_hole(restorer):
+    """A soft eraser too: nothing of half the old colour stays, and the result is opaque."""
+    for dtype in (np.uint8, np.uint16):
+        image, hole = photograph(20, 30, dtype=dtype), odd_hole(20, 30)
+        alpha = np.full((20, 30), np.iinfo(dtype).max, dtype)
+        alpha[hole] = np.where(np.arange(hole.sum()) % 2, 0, np.iinfo(dtype).max - 1)
+        done = restorer(np.dstack([image, alpha]), "alpha")
+        assert done.alpha is None
+        np.testing.assert_array_equal(done.pixels, restorer(image, hole).pixels)
+    for picture in (image, np.dstack([image, np.full((20, 30), 65535, np.uint16)])):
+        with pytest.raises(BadImage, match="nothing in it is transparent"):
+            restorer(picture, "alpha")
+    with pytest.raises(BadImage, match="leave --invert out"):
+        restorer(np.dstack([image, alpha]), "alpha", invert=True)
 
 
 @pytest.mark.slow

@@ -52,6 +52,7 @@ class Model:
       enlarge: how often it repeats the pixels of a small picture first.
       align: corners of tiles are multiples of it.
       classes: number of classes it must be told one of; 0: none.
+      recorded: the configuration beside its weights; of an import that of its network alone.
       answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
     """
 
@@ -63,6 +64,7 @@ class Model:
     enlarge: int
     align: int
     classes: int
+    recorded: dict[str, Any]
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
 
 
@@ -172,7 +174,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         return np.concatenate(out)[: len(tiles)]
 
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
-    return _model(text, system, classes, answer)
+    return _model(text, system, classes, recorded, answer)
 
 
 def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
@@ -217,7 +219,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
         return np.stack([np.asarray(x0) for x0 in out])
 
     text = f"{config.task} student, exported, {calls} network call{'s' * (calls > 1)} a tile"
-    model = _model(text, system, classes, answer)
+    model = _model(text, system, classes, recorded, answer)
     if model.masks == "possible":  # the fill of a mixture's hole is not in the file
         model.masks = "none"
     return model
@@ -280,7 +282,7 @@ def tile_source(corruption: Any, image: Array, blank: Array | None, noise) -> Ar
     return jnp.where(blank[..., None], value, image)
 
 
-def _model(text: str, system: System, classes: int, answer) -> Model:
+def _model(text: str, system: System, classes: int, recorded: dict[str, Any], answer) -> Model:
     corruption, size = system.corruption, system.size
     align = math.gcd(corruption.raster, *size)  # the model knows where JPEG's blocks lie
     return Model(
@@ -292,6 +294,7 @@ def _model(text: str, system: System, classes: int, answer) -> Model:
         enlarge=corruption.enlarges,
         align=max(align, corruption.enlarges),
         classes=classes,
+        recorded=recorded,
         answer=answer,
     )
 
