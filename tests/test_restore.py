@@ -15,6 +15,8 @@ from jax_bridges.data.images import BadImage
 from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
+from jax_bridges.restoring import restorer as restorers
+from jax_bridges.restoring.jobs import surroundings
 from jax_bridges.restoring.models import noise_field, tile_seeds
 from jax_bridges.restoring.notes import RestoreNote, training_command
 from jax_bridges.restoring.pictures import Picture
@@ -22,6 +24,8 @@ from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
 from tests.support.restorers import BOX, TILE, left_behind, photograph, save_player, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::jax_bridges.restoring.notes.RestoreNote")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,11 @@ def superres(tmp_path_factory):
 @pytest.fixture(scope="module")
 def restorer(inpaint):
     return Restorer(inpaint, nfe=2, batch=4)
+
+
+@pytest.fixture(scope="module")
+def freeform_restorer(freeform):
+    return Restorer(freeform, nfe=1, batch=32)
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +120,40 @@ def test_a_tile_with_the_trained_hole_gets_what_the_student_gives(inpaint, resto
     np.testing.assert_array_equal(done.pixels[~hole], image[~hole])
     assert expected[hole].std() > 0.05  # the network has something to say
     np.testing.assert_array_equal(restorer(image, boxes=[(4, 4, 8, 8)], seed=5).pixels, done.pixels)
+
+
+def some_holes(height, width):
+    """A box, a scratch, a whole edge, and two parts one of which is in a corner."""
+    for places in (
+        [(slice(30, 50), slice(100, 113))],
+        [(slice(9, 11), slice(60, 90))],
+        [(slice(None), slice(-1, None))],
+        [(slice(-3, None), slice(-9, None)), (slice(-40, -38), slice(-60, -50))],
+    ):
+        hole = np.zeros((height, width), bool)
+        for place in places:
+            hole[place] = True
+        yield hole
+
+
+@pytest.mark.parametrize(
+    "kind", ["restorer", pytest.param("freeform_restorer", marks=pytest.mark.slow)]
+)
+def test_what_is_far_from_the_hole_changes_nothing(kind, request, monkeypatch):
+    """Bit for bit: the part of the picture that is looked at gives what the whole would."""
+    restorer = request.getfixturevalue(kind)
+    image, cut = photograph(161, 301), []
+    for hole in some_holes(161, 301):
+        cut.append([s.stop - s.start for s in surroundings(hole, restorer.model.size)])
+        part = restorer(image, hole).pixels
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                restorers, "surroundings", lambda hole, tile: (slice(0, 161), slice(0, 301))
+            )
+            whole = restorer(image, hole).pixels
+        np.testing.assert_array_equal(part, whole)
+        assert (whole != image).any(-1)[hole].mean() > 0.9
+    assert sum(rows * columns < 161 * 301 / 3 for rows, columns in cut) >= 2
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])

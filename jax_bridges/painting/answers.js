@@ -91,8 +91,8 @@ const closeUp = () => {  // the hole with what is around it, or what was seen on
   if (w === wide && h === high) {
     const [left, top] = inside([0, 0]), [right, bottom] = inside([easel.width, easel.height]);
     const all = left <= 0 && top <= 0 && right >= picture.width && bottom >= picture.height;
-    const side = Math.min(wide, high, 512);
-    box = all ? [(wide - side) / 2, (high - side) / 2, side, side]
+    const side = Math.min(high, 512), across = side * wide / high;
+    box = all ? [(wide - across) / 2, (high - side) / 2, across, side]
       : [left * whole, top * whole, (right - left) * whole, (bottom - top) * whole];
   } else {
     const shape = wide / high, height = Math.max(1.5 * h, 1.5 * w / shape, 96);
@@ -123,7 +123,7 @@ const version = async (region, name, patch) => {
   image.alt = image.dataset.name = name;
   image.tabIndex = 0;
   image.setAttribute('role', 'button');
-  if (Math.max(...size) <= 192) image.className = 'small';
+  if (Math.max(...size) <= 256) image.className = 'small';
   await image.decode();
   return image;
 };

@@ -22,6 +22,7 @@ from jax_bridges.data.errors import BadImage
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.restoring.statements import Chunk, densified, statements
 
+_ALL = (slice(None), slice(None))
 JPEGS = (".jpg", ".jpeg")
 QUALITY = 95
 _JPEG_SIDE = 65_500  # pixels; of the usual library
@@ -54,11 +55,12 @@ class Picture:
         """(H, W)."""
         return self.pixels.shape[:2]
 
-    def to_float(self) -> np.ndarray:
-        """float32 `[H, W, 3]` in [-1, 1]; gray is repeated."""
-        top = np.float32(np.iinfo(self.pixels.dtype).max)
-        image = self.pixels.astype(np.float32) / (top / 2) - 1
-        return np.broadcast_to(image, (*self.size, 3))
+    def to_float(self, where: tuple[slice, slice] = _ALL) -> np.ndarray:
+        """float32 `[H, W, 3]` in [-1, 1], of these rows and columns; gray is repeated."""
+        pixels = self.pixels[where]
+        top = np.float32(np.iinfo(pixels.dtype).max)
+        image = pixels.astype(np.float32) / (top / 2) - 1
+        return np.broadcast_to(image, (*pixels.shape[:2], 3))
 
     def enlarged(self, factor: int) -> Picture:
         """Every pixel, alpha too, repeated factor x factor times, on as much paper as before."""
@@ -70,30 +72,41 @@ class Picture:
         alpha = None if alpha is None else repeat(alpha)
         return Picture(repeat(self.pixels), alpha, chunks, self.left_out)
 
-    def compose(self, restored: np.ndarray, hole: np.ndarray | None, colours: bool) -> Picture:
+    def compose(
+        self,
+        restored: np.ndarray,
+        hole: np.ndarray | None,
+        colours: bool,
+        where: tuple[slice, slice] | None = None,
+    ) -> Picture:
         """This picture with `restored` in the hole, all other pixels as they are.
 
         Args:
           restored: float `[H, W, 3]` in [-1, 1].
           hole: bool `[H, W]`; None: everywhere.
           colours: a gray picture becomes RGB; otherwise it stays gray (the luma of `restored`).
+          where: the rows and columns that `restored` is of, with all of the hole; None: all.
 
         Raises:
           ValueError: `restored` holds NaN or infinity where it is needed.
         """
+        where = where or _ALL
+        hole = None if hole is None else hole[where]
         if not np.isfinite(restored if hole is None else restored[hole]).all():
             raise ValueError(
                 "The model's answer holds NaN or infinity, so nothing of it is kept: its weights, or the "
                 "settings it was called with, are at fault."
             )
         picture = self.coloured() if colours else self
-        old = picture.pixels
+        old = picture.pixels[where]
         if old.shape[-1] == 1:
             restored = (restored @ _LUMA)[..., None]
         top = np.iinfo(old.dtype).max
         new = np.clip(np.rint((restored + 1) * (top / 2)), 0, top).astype(old.dtype)
         new = new if hole is None else np.where(hole[..., None], new, old)
-        return dataclasses.replace(picture, pixels=new)
+        pixels = picture.pixels.copy()
+        pixels[where] = new
+        return dataclasses.replace(picture, pixels=pixels)
 
     def coloured(self) -> Picture:
         """As RGB: a gray picture repeated, without its profile, which would not fit."""

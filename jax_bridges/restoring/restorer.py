@@ -14,7 +14,14 @@ import numpy as np
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole, split_alpha
-from jax_bridges.restoring.jobs import fill_box, fill_free, restore_whole, run_jobs, widest_part
+from jax_bridges.restoring.jobs import (
+    fill_box,
+    fill_free,
+    restore_whole,
+    run_jobs,
+    surroundings,
+    widest_part,
+)
 from jax_bridges.restoring.models import open_model
 from jax_bridges.restoring.notes import MAPS, Note, lacks, restore_one, training_command
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
@@ -118,13 +125,14 @@ class Restorer:
                 if tell is not None:
                     for note in self.notes(picture, hole):
                         tell(note)
-                opened[number] = picture, hole, task.sample
-                yield number, self._job(picture.to_float(), hole)
+                where = None if hole is None else surroundings(hole, self.model.size)
+                opened[number] = picture, hole, where, task.sample
+                yield number, self._job(picture, hole, where)
 
         def answer(questions):
             names, tiles = zip(*questions, strict=True)
             lengths = [len(t) for t in tiles]
-            samples = np.repeat([opened[name][2] for name in names], lengths)
+            samples = np.repeat([opened[name][3] for name in names], lengths)
             together = type(tiles[0])(
                 *(
                     None if parts[0] is None else np.concatenate(parts)
@@ -137,8 +145,8 @@ class Restorer:
             return np.split(answers, np.cumsum(lengths)[:-1])
 
         for number, restored in run_jobs(jobs(), answer, self.batch):
-            picture, hole, _ = opened.pop(number)
-            yield number, picture.compose(restored, hole, self.model.colours)
+            picture, hole, where, _ = opened.pop(number)
+            yield number, picture.compose(restored, hole, self.model.colours, where)
 
     def read(self, task: Task) -> tuple[Picture, np.ndarray | None]:
         """The task's picture, enlarged if the model does that, and its hole, bool `[H, W]` or None.
@@ -196,14 +204,19 @@ class Restorer:
                 found.append(Note(text, "One that takes any mask", command))
         return found + lacks(picture, model.colours)
 
-    def _job(self, image: np.ndarray, hole: np.ndarray | None):
+    def _job(self, picture: Picture, hole: np.ndarray | None, where: tuple[slice, slice] | None):
         model, chunk = self.model, 4 * self.batch
-        if hole is None:
-            return restore_whole(image, model.size, self._overlap(model.size), model.align, chunk)
+        if hole is None or where is None:
+            known = picture.to_float()
+            return restore_whole(known, model.size, self._overlap(model.size), model.align, chunk)
+        known, part = picture.to_float(where), hole[where]
+        corner = (where[0].start, where[1].start)
         if model.box is None:
-            return fill_free(image, hole, model.size, self._overlap(model.size), chunk)
+            sides = (model.size, self._overlap(model.size))
+            return fill_free(known, part, *sides, chunk, corner, picture.size)
         inner = model.box[2] - model.box[0], model.box[3] - model.box[1]
-        return fill_box(image, hole, model.size, model.box, self._overlap(inner), chunk)
+        sides = (model.size, model.box, self._overlap(inner))
+        return fill_box(known, part, *sides, chunk, corner)
 
     def _overlap(self, size: tuple[int, int]) -> tuple[int, int]:
         return int(size[0] * self.overlap), int(size[1] * self.overlap)
