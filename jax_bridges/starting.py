@@ -64,9 +64,13 @@ _at_once: AtOnce | None = None
 
 
 def begin() -> None:
-    """Of a command, before its imports: says that it starts; Ctrl-C ends it at once, with a word."""
+    """Of a command, before its imports: says that it starts; Ctrl-C ends it at once, with a word.
+
+    With --quiet it says nothing.
+    """
     global _at_once
-    print(f"jax_bridges {__version__}: loading", file=sys.stderr, flush=True)
+    if "--quiet" not in sys.argv[1:]:
+        print(f"jax_bridges {__version__}: loading", file=sys.stderr, flush=True)
     _at_once = AtOnce()
 
 

@@ -90,6 +90,21 @@ def smooth_fill(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     return np.where(known[..., None], image, fine).astype(np.float32)
 
 
+def coarsest_cell(known: np.ndarray) -> int:
+    """Side of the cells of the coarsest grid that `smooth_fill` looks at, a power of two.
+
+    Args:
+      known: bool `[H, W]`.
+    """
+    cell = 1
+    while not known.all() and max(known.shape) > 1:
+        known = np.pad(known, [(0, n % 2) for n in known.shape])
+        known = known[::2] | known[1::2]
+        known = known[:, ::2] | known[:, 1::2]
+        cell *= 2
+    return cell
+
+
 def _double(image: np.ndarray) -> np.ndarray:
     """Twice the size, linear between the centres of pixels."""
     for axis in (0, 1):

@@ -17,11 +17,17 @@ from jax_bridges.data.images import BadImage
 from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
 from jax_bridges.restore import Restorer, Task
-from jax_bridges.restoring.models import noise_field, scale_note, tile_seeds
+from jax_bridges.restoring import restorer as restorers
+from jax_bridges.restoring.jobs import surroundings
+from jax_bridges.restoring.models import noise_field, tile_seeds
+from jax_bridges.restoring.notes import RestoreNote, scale_notes, training_command
+from jax_bridges.restoring.pictures import Picture
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
 from tests.support.restorers import BOX, TILE, left_behind, photograph, save_player, tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::jax_bridges.restoring.notes.RestoreNote")
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +51,11 @@ def superres(tmp_path_factory):
 @pytest.fixture(scope="module")
 def restorer(inpaint):
     return Restorer(inpaint, nfe=2, batch=4)
+
+
+@pytest.fixture(scope="module")
+def freeform_restorer(freeform):
+    return Restorer(freeform, nfe=1, batch=32)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +124,40 @@ def test_a_tile_with_the_trained_hole_gets_what_the_student_gives(inpaint, resto
     np.testing.assert_array_equal(restorer(image, boxes=[(4, 4, 8, 8)], seed=5).pixels, done.pixels)
 
 
+def some_holes(height, width):
+    """A box, a scratch, a whole edge, and two parts one of which is in a corner."""
+    for places in (
+        [(slice(30, 50), slice(100, 113))],
+        [(slice(9, 11), slice(60, 90))],
+        [(slice(None), slice(-1, None))],
+        [(slice(-3, None), slice(-9, None)), (slice(-40, -38), slice(-60, -50))],
+    ):
+        hole = np.zeros((height, width), bool)
+        for place in places:
+            hole[place] = True
+        yield hole
+
+
+@pytest.mark.parametrize(
+    "kind", ["restorer", pytest.param("freeform_restorer", marks=pytest.mark.slow)]
+)
+def test_what_is_far_from_the_hole_changes_nothing(kind, request, monkeypatch):
+    """Bit for bit: the part of the picture that is looked at gives what the whole would."""
+    restorer = request.getfixturevalue(kind)
+    image, cut = photograph(161, 301), []
+    for hole in some_holes(161, 301):
+        cut.append([s.stop - s.start for s in surroundings(hole, restorer.model.size)])
+        part = restorer(image, hole).pixels
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                restorers, "surroundings", lambda hole, tile: (slice(0, 161), slice(0, 301))
+            )
+            whole = restorer(image, hole).pixels
+        np.testing.assert_array_equal(part, whole)
+        assert (whole != image).any(-1)[hole].mean() > 0.9
+    assert sum(rows * columns < 161 * 301 / 3 for rows, columns in cut) >= 2
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_any_size_and_mask_keeps_known_pixels_bit_for_bit(restorer, dtype):
     for height, width in ((53, 70), (9, 33), (16, 16)):
@@ -170,7 +215,7 @@ def test_freeform_models_take_any_mask(freeform):
     done = restorer(image, hole)
     np.testing.assert_array_equal(done.pixels[~hole], image[~hole])
     assert (done.pixels != image).any(-1)[hole].mean() > 0.9
-    assert restorer.limits(hole) == ""
+    assert not any("seen a hole" in note.text for note in restorer.notes(done, hole))
 
 
 def test_superresolution_enlarges_whole_blocks(enlarger, superres):
@@ -209,8 +254,8 @@ def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
 @pytest.mark.parametrize(
     ("data", "picture", "said"),
     [
-        ({"name": "earth"}, (16, 16), "satellite pictures of the Earth alone"),
-        ({"name": "earth_relief"}, (500, 16), "satellite pictures of the Earth alone"),
+        ({"name": "earth"}, (16, 16), "has seen nothing but maps"),
+        ({"name": "earth_relief"}, (500, 16), "has seen nothing but maps"),
         (
             {"name": "folder"},
             (100, 80),
@@ -225,8 +270,8 @@ def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
     ],
 )
 def test_a_scale_that_a_model_has_not_learned_is_said(data, picture, said):
-    found = scale_note(data, (16, 16), picture)
-    assert re.search(said, found) if said else not found
+    found = scale_notes({"data": data}, (16, 16), picture)
+    assert re.search(said, str(found[0])) if said else not found
 
 
 @pytest.mark.slow
@@ -292,11 +337,43 @@ def test_models_that_are_asked_for_what_they_cannot(
 def test_the_limits_of_one_fixed_hole_are_said(restorer):
     small = np.zeros((40, 40), bool)
     small[4:12, 20:28] = True
-    assert restorer.limits(small) == ""
+    picture = Picture(photograph(40, 40))
+    (maps,) = restorer.notes(picture, small)
+    assert "has seen nothing but maps" in maps.text
+    assert "--config.data.path=PHOTOGRAPHS" in maps.command
     small[4:13, 20] = True
-    said = restorer.limits(small)
-    assert "hole of 8x8 pixels in the middle of 16x16" in said and "up to 8x9" in said
-    assert "inpaint_freeform takes any mask" in said
+    said = restorer.notes(picture, small)[1]
+    assert "hole of 8x8 pixels in the middle of 16x16" in said.text and "up to 8x9" in said.text
+    assert "--config.corruption.name=inpaint_freeform" in said.command == maps.command
+    with pytest.warns(RestoreNote) as caught:  # the same when called
+        restorer(photograph(40, 40), small)
+    assert [str(each.message) for each in caught] == [str(maps), str(said)]
+    assert all(each.filename == __file__ for each in caught)
+
+
+def test_a_note_on_pictures_of_ones_own_gives_the_data_of_the_run():
+    """Those that the run was trained on, and none on maps."""
+    recorded = {"data": {"name": "folder", "path": "my photos", "size": 64}}
+    assert training_command(recorded, "inpaint_freeform").endswith(
+        "--config.data.name=folder --config.data.path='my photos' --config.data.size=64 "
+        "--workdir=runs/inpaint_freeform"
+    )
+
+
+def test_what_is_transparent_is_the_hole(restorer):
+    """A soft eraser too: nothing of half the old colour stays, and the result is opaque."""
+    for dtype in (np.uint8, np.uint16):
+        image, hole = photograph(20, 30, dtype=dtype), odd_hole(20, 30)
+        alpha = np.full((20, 30), np.iinfo(dtype).max, dtype)
+        alpha[hole] = np.where(np.arange(hole.sum()) % 2, 0, np.iinfo(dtype).max - 1)
+        done = restorer(np.dstack([image, alpha]), "alpha")
+        assert done.alpha is None
+        np.testing.assert_array_equal(done.pixels, restorer(image, hole).pixels)
+    for picture in (image, np.dstack([image, np.full((20, 30), 65535, np.uint16)])):
+        with pytest.raises(BadImage, match="nothing in it is transparent"):
+            restorer(picture, "alpha")
+    with pytest.raises(BadImage, match="leave --invert out"):
+        restorer(np.dstack([image, alpha]), "alpha", invert=True)
 
 
 @pytest.mark.slow

@@ -181,7 +181,7 @@ def test_what_a_result_lacks_is_said_once(model, photo, capsys):
         Image.new("CMYK", (20, 18)).save(source / f"{name}.tif", icc_profile=profile)
     argv = [model, str(source), str(photo / "out"), "--nfe=1", "--box=3,3,4,4"]
     assert restore.main(argv) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "lacks" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "what is written" in line]
     (line,) = said
     assert line == (
         f"note: {source / 'a.tif'} and 2 more: what is written lacks its profile, which is for CMYK "
@@ -196,8 +196,49 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(model, photo, capsys):
     with files_of_at_most(64):
         assert restore.main(argv) == 1
     said = capsys.readouterr().err
-    assert said == f"error: {out}: {os.strerror(errno.EFBIG)}.\n"
+    assert said.splitlines()[-1] == f"error: {out}: {os.strerror(errno.EFBIG)}."
     assert files(photo) == ["mask.png", "photo.png"]  # nothing half-written
+
+
+def test_several_inputs_patterns_and_jpegs(enlarger, tmp_path, capsys):
+    """As a shell without patterns leaves them; each picture once, whatever names lead to it."""
+    base = tmp_path / "in"
+    for name in ("a.png", "deep/b.jpg", "deep/deeper/c.jpg", "deep/notes.txt", "d.png"):
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("txt"):
+            (base / name).write_text("not looked at")
+        else:
+            Image.fromarray(photograph(5, 9, seed=len(name))).save(base / name)
+    argv = [enlarger, str(base / "a.png"), str(base / "**/*.*"), str(tmp_path / "out"), "--nfe=1"]
+    assert restore.main([*argv, "--quality=90"]) == 0
+    said = capsys.readouterr()
+    assert "4 pictures" in said.out and "a JPEG changes known pixels too" in said.err
+    assert files(tmp_path / "out") == ["a.jpg", "d.jpg", "deep/b.jpg", "deep/deeper/c.jpg"]
+    one = Image.open(tmp_path / "out" / "deep" / "b.jpg")
+    assert one.format == "JPEG" and one.size == (36, 20)
+    # One picture, samples and sheets: answers are JPEGs, sheets are not.
+    argv = [enlarger, str(base / "a*"), str(tmp_path / "x.jpg"), "--nfe=1", "--samples=2"]
+    assert restore.main(argv) == 0
+    assert files(tmp_path)[-3:] == ["x-2.jpg", "x-grid.png", "x.jpg"]
+
+
+def test_quiet_says_nothing_but_errors(model, photo, capsys):
+    argv = [model, str(photo / "photo.png"), str(photo / "out.png"), "--nfe=1", "--box=1,1,18,18"]
+    assert restore.main([*argv, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert restore.main([*argv, "--quiet"]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_notes_give_the_command_to_run(model, photo, capsys):
+    argv = [model, str(photo / "photo.png"), str(photo / "out.png"), "--nfe=1", "--box=1,1,18,18"]
+    assert restore.main(argv) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said[:2]] == ["note", "note"]
+    assert "nothing but maps" in said[0] and "8x8 pixels in the middle of 16x16" in said[1]
+    commands = [line.strip() for line in said if line.startswith("  ")]
+    assert commands and len(set(commands)) == 1
+    assert commands[0].startswith("python -m jax_bridges.main --config=configs/inpaint.py ")
 
 
 def refused(capsys, *argv) -> str:
@@ -233,7 +274,12 @@ def test_bad_files_are_refused_with_a_sentence_and_nothing_is_written(
         ([model, good, out, "--box=28,0,4,4"], "leaves the picture, which is 30x20"),
         ([model, good, out, "--box=1,2,3"], "must be LEFT,TOP,WIDTH,HEIGHT"),
         ([model, good, out, f"--mask={tmp_path / 'no.png'}"], "--mask is a picture, or a folder"),
-        ([model, good, tmp_path / "out.jpg", f"--mask={mask}"], "written as PNG"),
+        ([model, good, tmp_path / "out.gif", f"--mask={mask}"], "written as PNG"),
+        ([model, good, out / "a.png", "--box=0,0,4,4", "--quality=90"], "has no quality"),
+        ([model, good, out, "--box=0,0,4,4", "--quality=101"], "of a JPEG it is 1 to 100"),
+        ([model, good, mask, tmp_path / "x.png", "--box=0,0,4,4"], "There are 2 pictures, so"),
+        ([model, tmp_path / "no*.png", out, "--box=0,0,4,4"], "matches no picture"),
+        ([model, good, out, "--mask=alpha"], "nothing in it is transparent"),
         ([model, tmp_path / "bad", tmp_path / "x.png", f"--mask={mask}"], "must be one too"),
         ([tmp_path / "nowhere", good, out], "give the WORKDIR of a run or an exported file"),
         ([model, good, out, "--box=0,0,4,4", "--samples=0"], "--samples=0: it must be at least 1"),

@@ -212,7 +212,10 @@ def test_the_command(prior, bridge, tmp_path, capsys):
     assert (
         re.search("compiled in .* s", said.out) and "ddnm for inpaint, 2 network calls" in said.out
     )
-    assert "continues texture but no large shapes; --coarse=4" in said.err
+    assert "continues texture but no large shapes" in said.err
+    again = said.err.splitlines()[-1]
+    assert again.startswith("  python -m jax_bridges.restore ")
+    assert again.endswith(" --compare --coarse=4 --force")
     names = ["done-2.png", "done-compare.png", "done-grid.png", "done.png"]
     assert sorted(p.name for p in out.parent.iterdir()) == names
     one, two = (read_picture(out.with_name(n)).pixels for n in ("done.png", "done-2.png"))

@@ -129,9 +129,46 @@ def test_files_are_written_whole_and_never_over_others(tmp_path):
     with pytest.raises(FileExistsError, match="exists already"):
         Picture(pixels()).save(path)
     np.testing.assert_array_equal(read_picture(path).pixels, picture.pixels)
-    with pytest.raises(ValueError, match="written as PNG, since a lossy file"):
-        picture.save(tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="written as PNG, which keeps .* ends in .png or .jpg"):
+        picture.save(tmp_path / "a.webp")
+    with pytest.raises(ValueError, match="a PNG loses nothing and has no quality"):
+        picture.save(tmp_path / "b.png", quality=90)
+    with pytest.raises(ValueError, match="quality = 0: of a JPEG it is 1 to 100"):
+        picture.save(tmp_path / "b.jpg", quality=0)
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_a_jpeg_keeps_what_a_jpeg_can(tmp_path):
+    """Profile, print size and EXIF with its folders; what it cannot keep is named."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "Maker", 6
+    exif.get_ifd(0x8769)[0x829A] = 0.01  # exposure
+    exif.get_ifd(0x8825)[2] = (47.0, 30.0, 0.0)  # latitude
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    smooth = np.add.outer(np.arange(24), np.arange(32)).astype(np.uint8) * 4
+    source = Image.fromarray(np.dstack([smooth, smooth[::-1], smooth]))
+    data = encoded(source, "JPEG", exif=exif, icc_profile=profile, dpi=(300, 150), quality=95)
+    picture = read_picture(data)
+    back = Image.open(picture.save(tmp_path / "a.JPG"))
+    assert back.format == "JPEG" and back.size == (24, 32)  # upright
+    assert back.info["icc_profile"] == profile and back.info["dpi"] == (150, 300)
+    kept = back.getexif()
+    assert kept[0x010F] == "Maker" and 0x0112 not in kept
+    assert kept.get_ifd(0x8769)[0x829A] == 0.01 and kept.get_ifd(0x8825)[2] == (47.0, 30.0, 0.0)
+    assert back.layers == 3 and all(layer[1:3] == (1, 1) for layer in back.layer)  # 4:4:4
+    error = np.abs(np.asarray(back).astype(int) - picture.pixels)
+    assert error.max() <= 8 and picture.jpeg_lacks == ()
+    small = picture.save(tmp_path / "b.jpg", quality=20)
+    assert small.stat().st_size < (tmp_path / "a.JPG").stat().st_size
+    gray = Picture(
+        pixels(9, 8, 1, np.uint16), np.zeros((9, 8, 1), np.uint16), ((b"gAMA", b"1234"),)
+    )
+    again = Image.open(gray.save(tmp_path / "c.jpg"))
+    assert again.mode == "L" and (np.asarray(again) == 255).all()  # all transparent: white
+    lost = ("the lower half of its 16 bits", "its transparency", "its gamma")
+    assert gray.jpeg_lacks == lost
+    with pytest.raises(BadImage, match="a JPEG has at most 65500 pixels a side"):
+        Picture(np.zeros((1, 65501, 3), np.uint8)).to_jpeg()
 
 
 def test_every_bad_file_gets_its_reason(tmp_path):

@@ -1,12 +1,18 @@
-"""The style sheet and the script of report.html, as text: the report is one file."""
+"""The style sheet and the script of report.html, as text: the report is one file.
 
-STYLE = """
+Colours and the slider that compares pictures are parts of their own, for other pages.
+"""
+
+COLOURS = """
 :root { color-scheme: light dark; --paper:#fff; --ink:#1d2228; --soft:#5d6570; --faint:#9aa1ab;
   --line:#e1e4e8; --tint:#f5f6f8; --mark:#fdf1e6; --source:#8a9099; --teacher:#2a6cb0;
   --student:#c8501e; --other1:#3d8a5f; --other2:#8a5ba8; --other3:#a07d1c; --focus:#2a6cb0 }
 @media (prefers-color-scheme: dark) { :root { --paper:#15181c; --ink:#e4e7eb; --soft:#a3abb6;
   --faint:#6f7782; --line:#2d333b; --tint:#1d2126; --mark:#3a2a1d; --teacher:#6ba7e5;
   --student:#ee8250; --other1:#6dbb8f; --other2:#bb92d6; --other3:#cfae55; --focus:#6ba7e5 } }
+"""
+
+_PAGE = """
 * { box-sizing: border-box }
 body { margin:0; background:var(--paper); color:var(--ink);
   font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,sans-serif }
@@ -59,7 +65,9 @@ th[aria-sort] button { text-decoration:underline; text-underline-offset:4px;
 .legend { display:flex; flex-wrap:wrap; gap:4px 24px; font-size:14px; color:var(--soft);
   margin:0 0 10px }
 .legend svg { vertical-align:-1px }
+"""
 
+COMPARE_STYLE = """
 .compare { display:grid; grid-template-columns:minmax(0,420px) minmax(0,1fr); gap:28px;
   align-items:start; margin-top:14px }
 @media (max-width:760px) { .compare { grid-template-columns:1fr } }
@@ -96,6 +104,9 @@ select { font:inherit; color:var(--ink); background:var(--paper); border:1px sol
 .strip figure, figure { margin:0 }
 .strip img { width:100%; height:auto; display:block; border-radius:3px }
 img.small { image-rendering:pixelated }
+"""
+
+_REST = """
 figure.picture { margin:14px 0 }
 figure.picture img { max-width:100%; height:auto; background:#fff; border-radius:4px;
   border:1px solid var(--line) }
@@ -114,7 +125,9 @@ details { margin:12px 0 } summary { cursor:pointer; font-size:15px; padding:3px 
 @media print { main { max-width:none; padding:0 } .compare { display:none } }
 """
 
-SCRIPT = """
+STYLE = COLOURS + _PAGE + COMPARE_STYLE + _REST
+
+_TABLE_SCRIPT = """
 'use strict';
 // Sortable table: a header's button sorts, best values first; again turns the order round.
 for (const table of document.querySelectorAll('table.results')) {
@@ -135,9 +148,13 @@ for (const table of document.querySelectorAll('table.results')) {
     }));
   }));
 }
+"""
+
+# `compareVersions(element)` makes a comparison of the strips of images in an element like the report's, and
+# returns a function that opens one of them, with other versions at first if they are named.
+COMPARE_SCRIPT = """
 // Comparison: wipe between any two versions of one image.
-const compare = document.getElementById('compare');
-if (compare) {
+const compareVersions = compare => {
   const strips = [...compare.querySelectorAll('.strip')];
   const stage = compare.querySelector('.stage');
   const [left, right] = compare.querySelectorAll('select');
@@ -159,12 +176,13 @@ if (compare) {
     select.replaceChildren(...names.map(name => new Option(name, name)));
     select.value = keep;
   };
-  const open = index => {
+  const open = (index, first, second) => {
     strip = strips[index];
     strips.forEach(each => { each.hidden = each !== strip; });
     const names = pictures(strip).map(img => img.dataset.name);
-    choose(left, names, names.find(name => name.startsWith('source')) || names[0]);
-    choose(right, names, names.find(name => name.startsWith('student')) || names[names.length - 1]);
+    choose(left, names, first || names.find(name => name.startsWith('source')) || names[0]);
+    choose(right, names,
+      second || names.find(name => name.startsWith('student')) || names[names.length - 1]);
     draw();
   };
   stage.style.setProperty('--cut', '50%');
@@ -172,9 +190,21 @@ if (compare) {
     stage.style.setProperty('--cut', event.target.value + '%'));
   left.addEventListener('change', draw);
   right.addEventListener('change', draw);
+  return open;
+};
+"""
+
+SCRIPT = (
+    _TABLE_SCRIPT
+    + COMPARE_SCRIPT
+    + """
+const compare = document.getElementById('compare');
+if (compare) {
+  const open = compareVersions(compare);
   compare.querySelectorAll('.picker input').forEach((radio, index) =>
     radio.addEventListener('change', () => open(index)));
   compare.querySelectorAll('[data-script]').forEach(part => { part.hidden = false; });
   open(0);
 }
 """
+)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from jax_bridges.data.errors import BadImage
-from jax_bridges.restoring.pictures import read_picture
+from jax_bridges.restoring.pictures import Picture, read_picture
 
 Box = tuple[int, int, int, int]  # left, top, width, height in pixels
+ALPHA = "alpha"  # as a mask: what is transparent in the picture itself
 
 
 def parse_box(text: str) -> Box:
@@ -26,6 +29,28 @@ def parse_box(text: str) -> Box:
             f"--box={text}: left and top must be at least 0, width and height at least 1."
         )
     return left, top, width, height
+
+
+def split_alpha(picture: Picture, mask: Any, invert: bool = False) -> tuple[Picture, Any]:
+    """For the mask "alpha" the picture without its alpha, and the mask that this is; else both as given.
+
+    A pixel is missing unless it is opaque, for a soft eraser leaves a rim of half the old colour; so
+    nothing transparent remains.
+
+    Raises:
+      BadImage: nothing is transparent, or `invert` is asked for.
+    """
+    if not (isinstance(mask, str) and mask == ALPHA):
+        return picture, mask
+    if invert:
+        raise BadImage("with --mask=alpha what is transparent is missing: leave --invert out")
+    alpha = picture.alpha
+    if alpha is None or (clear := alpha[..., 0] < np.iinfo(alpha.dtype).max).sum() == 0:
+        raise BadImage(
+            "nothing in it is transparent, so --mask=alpha marks no pixel: erase what is missing, and "
+            "save it as PNG, TIFF or WebP"
+        )
+    return dataclasses.replace(picture, alpha=None), clear
 
 
 def find_hole(

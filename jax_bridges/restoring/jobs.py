@@ -9,7 +9,8 @@ Holes come in two kinds, after what the model was trained on:
   was never trained. So tiles are laid with their box over the hole, the box is always blanked
   whole, as in training, and the rest of the tile is what is known or was filled before.
 Where a hole is larger than a tile can take, it is filled from its border inward: in each pass the
-tiles that know the most around them.
+tiles that know the most around them. Either is given the part of the picture around the hole alone
+(`surroundings`), for a scratch is a small part of a photograph, and answers as if it had the whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import TypeVar
 import numpy as np
 from scipy import ndimage
 
-from jax_bridges.tiling import Blend, positions, smooth_fill, window
+from jax_bridges.tiling import Blend, coarsest_cell, positions, smooth_fill, window
 
 Size = tuple[int, int]
 
@@ -61,6 +62,29 @@ def lattice(size: Size, tile: Size, overlap: Size, align: int = 1) -> np.ndarray
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
+def surroundings(hole: np.ndarray, tile: Size) -> tuple[slice, slice]:
+    """The rows and columns of a picture on which the answer in its hole depends.
+
+    Wider than all tiles that touch the hole and what these know around it, and on the grid of
+    `smooth_fill`: so that the part gives what the whole gives, bit for bit.
+
+    Args:
+      hole: bool `[H, W]`, not empty.
+    """
+    cell = coarsest_cell(~hole)
+    rows, columns = (
+        _around(np.flatnonzero(hole.any(axis)), 2 * max(side, 2 * cell), cell, length)
+        for axis, side, length in zip((1, 0), tile, hole.shape, strict=True)
+    )
+    return rows, columns
+
+
+def _around(found: np.ndarray, margin: int, cell: int, length: int) -> slice:
+    """From the first to the last of some places on an axis, with a margin, in whole cells."""
+    first, last = int(found[0]) - margin, int(found[-1]) + 1 + margin
+    return slice(max(0, first) // cell * cell, min(length, -(-last // cell) * cell))
+
+
 def restore_whole(
     image: np.ndarray, tile: Size, overlap: Size, align: int = 1, chunk: int = 128
 ) -> Job:
@@ -83,14 +107,30 @@ def restore_whole(
     return blend.over(image)[: size[0], : size[1]]
 
 
-def fill_free(image: np.ndarray, hole: np.ndarray, tile: Size, overlap: Size, chunk=128) -> Job:
-    """A hole of any shape, by a model trained on such; known pixels are returned as they are."""
+def fill_free(
+    image: np.ndarray,
+    hole: np.ndarray,
+    tile: Size,
+    overlap: Size,
+    chunk: int = 128,
+    corner: Size = (0, 0),
+    whole: Size | None = None,
+) -> Job:
+    """A hole of any shape, by a model trained on such; known pixels are returned as they are.
+
+    Args:
+      image, hole: float32 `[H, W, 3]`, bool `[H, W]`: of the picture, or of its `surroundings`.
+      corner, whole: where these lie in the picture, and its size; `[H, W]` by default.
+    """
     size = image.shape[:2]
     ends = [max(t, n) - n for n, t in zip(size, tile, strict=True)]
     image = np.pad(smooth_fill(image, ~hole), (*((0, e) for e in ends), (0, 0)), mode="symmetric")
     missing = np.pad(hole, tuple((0, e) for e in ends), mode="symmetric")
     weight = _weights(tile, overlap)
-    corners = lattice(image.shape[:2], tile, overlap)
+    spread = [max(t, n) for n, t in zip(whole or size, tile, strict=True)]
+    corners = lattice((spread[0], spread[1]), tile, overlap) - corner
+    room = np.subtract(image.shape[:2], tile)
+    corners = corners[((corners >= 0) & (corners <= room)).all(1)]
     corners = corners[cut(missing, corners, tile).any((1, 2))]
     while len(corners):
         share = cut(missing, corners, tile).mean((1, 2))
@@ -99,7 +139,8 @@ def fill_free(image: np.ndarray, hole: np.ndarray, tile: Size, overlap: Size, ch
         blend = Blend(image.shape[:2])
         for part in _chunks(corners[now], chunk):
             mask = cut(missing, part, tile)
-            answers = yield Tiles(cut(image, part, tile), mask, mask, part.astype(np.int32))
+            origin = (part + corner).astype(np.int32)
+            answers = yield Tiles(cut(image, part, tile), mask, mask, origin)
             for (y, x), answer, here in zip(part, answers, mask, strict=True):
                 blend.add(y, x, answer, weight * here[..., None])
         image = blend.over(image)
@@ -116,12 +157,14 @@ def fill_box(
     box: tuple[int, int, int, int],
     overlap: Size,
     chunk: int = 128,
+    corner: Size = (0, 0),
 ) -> Job:
     """A hole of any shape, by a model that can fill one fixed box (see the module).
 
     Args:
       box: (y0, x0, y1, x1) in the tile, ends excluded.
       overlap: pixels that neighbouring boxes share at least.
+      corner: where `image` lies in the picture.
     """
     size, inner = image.shape[:2], (box[2] - box[0], box[3] - box[1])
     grown = [max(n, i) - n for n, i in zip(size, inner, strict=True)]
@@ -141,7 +184,7 @@ def fill_box(
         for part in _chunks(corners[now], chunk):
             mask = cut(wanted, part, tile) & inside
             blank = np.broadcast_to(inside, mask.shape)
-            origin = (part - box[:2]).astype(np.int32)
+            origin = (part - box[:2] + corner).astype(np.int32)
             answers = yield Tiles(cut(image, part, tile), mask, blank, origin)
             for (y, x), answer, here in zip(part, answers, mask, strict=True):
                 blend.add(y, x, answer, weight * here[..., None])

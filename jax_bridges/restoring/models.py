@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import keep_known, smooth_fill
-from jax_bridges.data import FILES
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.models import portable
@@ -55,7 +54,7 @@ class Model:
       interpolates: it does so by bicubic interpolation, not by repeating the pixel.
       align: corners of tiles are multiples of it.
       classes: number of classes it must be told one of; 0: none.
-      data: what its folder or file records of the data it has learned from; {}: nothing.
+      recorded: the configuration beside its weights; of an import that of its network alone.
       answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
     """
 
@@ -68,34 +67,8 @@ class Model:
     interpolates: bool
     align: int
     classes: int
-    data: dict[str, Any]
+    recorded: dict[str, Any]
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
-
-    def scale(self, picture: tuple[int, int]) -> str:
-        """See `scale_note`."""
-        return scale_note(self.data, self.size, picture)
-
-
-def scale_note(data: dict[str, Any], tile: tuple[int, int], picture: tuple[int, int]) -> str:
-    """What a model cannot know of a picture of (H, W), by what it has learned from; "" if nothing is known.
-
-    Args:
-      data: what its folder or file records of that.
-      tile: (h, w) of the pieces in which it restores pictures.
-    """
-    if str(data.get("name")).startswith("earth"):
-        return (
-            "this model has learned from satellite pictures of the Earth alone, and makes something like "
-            "them of anything else: train one on photographs (data.name=folder, data.crop=random)"
-        )
-    whole = data.get("name") in FILES and data.get("crop", "center") == "center"
-    if not whole or min(p / t for p, t in zip(picture, tile, strict=True)) < 2:
-        return ""
-    return (
-        f"this model has learned from whole pictures of {tile[1]}x{tile[0]}, shrunk to that where they "
-        f"were larger, and this one of {picture[1]}x{picture[0]} is restored in pieces of its own pixels, "
-        "which may look different: train one on such pieces (data.crop=random)"
-    )
 
 
 def open_model(
@@ -204,7 +177,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
         return np.concatenate(out)[: len(tiles)]
 
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
-    return _model(text, system, classes, recorded.get("data", {}), answer)
+    return _model(text, system, classes, recorded, answer)
 
 
 def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
@@ -249,7 +222,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
         return np.stack([np.asarray(x0) for x0 in out])
 
     text = f"{config.task} student, exported, {calls} network call{'s' * (calls > 1)} a tile"
-    model = _model(text, system, classes, recorded.get("data", {}), answer)
+    model = _model(text, system, classes, recorded, answer)
     if model.masks == "possible":  # the fill of a mixture's hole is not in the file
         model.masks = "none"
     return model
@@ -314,7 +287,7 @@ def tile_source(corruption: Any, image: Array, blank: Array | None, noise) -> Ar
     return jnp.where(blank[..., None], value, image)
 
 
-def _model(text: str, system: System, classes: int, data: dict[str, Any], answer) -> Model:
+def _model(text: str, system: System, classes: int, recorded: dict[str, Any], answer) -> Model:
     corruption, size = system.corruption, system.size
     align = math.gcd(corruption.raster, *size)  # the model knows where JPEG's blocks lie
     return Model(
@@ -327,7 +300,7 @@ def _model(text: str, system: System, classes: int, data: dict[str, Any], answer
         interpolates=corruption.interpolates,
         align=align if corruption.interpolates else max(align, corruption.enlarges),
         classes=classes,
-        data=data,
+        recorded=recorded,
         answer=answer,
     )
 

@@ -1,12 +1,13 @@
 """Pictures as a person has them, without loss: 8 or 16 bits, gray or colour, with alpha, upright.
 
 A file ends as a `Picture` or as a `BadImage` whose text is the reason. What is written is PNG,
-because a lossy format would change known pixels.
+because a lossy format changes known pixels, or JPEG for whoever asks for it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
 import struct
 import warnings
@@ -22,6 +23,13 @@ from jax_bridges.data.errors import BadImage
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.restoring.statements import Chunk, densified, statements
 
+_ALL = (slice(None), slice(None))
+JPEGS = (".jpg", ".jpeg")
+QUALITY = 95
+_JPEG_SIDE = 65_500  # pixels; of the usual library
+_JPEG_EXIF = 65_533 - len(b"Exif\0\0")  # bytes in one segment
+_NO_JPEG = {b"gAMA": "its gamma", b"cHRM": "its primaries", b"cICP": "its colours by number"}
+_NO_JPEG |= {b"mDCV": "its mastering display", b"cLLI": "its light level"}
 MAX_PIXELS = 100_000_000  # a float32 copy of three channels is then 1.2 GB
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of gray from colour (ITU-R BT.601)
 
@@ -48,11 +56,12 @@ class Picture:
         """(H, W)."""
         return self.pixels.shape[:2]
 
-    def to_float(self) -> np.ndarray:
-        """float32 `[H, W, 3]` in [-1, 1]; gray is repeated."""
-        top = np.float32(np.iinfo(self.pixels.dtype).max)
-        image = self.pixels.astype(np.float32) / (top / 2) - 1
-        return np.broadcast_to(image, (*self.size, 3))
+    def to_float(self, where: tuple[slice, slice] = _ALL) -> np.ndarray:
+        """float32 `[H, W, 3]` in [-1, 1], of these rows and columns; gray is repeated."""
+        pixels = self.pixels[where]
+        top = np.float32(np.iinfo(pixels.dtype).max)
+        image = pixels.astype(np.float32) / (top / 2) - 1
+        return np.broadcast_to(image, (*pixels.shape[:2], 3))
 
     def enlarged(self, factor: int, interpolated: bool = False) -> Picture:
         """Every pixel, alpha too, repeated factor x factor times, on as much paper as before.
@@ -73,30 +82,41 @@ class Picture:
         alpha = None if alpha is None else grow(alpha)
         return Picture(grow(self.pixels), alpha, chunks, self.left_out)
 
-    def compose(self, restored: np.ndarray, hole: np.ndarray | None, colours: bool) -> Picture:
+    def compose(
+        self,
+        restored: np.ndarray,
+        hole: np.ndarray | None,
+        colours: bool,
+        where: tuple[slice, slice] | None = None,
+    ) -> Picture:
         """This picture with `restored` in the hole, all other pixels as they are.
 
         Args:
           restored: float `[H, W, 3]` in [-1, 1].
           hole: bool `[H, W]`; None: everywhere.
           colours: a gray picture becomes RGB; otherwise it stays gray (the luma of `restored`).
+          where: the rows and columns that `restored` is of, with all of the hole; None: all.
 
         Raises:
           ValueError: `restored` holds NaN or infinity where it is needed.
         """
+        where = where or _ALL
+        hole = None if hole is None else hole[where]
         if not np.isfinite(restored if hole is None else restored[hole]).all():
             raise ValueError(
                 "The model's answer holds NaN or infinity, so nothing of it is kept: its weights, or the "
                 "settings it was called with, are at fault."
             )
         picture = self.coloured() if colours else self
-        old = picture.pixels
+        old = picture.pixels[where]
         if old.shape[-1] == 1:
             restored = (restored @ _LUMA)[..., None]
         top = np.iinfo(old.dtype).max
         new = np.clip(np.rint((restored + 1) * (top / 2)), 0, top).astype(old.dtype)
         new = new if hole is None else np.where(hole[..., None], new, old)
-        return dataclasses.replace(picture, pixels=new)
+        pixels = picture.pixels.copy()
+        pixels[where] = new
+        return dataclasses.replace(picture, pixels=pixels)
 
     def coloured(self) -> Picture:
         """As RGB: a gray picture repeated, without its profile, which would not fit."""
@@ -140,22 +160,88 @@ class Picture:
             out += struct.pack(">I", zlib.crc32(name + data))
         return out
 
-    def save(self, path: str | os.PathLike, force: bool = False) -> Path:
-        """Writes a PNG, whole or not at all.
+    def to_jpeg(self, quality: int = QUALITY) -> bytes:
+        """A JPEG of 8 bits and full colour resolution, with profile, print size and EXIF.
+
+        Known pixels change slightly; `jpeg_lacks` names what else is lost.
+
+        Raises:
+          BadImage: a side is too long for a JPEG.
+        """
+        check_jpeg(self.size)
+        gray = self.pixels.shape[-1] == 1
+        shown = self.to_uint8()
+        options, said = {}, dict(self.chunks)
+        if b"iCCP" in said:
+            options["icc_profile"] = zlib.decompress(said[b"iCCP"].partition(b"\0")[2][1:])
+        if len(said.get(b"eXIf", b"")) in range(1, _JPEG_EXIF + 1):
+            options["exif"] = b"Exif\0\0" + said[b"eXIf"]
+        if b"pHYs" in said:
+            x, y, metres = struct.unpack(">IIB", said[b"pHYs"])
+            options |= {"dpi": (round(x * 0.0254), round(y * 0.0254))} if metres else {}
+        out = io.BytesIO()
+        image = Image.fromarray(shown[..., 0] if gray else shown)
+        image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, **options)
+        return out.getvalue()
+
+    @property
+    def jpeg_lacks(self) -> tuple[str, ...]:
+        """What a JPEG of it lacks, each in a few words, beside what `left_out` says."""
+        lost = ["the lower half of its 16 bits"] * (self.pixels.dtype == np.uint16)
+        if self.alpha is not None and (self.alpha < np.iinfo(self.alpha.dtype).max).any():
+            lost.append("its transparency")
+        lost += [_NO_JPEG[name] for name, _ in self.chunks if name in _NO_JPEG]
+        if len(dict(self.chunks).get(b"eXIf", b"")) > _JPEG_EXIF:
+            lost.append("its EXIF")
+        return tuple(lost)
+
+    def save(
+        self, path: str | os.PathLike, force: bool = False, quality: int | None = None
+    ) -> Path:
+        """Writes a PNG, or a JPEG where the name ends in .jpg, whole or not at all.
+
+        Args:
+          force: an existing file is overwritten.
+          quality: of a JPEG, 1 to 100; 95 by default.
 
         Raises:
           FileExistsError: the file is there, and `force` is not set.
-          ValueError: the name does not end in .png.
+          ValueError: the name ends otherwise, or a quality that there is not.
         """
         path = Path(path)
-        if path.suffix.lower() != ".png":
-            raise ValueError(
-                f"{path}: pictures are written as PNG, since a lossy file would change known "
-                "pixels; give a name that ends in .png."
-            )
+        check_suffix(path, quality)
         if path.exists() and not force:
             raise FileExistsError(f"{path} exists already: give another name, or force=True.")
-        return write_atomic(path, self.to_png())
+        lossy = path.suffix.lower() in JPEGS
+        return write_atomic(path, self.to_jpeg(quality or QUALITY) if lossy else self.to_png())
+
+
+def check_jpeg(size: tuple[int, int]) -> None:
+    """Raises BadImage for (H, W) that no JPEG can have."""
+    if max(size) > _JPEG_SIDE:
+        raise BadImage(
+            f"would be {size[1]}x{size[0]}, and a JPEG has at most {_JPEG_SIDE} pixels a side: write a "
+            ".png"
+        )
+
+
+def check_suffix(path: Path, quality: int | None) -> None:
+    """ValueError unless the name is one of a PNG or a JPEG, and the quality one of such."""
+    if path.suffix.lower() not in (".png", *JPEGS):
+        raise ValueError(
+            f"{path}: pictures are written as PNG, which keeps known pixels bit for bit, or as JPEG, "
+            "which does not; give a name that ends in .png or .jpg."
+        )
+    if quality is None:
+        return
+    if not 1 <= quality <= 100:
+        raise ValueError(
+            f"quality = {quality}: of a JPEG it is 1 to 100, and {QUALITY} by default."
+        )
+    if path.suffix.lower() == ".png":
+        raise ValueError(
+            f"{path}: a PNG loses nothing and has no quality; leave that out, or write .jpg."
+        )
 
 
 def read_picture(source: str | os.PathLike | bytes | Image.Image | np.ndarray | Picture) -> Picture:

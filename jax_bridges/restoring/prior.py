@@ -28,10 +28,11 @@ from jax_bridges.data.errors import BadImage
 from jax_bridges.keys import SIMULATED
 from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
-from jax_bridges.restoring.holes import Box, find_hole
+from jax_bridges.restoring.holes import Box, find_hole, split_alpha
 from jax_bridges.restoring.jobs import widest_part
 from jax_bridges.restoring.methods import SENSING, parse_method, parse_operator
-from jax_bridges.restoring.models import check_label, check_tile, scale_note
+from jax_bridges.restoring.models import check_label, check_tile
+from jax_bridges.restoring.notes import Note, lacks, restore_one, scale_notes
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 from jax_bridges.stages.prior import complete_prior, guide, open_classifier
 from jax_bridges.training.system import Pair, System
@@ -95,7 +96,7 @@ class PriorRestorer:
         recorded, params = read_player(path, "teacher")
         check_tile(path, recorded, tile, "256 (or 128, 512)")
         config = complete_prior(recorded, str(path), tile)
-        self.system, self.data = System.create(config), recorded.get("data", {})
+        self.system, self.recorded = System.create(config), recorded
         self.method = parse_method(solver, self.system.bridge, config.zero_shot, nfe)
         self.sigma_y = self.operator.noise if sigma_y is None else sigma_y
         self.simulate, self.tiling, self.coarse, self.batch = simulate, tiling, coarse, batch
@@ -131,10 +132,6 @@ class PriorRestorer:
     def colours(self) -> bool:
         """It makes colour pictures of gray ones."""
         return self.operator.greys
-
-    def scale(self, picture: tuple[int, int]) -> str:
-        """See `scale_note`."""
-        return scale_note(self.data, self.system.size, picture)
 
     @property
     def factor(self) -> int:
@@ -204,10 +201,10 @@ class PriorRestorer:
 
     def _open(self, task: Task) -> tuple[Picture, np.ndarray, LinearOperator]:
         """The given picture, y (the clean picture, if it is to be simulated), and the operator."""
-        picture = read_picture(task.picture)
+        picture, mask = split_alpha(read_picture(task.picture), task.mask, task.invert)
         larger = 1 if self.simulate else self.factor
         check_size((picture.size[0] * larger, picture.size[1] * larger))
-        masked = task.mask is not None or bool(task.boxes)
+        masked = mask is not None or bool(task.boxes)
         if masked and not self.inpaint:
             raise BadImage("a mask goes with the operator 'inpaint': add +inpaint to --operator")
         if self.inpaint and not masked:
@@ -221,7 +218,7 @@ class PriorRestorer:
                 jax.eval_shape(self.operator.pinv, y)
             operator = self.operator
             if self.inpaint:
-                hole = find_hole(shape[1:3], task.mask, task.boxes, task.invert)
+                hole = find_hole(shape[1:3], mask, task.boxes, task.invert)
                 mask = jnp.asarray(hole[None, ..., None], jnp.float32)
                 whole = operator == Identity()
                 operator = InpaintMask(mask=mask) if whole else Rows(operator=operator, mask=mask)
@@ -255,14 +252,24 @@ class PriorRestorer:
         sample: int = 0,
     ) -> Picture:
         """One picture restored; arguments and errors as of `restore.Restorer`."""
-        return next(self.many([Task(picture, mask, boxes, invert, sample)], seed))[1]
+        return restore_one(self, Task(picture, mask, boxes, invert, sample), seed)
 
     def many(
-        self, tasks: Iterable[Task], seed: int = 0, progress: Callable[[int], Any] | None = None
+        self,
+        tasks: Iterable[Task],
+        seed: int = 0,
+        progress: Callable[[int], Any] | None = None,
+        tell: Callable[[Note], Any] | None = None,
     ) -> Iterator[tuple[int, Picture]]:
-        """(number, picture) of each task, in order; `progress` is told the tiles of each picture."""
+        """(number, picture) of each task, in order.
+
+        `progress` is told the tiles of each picture, `tell` its notes.
+        """
         for number, task in enumerate(tasks):
             picture, hole = self.read(task)
+            if tell is not None:
+                for note in self.notes(picture, hole):
+                    tell(note)
             solve, arguments = self._prepared(task, seed)
             restored = np.asarray(solve(*arguments))[0]
             if progress is not None:
@@ -276,17 +283,19 @@ class PriorRestorer:
         self._prepared(task, 0)
         return time.perf_counter() - begin
 
-    def limits(self, hole: np.ndarray) -> str:
-        """A hint where the tiles cannot see across a hole; else ""."""
-        height, width = widest_part(hole)
-        tile = self.system.size
-        if self.coarse > 1 or (height <= tile[0] // 2 and width <= tile[1] // 2):
-            return ""
-        return (
-            f"its hole is up to {width}x{height} pixels, more than half of what the prior sees at once "
-            f"({tile[1]}x{tile[0]}): it continues texture but no large shapes; --coarse=4 restores the large "
-            "ones first"
-        )
+    def notes(self, picture: Picture, hole: np.ndarray | None) -> list[Note]:
+        """What there is to know of the result, of what `read` gave."""
+        found, tile = [], self.system.size
+        if hole is not None and self.coarse == 1:
+            height, width = widest_part(hole)
+            if height > tile[0] // 2 or width > tile[1] // 2:
+                text = (
+                    f"its hole is up to {width}x{height} pixels, more than half of what the prior sees "
+                    f"at once ({tile[1]}x{tile[0]}): it continues texture but no large shapes"
+                )
+                found.append(Note(text, "The large ones first", add="--coarse=4"))
+        found += scale_notes(self.recorded, tile, picture.size)
+        return found + lacks(picture, self.colours)
 
     def _prepared(self, task: Task, seed: int) -> tuple[Callable, tuple]:
         """The compiled solver for pictures of this size and its arguments."""

@@ -23,6 +23,7 @@ def write_all(
     given: tuple[Picture, np.ndarray | None] | None,
     compare: bool,
     force: bool,
+    quality: int | None = None,
 ) -> list[Path]:
     """Writes the samples of one picture, and its sheets.
 
@@ -30,13 +31,14 @@ def write_all(
       given: the picture before, and its hole; None: there is one sample, and no sheet is wanted.
       compare: before and after, of the first sample; several samples have a grid in any case.
       force: existing files are overwritten.
+      quality: of JPEGs, see `Picture.save`.
 
     Raises:
       OSError: it names the file.
     """
-    written = [samples[0].save(order.out, force=force)]
+    written = [samples[0].save(order.out, force, quality)]
     for i, picture in enumerate(samples[1:], start=2):
-        written.append(picture.save(order.beside(str(i)), force=force))
+        written.append(picture.save(order.beside(str(i)), force, quality))
     if given is not None:
         before, hole, images = given[0].to_uint8(), given[1], [p.to_uint8() for p in samples]
         if compare:

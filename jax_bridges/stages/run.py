@@ -151,7 +151,7 @@ class Run:
             raise
 
     def key(self, purpose: Purpose, number: int = 0) -> Array:
-        """Base key of a purpose, and of a round of it; those of held-out images may have a seed of their own."""
+        """Base key of a purpose, and of a round of it; those of held-out images may have their own seed."""
         held_out = purpose in (Purpose.EVALUATE, Purpose.WATCH)
         its = self.config.evaluate.seed if held_out else -1
         key = jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)

@@ -68,16 +68,26 @@ class Browser:
 
     def open(self, path, width: int, height: int = 900) -> None:
         """Shows a file in a window of this size, without a network."""
+        self.visit(path.as_uri(), width, height)
+
+    def visit(self, address: str, width: int, height: int = 900, dark: bool = False) -> None:
+        """Shows an address in a window of this size."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
         )  # fmt: skip
-        self.call("Page.navigate", url=path.as_uri())
-        for _ in range(200):
-            if self.run("document.readyState") == "complete":
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[scheme])
+        self.call("Page.navigate", url=address)
+        self.wait("document.readyState === 'complete'")
+
+    def wait(self, condition: str, seconds: float = 10) -> None:
+        """Until a JavaScript expression is true."""
+        for _ in range(int(seconds / 0.05)):
+            if self.run(condition):
                 return
             time.sleep(0.05)
-        raise TimeoutError(path)
+        raise TimeoutError(condition)
 
     def run(self, script: str):
         """The value of a JavaScript expression."""
@@ -103,6 +113,26 @@ class Browser:
         """One event of the left button."""
         self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1,
                   clickCount=1)  # fmt: skip
+
+    def drag(self, places) -> None:
+        """Presses the left button at the first of (x, y), moves through the others, and releases it."""
+        self.mouse("mousePressed", *places[0])
+        for place in places[1:]:
+            self.mouse("mouseMoved", *place)
+        self.mouse("mouseReleased", *places[-1])
+
+    def touch(self, *moments) -> None:
+        """Fingers: each moment a list of (x, y), one a finger; they are lifted after the last."""
+        for i, fingers in enumerate([*moments, []]):
+            kind = "touchStart" if i == 0 else "touchMove" if fingers else "touchEnd"
+            points = [{"x": x, "y": y, "id": n} for n, (x, y) in enumerate(fingers)]
+            self.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+
+    def drop(self, file, x: float, y: float) -> None:
+        """Drops a file of the disk on the page."""
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
 
     def key(self, name: str) -> None:
         """Presses a key that has no text, such as ArrowRight."""
