@@ -71,6 +71,8 @@ class Stream(enum.IntEnum):
     REAL = 11  # noise of x_t on the bridge to a real image: ONLY
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
     MEASURE = 13  # noise of an observation: ONLY
+    FURTHER = 16  # what is hidden besides, in Ambient Diffusion's loss: ONLY
+    PROBE = 17  # direction of a divergence, in SURE-Score's loss: ONLY
 
 
 @enum.unique
@@ -111,6 +113,16 @@ class SampleStream(enum.IntEnum):
 
     MEASURE = 0  # ONLY
     SOLVE = 1  # as the solver
+
+
+@enum.unique
+class FurtherStream(enum.IntEnum):
+    """Of the keys of Ambient Diffusion's samplers; of MASKS the number of a mask follows."""
+
+    MASKS = 0
+    STEPS = 1  # as sample_ambient
+    MASK = 2  # of one mask: CorruptDraw
+    MORE = 3  # of one mask, what it hides besides: ONLY
 
 
 @enum.unique

@@ -42,7 +42,7 @@ from jax_bridges.schema import (
 from jax_bridges.settings_text import as_markdown, as_text
 from jax_bridges.training import optimizers, steps
 from jax_bridges.training.couplings import MODES
-from jax_bridges.training.methods import METHODS
+from jax_bridges.training.methods import BASELINES, METHODS, PRIOR_METHODS
 from jax_bridges.training.parallel import MODES as PARALLEL_MODES
 from jax_bridges.training.settings import (
     BATCH,
@@ -152,6 +152,8 @@ def rows() -> tuple[Setting, ...]:
             "sdedit": {"nfe": 25, "start": 0.5},
         }, NAMED, "Method -> its solver's settings."),
 
+        *_baselines(),
+
         S("parallel.mode", "auto", Choice(PARALLEL_MODES), "pmap: replicated; fsdp: sharded."),
         S("parallel.fsdp", 1, COUNT, "Devices over which large leaves are sharded."),
         S("parallel.device_gib", 0.0, number(least=0), "GiB of memory of a device; 0: as it says itself."),
@@ -191,6 +193,16 @@ def _methods() -> Iterable[Setting]:
         for row in placed(name, method.settings):
             told.setdefault(row.key, row)
     return told.values()
+
+
+def _baselines() -> Iterable[Setting]:
+    """What stands beside the rounds of EM, and what each of it reads."""
+    yield S("em.baselines", (), Each(Choice(BASELINES), unique=True), "Other priors for the table: of the "
+            "same observations (ambient, sure, tweedie, and pinv: of A^+ y), of the few clean images alone, "
+            "of all images clean (upper).")  # fmt: skip
+    yield S("em.baseline_steps", 800, COUNT, "Updates of each of them.")
+    for name, method in PRIOR_METHODS.items():
+        yield from under(f"em.{name}", method.settings)
 
 
 # -- a configuration against the table -------------------------------------------------------------

@@ -185,8 +185,8 @@ class System:
         """From uint8 images to a corrupted pair, inside the jitted step.
 
         Args:
-          batch: "x0" `[B, H, W, C]` uint8, "index" `[B]`; "xT" where the data are paired, "label" `[B]`
-            where they have classes.
+          batch: "x0" `[B, H, W, C]` uint8, or floats in [-1, 1], "index" `[B]`; "xT" where the data are
+            paired, "label" `[B]` where they have classes.
           key: of the stage; an example's key is `fold_in(key, index)`.
           augment: flips and rotates x_0 and x_T alike.
         """
@@ -228,4 +228,6 @@ def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _to_float(image: Array) -> Array:
+    if jnp.issubdtype(image.dtype, jnp.floating):  # of observations, and what was made of them
+        return image
     return image.astype(jnp.float32) / 127.5 - 1.0
