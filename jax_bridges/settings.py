@@ -195,12 +195,18 @@ def _methods() -> Iterable[Setting]:
     return told.values()
 
 
+# fmt: off
+_BASELINES = (
+    S("em.baselines", (), Each(Choice(BASELINES), unique=True), "Other priors in the table: upper, of clean "
+            "images; pinv, of A^+ y; ambient, sure and tweedie, of y by losses of their own."),
+    S("em.baseline_steps", 0, _NATURAL, "Updates of each of them; 0: as many as of a round."),
+)
+# fmt: on
+
+
 def _baselines() -> Iterable[Setting]:
     """What stands beside the rounds of EM, and what each of it reads."""
-    yield S("em.baselines", (), Each(Choice(BASELINES), unique=True), "Other priors for the table: of the "
-            "same observations (ambient, sure, tweedie, and pinv: of A^+ y), of the few clean images alone, "
-            "of all images clean (upper).")  # fmt: skip
-    yield S("em.baseline_steps", 800, COUNT, "Updates of each of them.")
+    yield from _BASELINES
     for name, method in PRIOR_METHODS.items():
         yield from under(f"em.{name}", method.settings)
 

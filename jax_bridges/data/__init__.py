@@ -18,7 +18,6 @@ from jax_bridges.data.earth import open_earth, open_earth_relief
 from jax_bridges.data.edges import open_edges
 from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
-from jax_bridges.data.inverted import Inverted
 from jax_bridges.data.loader import Loader, first, pad
 from jax_bridges.data.observations import Observations, operator_of
 from jax_bridges.data.source import DATASETS, HELD_OUT, Source, blocks_of, resolve
@@ -28,7 +27,6 @@ from jax_bridges.data.unpaired import Unpaired
 __all__ = [
     "DATASETS",
     "HELD_OUT",
-    "Inverted",
     "Loader",
     "Observations",
     "Source",

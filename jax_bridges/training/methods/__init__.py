@@ -28,8 +28,8 @@ from jax_bridges.typing import Array, PyTree
 
 METHODS = {method.name: method for method in (IBMD, CBD, CBT)}
 PRIOR_METHODS: dict[str, PriorMethod] = {method.name: method for method in (AMBIENT, SURE, TWEEDIE)}
-# `config.em.baselines`: those, and what bridge matching learns of A^+ y, of few clean images, of all.
-BASELINES = (*PRIOR_METHODS, "pinv", "clean", "upper")
+# `config.em.baselines`: those, and what bridge matching learns of clean images and of A^+ y.
+BASELINES = ("upper", "pinv", *PRIOR_METHODS)
 
 
 def find_method(distill) -> tuple[Method, Any]:

@@ -22,7 +22,9 @@ from jax_bridges.training.methods.tweedie import levels_above
 from jax_bridges.training.steps import draw_times, time_weight
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser
+from jax_bridges.zero_shot import Loop, Looped, Solver
 from jax_bridges.zero_shot.ambient import agreement, sample_ambient, solve_adps
+from jax_bridges.zero_shot.diffusion import calls_of
 
 # fmt: off
 SETTINGS = (
@@ -82,18 +84,22 @@ def _sample(denoise: Denoiser, like: Array, levels: Levels, keys: Array, setting
     return sample_ambient(denoise, seen, levels, keys, misfit=misfit)
 
 
+@Looped
 def _solve(
     denoise: Denoiser,
     operator: LinearOperator,
     y: Array,
-    levels: Levels,
+    sigma_y: float,
+    times: Levels,
     keys: Array,
+    *,
     settings,
     task: Task,
-):
+) -> Loop:
+    """`solve_adps` with a mask of its own for each image."""
     seen, keys = _drawn(operator.transpose(y), keys, settings, task)
-    return solve_adps(
-        denoise, operator, y, task.sigma_y, levels, keys, seen=seen[:1], scale=settings.scale
+    return solve_adps.loop(
+        denoise, operator, y, sigma_y, times, keys, seen=seen[:1], scale=settings.scale
     )
 
 
@@ -118,6 +124,6 @@ AMBIENT = PriorMethod(
     settings=SETTINGS,
     told=True,
     sample=_sample,
-    solve=_solve,
+    solver=Solver("adps", _solve, gradient=True, count=lambda levels, **_: calls_of(levels)),
     levels=levels_above,
 )

@@ -23,6 +23,7 @@ from jax_bridges.training.state import State
 from jax_bridges.training.steps import Mean, Step, gradients
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, Denoiser, PyTree
+from jax_bridges.zero_shot import Solver
 
 # Its mean is minimised: `loss(denoise, pair, step) -> [B]`, of an augmented pair whose x0 is y.
 Loss = Callable[[Denoiser, Pair, Array], Array]
@@ -62,8 +63,8 @@ class PriorMethod:
       told: the network sees, as x_T, which pixels of x_t are known.
       sample: `sample(denoise, like, levels, keys, settings, task) -> x0 [B, H, W, C]`, images out of
         nothing, of the shape of `like`; None: by any sampler of a prior.
-      solve: `solve(denoise, operator, y, levels, keys, settings, task) -> x0 [B, H, W, C]`; None: by any
-        solver of zero_shot.
+      solver: a solver of zero_shot's kind, whose denoiser is told x_T and whose knobs are `settings` and
+        `task`; None: any of them will do.
       levels: `levels(bridge, levels, sigma_y)`, those of a sampler's at which it was trained.
     """
 
@@ -74,7 +75,7 @@ class PriorMethod:
     settings: tuple[Setting, ...]
     told: bool = False
     sample: Callable[..., Array] | None = None
-    solve: Callable[..., Array] | None = None
+    solver: Solver | None = None
     levels: Callable[[Bridge, Levels, float], Levels] = all_levels
 
 
