@@ -148,6 +148,20 @@ def test_sure_score():
     close(found + want["score_wt"] * want["epoch"] * of_score, want["loss"], rtol=1e-9)
 
 
+def test_sure_alone():
+    """Of a network that answers with the image, without the constant."""
+    want = group("sure/vanilla")
+    y, sigma_w = jnp.asarray(want["y"]), float(want["sigma_w"])
+
+    def h(y, more):
+        return want["w"] * y + want["b"] + want["k"] * jnp.tanh(y)
+
+    probe = jnp.asarray(want["direction"])
+    answer, estimate = sure(with_their_derivative(h, want), y, sigma_w, probe)
+    close(jnp.mean((answer - y) ** 2), want["misfit"], rtol=1e-9)
+    close(estimate.mean() + sigma_w**2, want["loss"], rtol=1e-9)
+
+
 def test_score_matching_of_noisy_images():
     want = group("sure/dsm")
     close(dsm(want, jnp.asarray(want["y"])), want["loss"], rtol=1e-9)
