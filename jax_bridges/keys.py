@@ -49,6 +49,9 @@ class Purpose(enum.IntEnum):
     INIT_STUDENT = 1
     EVALUATE = 2  # one for all rows of a table: they see the same corrupted images and noise
     OBSERVE = 3  # masks and noise of the observations that a prior is learnt from
+    ROUNDS = (
+        4  # samples of their posterior; the number of a round of EM follows, but for validation's
+    )
     TRAIN_TEACHER = 100  # all that a stage's steps draw
     TRAIN_STUDENT = 101  # of each student of a comparison, too
 
@@ -71,6 +74,7 @@ class Stream(enum.IntEnum):
     REAL = 11  # noise of x_t on the bridge to a real image: ONLY
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
     MEASURE = 13  # noise of an observation: ONLY
+    HIDE = 14  # which of an observation's numbers are hidden, to be predicted: ONLY
     FURTHER = 16  # what is hidden besides, in Ambient Diffusion's loss: ONLY
     PROBE = 17  # direction of a divergence, in SURE-Score's loss: ONLY
 

@@ -152,6 +152,25 @@ def rows() -> tuple[Setting, ...]:
             "sdedit": {"nfe": 25, "start": 0.5},
         }, NAMED, "Method -> its solver's settings."),
 
+        S("em.operator", {}, NAMED, "A linear corruption through which alone the training images are seen "
+                "(configs/em.py); {}: they are seen as they are."),
+        S("em.sigma_y", 0.0, number(least=0), "Noise of those observations, in units of [-1, 1]."),
+        S("em.init", "clean", Choice(("clean", "gaussian", "pinv")), "The first prior: of em.clean clean "
+                "images, a Gaussian fitted by EM, or of A^+ y."),
+        S("em.clean", 50, COUNT, "Clean images of init clean, the first of the training images."),
+        S("em.rounds", 4, COUNT, "Each a sample of the posterior for each observation, then train.steps "
+                "updates on the samples."),
+        S("em.reset_rounds", 1, _NATURAL, "The last so many rounds are of all observations, from fresh "
+                "weights."),
+        S("em.observations", 512, COUNT, "Observations of each other round, drawn anew."),
+        S("em.method", "mmps", Choice(("mmps", "dps")), "What samples the posterior."),
+        S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}}, NAMED, "Method -> its solver's "
+                "settings."),
+        S("em.scale_grid", (0.3, 1.0, 3.0, 10.0, 30.0), Each(number(above=0), least=1), "dps: scales, of "
+                "which each round takes one."),
+        S("em.tune", 64, COUNT, "dps: observations by which it is chosen."),
+        S("em.validation", 128, _NATURAL, "Training images whose observations are held out: a tenth of their "
+                "numbers is predicted from the others; 0: the last round is kept, not the best."),
         *_baselines(),
 
         S("parallel.mode", "auto", Choice(PARALLEL_MODES), "pmap: replicated; fsdp: sharded."),

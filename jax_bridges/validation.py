@@ -30,6 +30,7 @@ from jax_bridges.training.methods import METHODS, check_method
 from jax_bridges.training.optimizers import check_optimizer
 from jax_bridges.training.settings import placed
 from jax_bridges.training.system import image_size
+from jax_bridges.validation_em import check_em
 from jax_bridges.zero_shot import make_method
 
 
@@ -171,15 +172,18 @@ def _check_bridge(config: ConfigDict, bridge: Bridge) -> None:
 def _check_zero_shot(config: ConfigDict, bridge) -> None:
     """Tasks, methods and their settings; a prior without tasks, and tasks without a prior."""
     tasks, prior = config.zero_shot.tasks, bridge.prior
-    if prior != bool(tasks):
+    if config.em.operator:
+        check_em(config, bridge)
+    elif prior != bool(tasks):
         raise ValueError(
             f"bridge.name is '{config.bridge.name}', a diffusion prior, which no student can be "
-            "distilled from: name what it restores in zero_shot.tasks (configs/zero_shot.py)."
+            "distilled from: name what it restores in zero_shot.tasks (configs/zero_shot.py), or what it "
+            "is learnt through in em.operator (configs/em.py)."
             if prior
             else f"zero_shot.tasks need a diffusion prior, but bridge.name is '{config.bridge.name}': "
             "set it to ddpm or edm."
         )
-    if not tasks:
+    if not (tasks or config.em.operator):
         return
     if config.network.get("conditional") or config.keep_known:
         raise ValueError(
@@ -211,7 +215,7 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
         if task.get("published"):
             published_rows(task.published, data=config.evaluate.published_data)
         operator = make_corruption(**task.operator)
-        if not operator.linear:
+        if not (operator.linear or operator.masks == "needed"):
             raise ValueError(
                 f"zero_shot.tasks.{name}: '{task.operator.name}' is no linear operator."
             )
@@ -282,7 +286,9 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
         "train.": config.teacher.checkpoint and "teacher.checkpoint is a finished teacher",
         "compare.": not config.compare.students and "compare.students is empty",
         "zero_shot.": not config.zero_shot.tasks and "zero_shot.tasks is empty",
-        "distill.": config.zero_shot.tasks and "a zero-shot run has no student",
+        "em.": not config.em.operator and "em.operator is empty",
+        "distill.": (config.zero_shot.tasks and "a zero-shot run has no student")
+        or (config.em.operator and "a prior that is learnt from observations has no student"),
     }
     for key in given:
         for prefix, why in unread.items():

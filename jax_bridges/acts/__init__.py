@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from jax_bridges.acts import compare, distil, zero_shot
+from jax_bridges.acts import compare, distil, em, zero_shot
 from jax_bridges.stages.run import Run
 
 
@@ -27,6 +27,7 @@ class Act(NamedTuple):
 
 # The first that is wanted is done.
 ACTS = {
+    "em": Act(lambda config: bool(config.em.operator), em.em, em.settings),
     "zero_shot": Act(
         lambda config: bool(config.zero_shot.tasks), zero_shot.zero_shot, zero_shot.settings
     ),

@@ -18,6 +18,7 @@ from jax_bridges.players import recorded_config
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import complete_prior
 from jax_bridges.stages.run import Run
+from jax_bridges.stages.solving import Problem, map_solver
 from jax_bridges.stages.train import load_teacher
 from jax_bridges.training.system import Pair, System, image_size
 from jax_bridges.typing import Array
@@ -96,15 +97,16 @@ def prior_sampler(run: Run, system: System, method: Method) -> Callable[..., Any
     """
     keep = PROTOCOLS[run.config.evaluate.protocol].keep
 
-    def sample(params, batch, key):
+    def pose(params, batch, key) -> Problem:
         pair = run.system.prepare(batch, key, augment=False)
         operator, y, sigma_y = measurement(run.system.corruption, pair)
         predict = system.denoiser(params, Pair(pair.x0, pair.x0, None, pair.keys, pair.label))
-        x = method.solver.solve(
-            lambda x, t: predict(x, t, x), operator, y, sigma_y, method.levels,
-            fold(pair.keys, Stream.SAMPLE), **method.knobs,
-        )  # fmt: skip
+        keys = fold(pair.keys, Stream.SAMPLE)
+        return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys)
+
+    def finish(x, batch, key):
+        pair = run.system.prepare(batch, key, augment=False)
         x = jnp.asarray(x, jnp.float32)
         return keep(keep_known(x, pair.x0, pair.mask) if run.system.keep_known else x)
 
-    return run.parallel.map(sample)
+    return map_solver(run.parallel, method, pose, finish)

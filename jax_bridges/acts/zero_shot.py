@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.corruptions import LinearOperator, make_corruption
+from jax_bridges.corruptions import Corruption, LinearOperator, make_corruption
 from jax_bridges.keys import SampleStream, Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
@@ -24,8 +25,10 @@ from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, train_stage
+from jax_bridges.stages.solving import Problem, map_solver
 from jax_bridges.stages.train import load_teacher, train
-from jax_bridges.typing import PyTree
+from jax_bridges.training.system import Pair
+from jax_bridges.typing import Array, PyTree
 from jax_bridges.zero_shot import Method, applicable, make_method, measure
 
 
@@ -78,31 +81,42 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
     """
     config, jobs = run.config.zero_shot, []
     for task, its in config.tasks.items():
-        operator = make_corruption(**its.operator).operator(None)
+        corruption = make_corruption(**its.operator)
+        operator = corruption.operator(np.zeros((1, *run.system.size, 1)))  # of any mask
         for name in config.methods:
             method = make_method(name, run.system.bridge, config.settings.get(name, {}), config.nfe)
             if applicable(method.solver, operator, its.sigma_y):
-                make = partial(restorer, run, operator, its.sigma_y, method, classifier)
+                make = partial(restorer, run, corruption, its.sigma_y, method, classifier)
                 solver = method.solver.name
                 jobs.append(Job(task, solver, method.nfe, make, params, solver, task))
     return jobs
 
 
 def restorer(
-    run: Run, operator: LinearOperator, sigma_y: float, method: Method, classifier: Any = None
+    run: Run, corruption: Corruption, sigma_y: float, method: Method, classifier: Any = None
 ) -> Callable:
     """`sample(params, batch, key) -> (images [B, H, W, C], |A x0_hat - y| [B])`.
 
     params are the prior's, and the classifier's where `classifier`, its network, is given.
     Images are as `evaluate.protocol` keeps them. The misfit is the root mean square over all of y
     in units of [-1, 1], before x0_hat is rounded and clipped to pixels.
+
+    Args:
+      corruption: linear, or linear once its mask is known, which is then each image's own.
     """
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
 
-    def sample(params, batch, key):
+    def measured(batch, key) -> tuple[Pair, LinearOperator, Array]:
         pair = system.prepare(batch, key, augment=False)
-        keys = fold(pair.keys, Stream.SAMPLE)
-        y = measure(operator, pair.x0, sigma_y, fold(keys, SampleStream.MEASURE))
+        mask = None  # a linear operator knows its own
+        if not corruption.linear:
+            mask = corruption(pair.x0, fold(pair.keys, Stream.CORRUPT)).mask
+        operator = corruption.operator(mask)
+        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
+        return pair, operator, measure(operator, pair.x0, sigma_y, keys)
+
+    def pose(params, batch, key) -> Problem:
+        pair, operator, y = measured(batch, key)
         predict = system.denoiser(params[0], pair)
 
         def denoise(x, t):
@@ -112,19 +126,15 @@ def restorer(
             scale = run.config.zero_shot.classifier_scale
             told = (classifier, params[1], pair.label, system.bridge, scale)
             denoise = guide(denoise, *told)
-        x = method.solver.solve(
-            denoise,
-            operator,
-            y,
-            sigma_y,
-            method.levels,
-            fold(keys, SampleStream.SOLVE),
-            **method.knobs,
-        )
+        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.SOLVE)
+        return Problem(denoise, operator, y, sigma_y, keys)
+
+    def finish(x, batch, key):
+        _, operator, y = measured(batch, key)
         misfit = jnp.square(operator.forward(x) - y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
 
-    return run.parallel.map(sample)
+    return map_solver(run.parallel, method, pose, finish)
 
 
 def of_papers(run: Run, images: int) -> list[Row]:

@@ -19,7 +19,7 @@ from jax_bridges.data.edges import open_edges
 from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
 from jax_bridges.data.loader import Loader, first, pad
-from jax_bridges.data.observations import Observations, operator_of
+from jax_bridges.data.observations import Estimates, Observations, operator_of
 from jax_bridges.data.source import DATASETS, HELD_OUT, Source, blocks_of, resolve
 from jax_bridges.data.tfds import open_tfds
 from jax_bridges.data.unpaired import Unpaired
@@ -27,6 +27,7 @@ from jax_bridges.data.unpaired import Unpaired
 __all__ = [
     "DATASETS",
     "HELD_OUT",
+    "Estimates",
     "Loader",
     "Observations",
     "Source",

@@ -17,6 +17,7 @@ nothing that trains on observations can reach it.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Mapping
 
 import jax
@@ -74,6 +75,29 @@ class Observations:
         with self._device():
             seen = self._observe(self._source[int(number)]["x0"], number)
         return {k: np.asarray(v) for k, v in {**seen, "number": number}.items()}
+
+    def at(self, positions: AnyArray) -> Observations:
+        """Those at some positions `[N]` of these."""
+        part = copy.copy(self)
+        part.numbers = self.numbers[np.asarray(positions)]
+        return part
+
+
+class Estimates:
+    """Images that are made and not read, of any source that training takes: {"x0": float32 `[H, W, C]`}."""
+
+    def __init__(self, name: str, images: np.ndarray):
+        """`images`: `[N, H, W, C]`, floats in [-1, 1] or uint8."""
+        self.name, self._images = name, images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        image = self._images[i]
+        if image.dtype == np.uint8:
+            return {"x0": image.astype(np.float32) / np.float32(127.5) - 1}
+        return {"x0": image.astype(np.float32)}
 
 
 def operator_of(corruption: Corruption, batch: Mapping[str, Array]) -> LinearOperator:

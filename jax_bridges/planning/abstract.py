@@ -58,15 +58,17 @@ def abstract_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, jax.Shap
     What it has besides images is what the data give; where there are none, what the network asks for.
     """
     system = run.system
-    paired, labels = system.corruption.paired, getattr(system.teacher, "num_classes", 0)
+    batch = {"index": jax.ShapeDtypeStruct(batch_shape, jnp.uint32)}
     if run.train_data is not None:
-        example = run.train_data[0]
-        paired, labels = "xT" in example, "label" in example
+        for name, value in run.train_data[0].items():
+            dtype = jnp.int32 if name == "label" else np.asarray(value).dtype
+            batch[name] = jax.ShapeDtypeStruct((*batch_shape, *np.shape(value)), dtype)
+        return batch
     images = jax.ShapeDtypeStruct((*batch_shape, *system.size, system.channels), jnp.uint8)
-    batch = {"x0": images, "index": jax.ShapeDtypeStruct(batch_shape, jnp.uint32)}
-    if paired:
+    batch["x0"] = images
+    if system.corruption.paired:
         batch["xT"] = images
-    if labels:
+    if getattr(system.teacher, "num_classes", 0):
         batch["label"] = jax.ShapeDtypeStruct(batch_shape, jnp.int32)
     return batch
 
@@ -76,8 +78,10 @@ def random_batch(run: Run, batch_shape: tuple[int, ...]) -> dict[str, np.ndarray
     draw, classes = np.random.default_rng(0), max(getattr(run.system.teacher, "num_classes", 0), 1)
 
     def fill(name: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        if name in ("x0", "xT"):
+        if leaf.dtype == np.uint8:
             return draw.integers(0, 256, leaf.shape, np.uint8)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return draw.uniform(-1, 1, leaf.shape).astype(leaf.dtype)
         numbers = np.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape)
         return numbers % classes if name == "label" else numbers
 

@@ -24,7 +24,7 @@ from jax_bridges.data import Source, blocks_of, first, pad
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here
-from jax_bridges.metrics import Measure, folds_of, hole_crop, psnr
+from jax_bridges.metrics import METRICS, Measure, folds_of, hole_crop, psnr
 from jax_bridges.report.differences import VALUES, Measured
 from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.row import HOLE, Row
@@ -221,13 +221,15 @@ class _Table:
                 shown.append(pixels(run, images[:missing]))
         values, metrics = {}, {}
         for region, one in sets.items():
-            each = one.each()
+            each = {} if job.unpaired else one.each()
             values |= {name + region: value.astype(np.float32) for name, value in each.items()}
             for name, estimate in one.estimates().items():
+                if job.unpaired and METRICS[name].of_set is None:
+                    continue
                 metrics[name + region] = estimate.value
                 if name not in each and len(estimate.sizes) > 1:
                     values[f"{name}{region}/without"] = estimate.without
-        if in_hole:
+        if in_hole and not job.unpaired:
             values["psnr" + HOLE] = np.concatenate(in_hole).astype(np.float32)
             metrics["psnr" + HOLE] = float(np.nanmean(values["psnr" + HOLE]))
         row = Row(
@@ -296,8 +298,6 @@ def corruption_gap(run: Run) -> Callable:
     def gap(restored: np.ndarray, part: dict[str, np.ndarray]) -> np.ndarray | None:
         if "xT" in part:
             return None
-        if restored.dtype != np.uint8:  # as `prepare` takes it
-            restored = (restored + 1) * 127.5
         return measure({**part, "restored": restored})
 
     return gap

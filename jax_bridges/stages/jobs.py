@@ -26,6 +26,7 @@ class Job:
       params: averaged parameters.
       label: of its column in the pictures; "": it is not shown.
       task: of rows that compete among themselves; "" where all rows do.
+      unpaired: its images restore nothing, they are samples: measured as a set alone.
     """
 
     model: str
@@ -35,6 +36,7 @@ class Job:
     params: PyTree
     label: str
     task: str = ""
+    unpaired: bool = False
 
 
 def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:

@@ -193,10 +193,11 @@ class Run:
             self.programs[name] = first_says(name, make())
         return self.programs[name]
 
-    def key(self, purpose: Purpose) -> Array:
-        """Base key of a purpose; that of the evaluation may have a seed of its own."""
+    def key(self, purpose: Purpose, number: int = 0) -> Array:
+        """Base key of a purpose, and of a round of it; that of the evaluation may have a seed of its own."""
         its = self.config.evaluate.seed if purpose == Purpose.EVALUATE else -1
-        return jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
+        key = jax.random.fold_in(jax.random.key(its if its >= 0 else self.config.seed), purpose)
+        return jax.random.fold_in(key, number) if number else key
 
     def done(self, stage: str) -> int:
         """Step of a stage's newest checkpoint; 0 without one. Nothing is created."""
@@ -228,6 +229,7 @@ class Stage:
       frozen: parameters the step reads but does not train; shapes until they are known.
       raw: makes what `make_state` takes besides, when the stage begins: the teacher's raw weights.
       data: `data(run) -> Source`, asked when the stage begins; the run's training data by default.
+      number: of stages of one kind that follow each other: from 1 on each has random numbers of its own.
     """
 
     name: str
@@ -242,6 +244,7 @@ class Stage:
     frozen: PyTree = None
     raw: Callable[[], PyTree] | None = None
     data: Callable[[Run], Source] | None = None
+    number: int = 0
 
     @property
     def images(self) -> int:
@@ -278,7 +281,8 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
             except ValueError as error:
                 raise checkpoints.damaged(done, error.__cause__ or error) from error
     raw = [stage.raw()] if stage.raw and not done else []
-    state = run.parallel.init(stage.make_state, run.key(stage.init), stage.frozen, *raw)
+    init = run.key(stage.init, stage.number)
+    state = run.parallel.init(stage.make_state, init, stage.frozen, *raw)
     del raw
     if done:
         state = checkpoints.restore(state)
@@ -290,7 +294,7 @@ def train_stage(run: Run, stage: Stage, show: Callable[[State, int], None]) -> P
         source, stage.batch_shape, config.seed, jax.process_index(), run.parallel.hosts,
         cache_mb=config.data.cache_mb,
     )  # fmt: skip
-    key = run.key(stage.draws)
+    key = run.key(stage.draws, stage.number)
     profile = Profile(run.workdir / "profile" / stage.name, **config.profile)
     meta = {"stage": stage.name, "config": record(config)}
     bar = tqdm(

@@ -182,7 +182,7 @@ class System:
 
     # -- data --------------------------------------------------------------------------------------
     def prepare(self, batch: dict[str, Array], key: Array, augment: bool) -> Pair:
-        """From uint8 images to a corrupted pair, inside the jitted step.
+        """From images to a corrupted pair, inside the jitted step.
 
         Args:
           batch: "x0" `[B, H, W, C]` uint8, or floats in [-1, 1], "index" `[B]`; "xT" where the data are
@@ -228,6 +228,7 @@ def image_size(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _to_float(image: Array) -> Array:
-    if jnp.issubdtype(image.dtype, jnp.floating):  # of observations, and what was made of them
-        return image
+    image = jnp.asarray(image)
+    if image.dtype != jnp.uint8:
+        return image.astype(jnp.float32)
     return image.astype(jnp.float32) / 127.5 - 1.0

@@ -14,6 +14,7 @@ from jax_bridges.platforms import unroll_gradients
 from jax_bridges.schema import Count, Positive, Share
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot.diffusion import Level, Order, diffusion_loop
+from jax_bridges.zero_shot.gaussian import posterior_shift
 from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.steps import predict
 
@@ -35,9 +36,8 @@ def posterior_mean(
 
         x0_hat + V^T A^T v,    (sigma_y^2 + A V^T A^T) v = y - A x0_hat.
 
-    The system is solved by conjugate gradients of each image by itself. V^T A^T v is gathered from the
-    products that the iterations make, so that n of them cost one call and n pulls through the network.
-    Exact for Gaussian priors once the iterations have converged.
+    n iterations (`gaussian.posterior_shift`) cost one call and n pulls through the network. Exact for
+    Gaussian priors once they have converged.
 
     Args:
       denoise: `x0_hat = denoise(x_t, t)` of the prior.
@@ -48,27 +48,11 @@ def posterior_mean(
     gain = level.sigma**2 / level.alpha
     residual = y - operator.forward(x0)
 
-    def iterate(state, _):
-        moved, r, p, rr = state
-        spread = gain * pull(operator.transpose(p))[0]  # V^T A^T p
-        image = sigma_y**2 * p + operator.forward(spread)
-        curvature = _dot(p, image)
-        # A network's Jacobian need not be symmetric and positive.
-        goes = (rr > limit) & (curvature > 0)
-        length = jnp.where(goes, rr / jnp.where(goes, curvature, 1.0), 0.0)
-        moved = moved + _like(length, moved) * spread
-        r = r - _like(length, r) * image
-        after = _dot(r, r)
-        p = jnp.where(_like(goes, p), r + _like(after / jnp.where(rr > 0, rr, 1.0), p) * p, p)
-        return (moved, r, p, jnp.where(goes, after, rr)), None
+    def spread(p: Array) -> Array:
+        return gain * pull(operator.transpose(p))[0]  # V^T A^T p
 
-    rr = _dot(residual, residual)
-    limit = rtol**2 * rr
-    start = (jnp.zeros_like(x0), residual, residual, rr)
-    (moved, *_), _ = jax.lax.scan(
-        iterate, start, None, iterations, unroll=unroll_gradients(iterations)
-    )
-    return x0 + moved
+    unroll = unroll_gradients(iterations)
+    return x0 + posterior_shift(spread, operator, residual, sigma_y, iterations, rtol, unroll)
 
 
 def posterior_denoiser(
@@ -133,12 +117,3 @@ def solve_mmps(
         return posterior_mean(denoise, operator, y, sigma, x, level, iterations, rtol)
 
     return diffusion_loop(posterior, operator.transpose(y), times, keys, order, eta)
-
-
-def _dot(a: Array, b: Array) -> Array:
-    """Inner products `[B]`."""
-    return jnp.sum(a * b, tuple(range(1, a.ndim)))
-
-
-def _like(per_image: Array, x: Array) -> Array:
-    return per_image.reshape(-1, *[1] * (x.ndim - 1))

@@ -1,0 +1,325 @@
+"""The rounds of EM: an E-step, an M-step, what they are checked by, and which one is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from jax_bridges import hosts
+from jax_bridges.corruptions import make_corruption
+from jax_bridges.data import Estimates, Observations, first, operator_of
+from jax_bridges.data.source import Source, permutation
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.keys import Purpose
+from jax_bridges.players import TRAIN
+from jax_bridges.stages.e_step import gaussian_sampler, posterior_sampler, sample_all
+from jax_bridges.stages.run import Run, Stage, train_stage
+from jax_bridges.stages.train import train
+from jax_bridges.typing import Array, PyTree
+from jax_bridges.zero_shot import Method, gaussian, make_method
+
+RANK, FITS = 64, 8  # of the first Gaussian, and rounds of its own EM
+MISFIT, SPREAD = (
+    (0.7, 1.3),
+    (0.8, 1.25),
+)  # misfit / sigma_y, and spread from round to round, of health
+ENOUGH = 1.1  # times sigma_y^2: a misfit that explains the noise, and no more
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Which training images are seen how: `clean` as they are, the others through the corruption alone."""
+
+    clean: Source | None
+    validation: Observations
+    observed: Observations
+    truth: Callable[[], Source]  # x_0 of `observed`, for the upper bound alone
+
+
+def split(run: Run) -> Parts:
+    """The training data, in its order: clean images, then validation, then the rest.
+
+    Raises:
+      ValueError: there are not enough of them.
+    """
+    config, source = run.config.em, run.train_data
+    clean = config.clean if config.init == "clean" else 0
+    start = clean + config.validation
+    if len(source) <= start:
+        raise ValueError(
+            f"{source.name} has {len(source)} images, and em.clean and em.validation take {start} of them: "
+            "none are left to learn from. Lower these, or take more data."
+        )
+    corruption, key = make_corruption(**config.operator), run.key(Purpose.OBSERVE)
+
+    def observe(begin: int, end: int) -> Observations:
+        return Observations(source, corruption, config.sigma_y, key, np.arange(begin, end))
+
+    def read(begin: int, end: int) -> Estimates:
+        return Estimates(f"{source.name}, clean", first(source, end - begin, begin)["x0"])
+
+    images = read(0, clean) if clean else None
+    truth = partial(read, start, len(source))
+    return Parts(images, observe(clean, start), observe(start, len(source)), truth)
+
+
+class Rounds:
+    """All rounds of a run; `run()` goes on where an earlier start stopped.
+
+    Attributes:
+      done: what is known of each finished round, in order.
+      params: averaged parameters by round.
+    """
+
+    def __init__(self, run: Run, parts: Parts, stage: Stage):
+        self._run, self._config, self._parts, self._stage = run, run.config.em, parts, stage
+        self._file = run.workdir / "em" / "rounds.json"
+        self._corruption = make_corruption(**self._config.operator)
+        self._programs: dict[str, Callable] = {}
+        self.done: list[dict[str, Any]] = _read_rounds(self._file)
+        self.params: dict[int, PyTree] = {}
+
+    @property
+    def method(self) -> Method:
+        """How the posterior is sampled."""
+        return e_step_method(self._run)
+
+    def run(self) -> None:
+        """Rounds 0 (the first prior, where it is a network) to `em.rounds`."""
+        config, theta = self._config, None
+        if config.init != "gaussian":
+            theta = self._train(0, self._first_images, None)
+            self._report(0, theta, {})
+        for k in range(1, config.rounds + 1):
+            fresh = k > config.rounds - config.reset_rounds
+            chosen = np.arange(len(self._parts.observed))
+            if not fresh and config.observations < len(chosen):
+                chosen = permutation(len(chosen), self._run.config.seed, k)[: config.observations]
+            observed = self._parts.observed.at(chosen)
+            made, told = self._e_step(k, theta, observed)
+            images = Estimates(f"samples of round {k}", made["x"])
+            theta = self._train(k, lambda images=images: images, None if fresh else theta)
+            told["seconds_e_step"] = float(made["seconds"].sum())
+            self._report(k, theta, told)
+
+    def best(self) -> int:
+        """The round of the highest validation; without one the last."""
+        scored = [row for row in self.done if row["validation_psnr"] is not None]
+        if not scored:
+            return self._config.rounds
+        return max(scored, key=lambda row: row["validation_psnr"])["round"]
+
+    def keep_best(self) -> PyTree:
+        """Makes the best round's checkpoint the run's teacher; its parameters."""
+        best, home = self.best(), self._run.workdir / "checkpoints"
+        if hosts.is_chief() and not (home / TRAIN).exists():
+            half = home / f".{TRAIN}.half"
+            shutil.rmtree(half, ignore_errors=True)
+            shutil.copytree(home / stage_name(best), half)
+            half.rename(home / TRAIN)
+        hosts.barrier("the best round")
+        return self.params[best]
+
+    # -- E -------------------------------------------------------------------------------------------
+    def _e_step(self, k: int, theta: PyTree, observed: Observations) -> tuple[dict, dict]:
+        """(arrays of `sample_all`, what is known of them)."""
+        name, key = f"round-{k}", self._run.key(Purpose.ROUNDS, k)
+        told: dict[str, Any] = {}
+        if theta is None:
+            prior = self._fit_gaussian()
+            made = sample_all(self._run, self._program("gaussian"), prior, observed, key, name)
+        else:
+            knobs = self._knobs(k, theta)
+            told |= knobs
+            params = (theta, {n: np.float32(v) for n, v in knobs.items()})
+            made = sample_all(self._run, self._program("posterior"), params, observed, key, name)
+        told["misfit"] = root_mean(made)
+        told["spread"] = float(np.asarray(made["x"], np.float32).std())
+        before = next(
+            (row["spread"] for row in self.done if row["round"] == k - 1 and "spread" in row), None
+        )
+        for warning in health(self._config.sigma_y, told, before):
+            print(f"em: round {k}: {warning}", flush=True)
+        return made, told
+
+    def _knobs(self, k: int, theta: PyTree) -> dict[str, float]:
+        """What is chosen anew each round: the scale of dps, on `em.tune` observations."""
+        known = next((row for row in self.done if row["round"] == k), None)
+        if self._config.method != "dps":
+            return {}
+        if known is not None:
+            return {"scale": known["scale"]}
+        observed = self._parts.observed.at(
+            np.arange(min(self._config.tune, len(self._parts.observed)))
+        )
+        key, found = self._run.key(Purpose.ROUNDS), {}
+        for scale in self._config.scale_grid:
+            params = (theta, {"scale": np.float32(scale)})
+            made = sample_all(self._run, self._program("posterior"), params, observed, key)
+            found[scale] = root_mean(made) ** 2
+        return {"scale": choose_scale(found, self._config.sigma_y)}
+
+    def _fit_gaussian(self) -> gaussian.LowRank:
+        """EM of a Gaussian of low rank, from N(0, 1), on as many observations as a round has."""
+        count = min(self._config.observations, len(self._parts.observed))
+        observed = self._parts.observed.at(np.arange(count))
+        shape = (*self._run.system.size, self._run.system.channels)
+        prior = gaussian.standard(shape, min(RANK, count - 1))
+        for fit in range(FITS):
+            key = jax.random.fold_in(self._run.key(Purpose.ROUNDS), fit)
+            made = sample_all(self._run, self._program("gaussian"), prior, observed, key)
+            prior = gaussian.fit(np.asarray(made["x"], np.float32), RANK)
+        return prior
+
+    def _program(self, name: str) -> Callable:
+        if name not in self._programs:
+            told = self._run, self._corruption, self._config.sigma_y
+            make = {
+                "gaussian": lambda: gaussian_sampler(*told),
+                "posterior": lambda: posterior_sampler(*told, self.method),
+                "validation": lambda: posterior_sampler(*told, self.method, hide=True),
+            }
+            self._programs[name] = make[name]()
+        return self._programs[name]
+
+    # -- M -------------------------------------------------------------------------------------------
+    def _first_images(self) -> Source:
+        if self._config.init == "clean":
+            assert self._parts.clean is not None
+            return self._parts.clean
+        return pseudo_inverses(self._corruption, self._parts.observed)
+
+    def _train(self, k: int, data: Callable[[], Source], theta: PyTree) -> PyTree:
+        stage = stage_of(self._stage, stage_name(k), k, data, theta)
+        self.params[k] = train_stage(self._run, stage, lambda state, step: None)
+        return self.params[k]
+
+    def _report(self, k: int, theta: PyTree, told: dict[str, Any]) -> None:
+        """Writes a round down, once."""
+        if any(row["round"] == k for row in self.done):
+            return
+        told = {"round": k, **told, "validation_psnr": self._validate(theta)}
+        self.done.append(told)
+        if hosts.is_chief():
+            write_atomic(self._file, (json.dumps(self.done, indent=1) + "\n").encode())
+        hosts.barrier(f"round {k}")
+        numbers = {n: v for n, v in told.items() if n != "round" and v is not None}
+        self._run.log.write("em", k, **numbers)
+        print(
+            f"em: round {k}  " + "  ".join(f"{n} {v:.4g}" for n, v in numbers.items()), flush=True
+        )
+
+    def _validate(self, theta: PyTree) -> float | None:
+        """PSNR (dB) of numbers that were measured and hidden; None where there is none."""
+        if not (self._config.validation and self._corruption_is_orthogonal()):
+            return None
+        knobs = {}
+        if self._config.method == "dps":
+            scales = [row["scale"] for row in self.done if "scale" in row]
+            knobs = {"scale": np.float32(scales[-1] if scales else self._config.scale_grid[-1])}
+        made = sample_all(
+            self._run, self._program("validation"), (theta, knobs), self._parts.validation,
+            self._run.key(Purpose.ROUNDS),
+        )  # fmt: skip
+        return float(10 * np.log10(4 / root_mean(made) ** 2))
+
+    def _corruption_is_orthogonal(self) -> bool:
+        operator = self._corruption.operator(np.zeros((1, *self._run.system.size, 1)))
+        return operator.orthogonal
+
+
+# -- pieces --------------------------------------------------------------------------------------------
+def stage_name(k: int | str) -> str:
+    """Of a round's M-step: its folder under checkpoints/."""
+    return f"em_{k}"
+
+
+def e_step_method(run: Run) -> Method:
+    """The solver of `em.method` with its settings."""
+    config = run.config.em
+    own = dict(config.settings.get(config.method, {}))
+    return make_method(config.method, run.system.bridge, own, run.config.zero_shot.nfe)
+
+
+def make_stage(run: Run) -> Stage:
+    """The M-step: the training of a teacher, that may begin at given parameters; see `stage_of`."""
+    base = train(run)
+
+    def make_state(key: Array, frozen: PyTree, start: PyTree = None):
+        del frozen
+        return base.make_state(key, start)
+
+    return dataclasses.replace(base, make_state=make_state, frozen=None)
+
+
+def stage_of(
+    stage: Stage, name: str, number: int, data: Callable[[], Source], start: PyTree = None
+) -> Stage:
+    """A stage like `stage` on these images, with a new optimiser; from `start`, or from fresh parameters."""
+    return dataclasses.replace(
+        stage, name=name, number=number, data=lambda run: data(),
+        raw=None if start is None else lambda: start,
+    )  # fmt: skip
+
+
+def pseudo_inverses(corruption, observed: Observations) -> Estimates:
+    """A^+ y of all observations."""
+    batch = first(observed, len(observed))
+    images = jax.jit(lambda batch: operator_of(corruption, batch).pinv(batch["y"]))(batch)
+    return Estimates(f"A^+ y of {observed.name}", np.clip(np.asarray(images), -1, 1))
+
+
+def root_mean(made: dict[str, np.ndarray]) -> float:
+    """Of |A x - y|, over all numbers that count."""
+    return float(np.sqrt(made["square"].sum() / max(made["count"].sum(), 1)))
+
+
+def choose_scale(misfits: dict[float, float], sigma_y: float) -> float:
+    """The scale of dps, by the mean squared misfit of each.
+
+    Without noise the one of the least misfit (EMDiffusion, arXiv 2407.01014, eq. 12); with noise that
+    criterion would reproduce it, so the smallest scale whose misfit is no more than the noise's.
+    """
+    least = min(misfits, key=lambda scale: misfits[scale])
+    if not sigma_y:
+        return least
+    return min((s for s, m in misfits.items() if m <= ENOUGH * sigma_y**2), default=least)
+
+
+def health(sigma_y: float, told: dict[str, Any], spread_before: float | None) -> list[str]:
+    """Sentences for what a sound E-step does not show."""
+    found = []
+    ratio = told["misfit"] / sigma_y if sigma_y else None
+    if ratio is not None and not MISFIT[0] <= ratio <= MISFIT[1]:
+        word = "keeps the noise of" if ratio < 1 else "does not explain"
+        found.append(
+            f"its misfit is {ratio:.2f} sigma_y and should be 1: the E-step {word} the observations."
+        )
+    if spread_before:
+        change = told["spread"] / spread_before
+        if not SPREAD[0] <= change <= SPREAD[1]:
+            found.append(
+                f"the spread of its samples is {change:.2f} of the round's before: a sampler that loses or "
+                "makes variance does so in each round; take more levels."
+            )
+    return found
+
+
+def _read_rounds(path) -> list[dict[str, Any]]:
+    """What is known of finished rounds; a file that is no such list is a ValueError."""
+    if not path.is_file():
+        return []
+    try:
+        rounds = json.loads(path.read_text())
+        return sorted(rounds, key=lambda row: row["round"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error}): delete it and start again; what is finished is checked anew."
+        ) from None

@@ -1,0 +1,83 @@
+"""Zero-shot solvers as programs: whole ones, or on a CPU one program a step where gradients are in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jax_bridges.corruptions import LinearOperator
+from jax_bridges.keys import Keys
+from jax_bridges.platforms import target
+from jax_bridges.training.parallel import Parallel
+from jax_bridges.typing import Array, PyTree
+from jax_bridges.zero_shot import Loop, Method
+
+
+class Problem(NamedTuple):
+    """What a solver is asked.
+
+    Attributes:
+      denoise: `x0_hat = denoise(x_t, t)`.
+      operator, y, sigma_y: y = A x_0 + noise.
+      keys: `[B]`, of the solver's noise.
+      knobs: settings of the solver that are traced, besides the method's.
+    """
+
+    denoise: Callable[[Array, Array], Any]
+    operator: LinearOperator
+    y: Array
+    sigma_y: float
+    keys: Keys
+    knobs: Mapping[str, Any] = {}
+
+
+def map_solver(
+    parallel: Parallel,
+    method: Method,
+    pose: Callable[[PyTree, PyTree, Array], Problem],
+    finish: Callable[[Array, PyTree, Array], PyTree],
+) -> Callable[[PyTree, PyTree, Array], PyTree]:
+    """`sample(params, batch, key)`, over all devices, as of `Parallel.map`.
+
+    Args:
+      pose: `pose(params, batch, key)`.
+      finish: `finish(x, batch, key)`, what is made of the solver's x `[B, H, W, C]`.
+    """
+
+    def told(problem: Problem) -> tuple[tuple, dict[str, Any]]:
+        denoise, operator, y, sigma_y, keys, knobs = problem
+        return (denoise, operator, y, sigma_y, method.levels, keys), {**method.knobs, **knobs}
+
+    def whole(params: PyTree, batch: PyTree, key: Array) -> PyTree:
+        args, knobs = told(pose(params, batch, key))
+        return finish(method.solver.solve(*args, **knobs), batch, key)
+
+    make = method.solver.loop
+    if make is None or target() != "cpu":
+        return parallel.map(whole)
+
+    def loop(params: PyTree, batch: PyTree, key: Array) -> Loop:
+        args, knobs = told(pose(params, batch, key))
+        return make(*args, **knobs)
+
+    def step(given: PyTree, batch: PyTree, key: Array) -> PyTree:
+        params, k = given
+        its = loop(params, batch["given"], key)
+        return its.advance(batch["state"], its.row(k))
+
+    def end(params: PyTree, batch: PyTree, key: Array) -> PyTree:
+        its = loop(params, batch["given"], key)
+        return finish(its.answer(batch["state"]), batch["given"], key)
+
+    begin = parallel.map(lambda params, batch, key: loop(params, batch, key).start)
+    step, end = parallel.map(step), parallel.map(end)
+
+    def sample(params: PyTree, batch: PyTree, key: Array) -> PyTree:
+        state = begin(params, batch, key)
+        for k in range(method.nfe):
+            state = step((params, np.int32(k)), {"given": batch, "state": state}, key)
+        return end(params, {"given": batch, "state": state}, key)
+
+    return sample

@@ -1,0 +1,219 @@
+"""Runs of EM at toy size: from observations to a prior, stopped anywhere and gone on, and no way to x_0."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jax_bridges import main
+from jax_bridges.corruptions import make_corruption
+from jax_bridges.data import Observations, make_source
+from jax_bridges.data.source import permutation
+from jax_bridges.keys import Purpose
+from jax_bridges.stages.run import Stopped, StopSignal
+from jax_bridges.validation import validate
+from tests.support import ROOT
+from tests.support.processes import environment
+from tests.support.runs import lines, saved, start, tiny, write_config
+
+pytestmark = pytest.mark.usefixtures("handlers")
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory):
+    """A folder of 40 smooth images of 16x16 pixels, in train/ and test/."""
+    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
+    for i in range(48):
+        low = rng.uniform(0, 255, (2, 2, 3)).astype(np.uint8)
+        place = folder / ("test" if i % 6 == 0 else "train")
+        place.mkdir(exist_ok=True)
+        Image.fromarray(low).resize((16, 16), Image.Resampling.BILINEAR).save(place / f"{i:02}.png")
+    return folder
+
+
+def em_config(tiles, **changes):
+    config = tiny(tiles)
+    config.corruption, config.keep_known = {"name": "identity"}, False
+    config.bridge, config.preconditioning = {"name": "ddpm"}, {"name": "unit_variance"}
+    config.network.conditional = False
+    config.em.operator = {"name": "inpaint_random", "share": 0.5}
+    config.em.update(
+        dict(sigma_y=0.05, clean=4, rounds=2, observations=8, validation=4, baselines=("upper",))
+    )
+    config.em.settings.mmps = {"nfe": 3}
+    config.evaluate.metrics = ("psnr",)
+    config.train.steps = 4
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def whole(tiles, tmp_path_factory):
+    """A run that nothing stopped."""
+    workdir = tmp_path_factory.mktemp("em") / "whole"
+    main.run(em_config(tiles), workdir)
+    return workdir
+
+
+def test_a_run_leaves_an_ordinary_prior(whole):
+    rounds = json.loads((whole / "em" / "rounds.json").read_text())
+    assert [row["round"] for row in rounds] == [0, 1, 2]
+    assert all(row["validation_psnr"] > 0 for row in rounds)
+    best = max(rounds, key=lambda row: row["validation_psnr"])["round"]
+    jax.tree.map(np.testing.assert_array_equal, saved(whole, "train"), saved(whole, f"em_{best}"))
+    results = json.loads((whole / "results.json").read_text())
+    names = [(row["task"], row["model"], row["sampler"], row["nfe"]) for row in results["rows"]]
+    models = ["4 clean images", "round 1", "round 2", "upper"]
+    expected = [("restoration", "source", "pinv", 0)]
+    expected += [("restoration", model, "mmps", 5) for model in models]
+    assert names == expected + [("samples", model, "heun", 49) for model in models]
+    # The last round is of all observations: the training images but for those of em.clean and validation.
+    with np.load(whole / "em" / "round-1.npz") as one, np.load(whole / "em" / "round-2.npz") as two:
+        assert len(one["x"]) == 8 and two["number"].tolist() == list(range(8, 40))
+        assert set(one["number"]) < set(two["number"])
+    assert "validation_psnr" in {k for line in lines(whole) if line["stage"] == "em" for k in line}
+
+
+# -- stopped, killed, on other devices -----------------------------------------------------------------
+def assert_same_rounds(workdir, whole):
+    """Every number of every M-step, and every sample of every E-step, bit for bit."""
+    for stage in ("em_0", "em_1", "em_2", "em_upper", "train"):
+        jax.tree.map(np.testing.assert_array_equal, saved(workdir, stage), saved(whole, stage))
+    for name in ("round-1", "round-2"):
+        with np.load(workdir / f"em/{name}.npz") as a, np.load(whole / f"em/{name}.npz") as b:
+            for key in ("x", "square", "count", "number"):
+                np.testing.assert_array_equal(a[key], b[key])
+    rounds = [json.loads((w / "em" / "rounds.json").read_text()) for w in (workdir, whole)]
+    for one, two in zip(*rounds, strict=True):
+        for row in (one, two):
+            row.pop("seconds_e_step", None)
+        assert one == two
+
+
+@pytest.mark.slow
+def test_stopped_again_and_again(tiles, whole, tmp_path, monkeypatch):
+    """At every sixth question whether to stop: in E-steps, M-steps and validations."""
+    asked, said = [0], []
+
+    def is_set(self):
+        asked[0] += 1
+        return asked[0] % 6 == 0
+
+    monkeypatch.setattr(StopSignal, "is_set", is_set)
+    for _ in range(20):
+        try:
+            main.run(em_config(tiles), tmp_path / "run")
+            break
+        except Stopped as stopped:
+            said.append(str(stopped))
+    assert_same_rounds(tmp_path / "run", whole)
+    assert any("E-step of round-2" in text for text in said), said
+    assert any("saved at step" in text for text in said), said
+
+
+@pytest.mark.slow
+def test_killed_in_an_e_step_and_in_an_m_step(tiles, whole, tmp_path):
+    workdir = tmp_path / "run"
+
+    def until(there):
+        process = start(em_config(tiles), workdir, tmp_path)
+        while process.poll() is None and not there():
+            time.sleep(0.005)
+        assert process.poll() is None, process.stdout.read()
+        process.kill()
+        process.wait()
+
+    until(lambda: any(workdir.glob("em/round-2/*.npz")))
+    until(lambda: any(line["stage"] == "em_2" for line in lines(workdir)))
+    main.run(em_config(tiles), workdir)
+    assert_same_rounds(workdir, whole)
+
+
+@pytest.mark.slow
+def test_eight_devices(tiles, tmp_path):
+    """The same rounds up to the order of sums: samples to float16's last bits, validation to 0.01 dB."""
+    found = []
+    for devices in (1, 8):
+        config = em_config(tiles, **{"train.batch": 8})
+        path, workdir = write_config(config, tmp_path), tmp_path / str(devices)
+        command = [sys.executable, "-m", "jax_bridges.main", f"--config={path}"]
+        subprocess.run(
+            [*command, f"--workdir={workdir}"], cwd=ROOT, env=environment(devices), check=True
+        )
+        rounds = json.loads((workdir / "em" / "rounds.json").read_text())
+        with np.load(workdir / "em" / "round-1.npz") as made:
+            found.append((made["x"].astype(float), [row["validation_psnr"] for row in rounds]))
+    (one, scores), (eight, others) = found
+    np.testing.assert_allclose(one, eight, atol=4e-3)
+    np.testing.assert_allclose(scores, others, atol=0.01)
+
+
+@pytest.mark.slow
+def test_training_cannot_reach_what_is_hidden(tiles, tmp_path):
+    """x_0 + (1 - A^+ A) junk of all but the clean images: the same parameters, bit for bit."""
+    config = em_config(tiles, **{"em.baselines": ()})
+    source = make_source(config.data, "train")
+    x0 = np.stack([source[i]["x0"] for i in range(len(source))])
+    corruption = make_corruption(**config.em.operator)
+    key = jax.random.fold_in(jax.random.key(config.seed), Purpose.OBSERVE)
+    observed = Observations(source, corruption, config.em.sigma_y, key)
+    masks = np.stack([observed[i]["mask"] for i in range(len(source))])
+    masks[: config.em.clean] = 0
+    junk = np.random.default_rng(3).integers(0, 256, x0.shape, np.uint8)
+    order = np.argsort(permutation(len(x0), 0))  # so that the source gives them in this order again
+    for name, images in (("plain", x0), ("junk", np.where(masks > 0, junk, x0))):
+        folder = tmp_path / f"{name}_data"
+        folder.mkdir()
+        np.savez(folder / "train.npz", image=images[order])
+        np.savez(folder / "test.npz", image=x0[:8])
+        config = em_config(tiles, **{"em.baselines": ()})
+        config.data.name, config.data.path = "arrays", str(folder)
+        main.run(config, tmp_path / name)
+    one, two = (saved(tmp_path / name, "em_2") for name in ("plain", "junk"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    assert (masks > 0).mean() > 0.4
+
+
+# -- refused -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"em.operator": {"name": "inpaint_center"}}, "hides the same pixels of every image"),
+        ({"em.operator": {"name": "jpeg"}}, "'jpeg' is no linear operator"),
+        ({"em.operator": {"name": "mixture"}}, "'mixture' is no linear operator"),
+        ({"em.operator": {"name": "denoise"}}, "take 'identity'.*em.sigma_y"),
+        ({"em.operator": {"share": 0.5}}, "em.operator has no name"),
+        ({"em.operator": {"name": "inpaint_random", "share": 2}}, "share must be between 0 and 1"),
+        ({"em.sigma_y": 20.0}, r"20 of 255 is 0.157"),
+        ({"em.reset_rounds": 5}, "em.reset_rounds is 5, but em.rounds is 2"),
+        ({"em.method": "ddnm"}, "em.method is 'ddnm': it must be one of mmps, dps"),
+        ({"em.settings": {"dps": {"scale": 1.0}}}, "chosen anew each round"),
+        ({"em.settings": {"ddnm": {}}}, "em.settings has 'ddnm'"),
+        ({"em.settings": {"mmps": {"nfes": 3}}}, "no setting 'nfes'"),
+        ({"bridge": {"name": "i2sb"}}, "em.operator needs a diffusion prior"),
+        ({"network.conditional": True}, "sees no x_T"),
+        ({"train.mode": "dsbm"}, "an M-step needs 'bridge'"),
+        ({"teacher.checkpoint": "runs/x"}, "EM trains the teacher"),
+    ],
+)
+def test_refused(tiles, changes, sentence):
+    config = em_config(tiles)
+    for key, value in changes.items():
+        part, _, name = key.rpartition(".")
+        with config.unlocked(), config.ignore_type():
+            (config[part] if part else config)[name] = value
+    with pytest.raises(ValueError, match=sentence):
+        validate(config)
+
+
+def test_too_few_images(tiles, tmp_path):
+    with pytest.raises(ValueError, match="has 40 images, and em.clean and em.validation take 44"):
+        main.run(em_config(tiles, **{"em.validation": 40}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
