@@ -10,7 +10,6 @@ import time
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from jax_bridges import main
 from jax_bridges.corruptions import make_corruption
@@ -20,38 +19,17 @@ from jax_bridges.keys import Purpose
 from jax_bridges.stages.run import Stopped, StopSignal
 from jax_bridges.validation import validate
 from tests.support import ROOT
+from tests.support.em import em_config, make_tiles
 from tests.support.processes import environment
-from tests.support.runs import lines, saved, start, tiny, write_config
+from tests.support.runs import lines, saved, start, write_config
 
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
-    """A folder of 40 smooth images of 16x16 pixels, in train/ and test/."""
-    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
-    for i in range(48):
-        low = rng.uniform(0, 255, (2, 2, 3)).astype(np.uint8)
-        place = folder / ("test" if i % 6 == 0 else "train")
-        place.mkdir(exist_ok=True)
-        Image.fromarray(low).resize((16, 16), Image.Resampling.BILINEAR).save(place / f"{i:02}.png")
-    return folder
-
-
-def em_config(tiles, **changes):
-    config = tiny(tiles)
-    config.corruption, config.keep_known = {"name": "identity"}, False
-    config.bridge, config.preconditioning = {"name": "ddpm"}, {"name": "unit_variance"}
-    config.network.conditional = False
-    config.em.operator = {"name": "inpaint_random", "share": 0.5}
-    config.em.update(
-        dict(sigma_y=0.05, clean=4, rounds=2, observations=8, validation=4, baselines=("upper",))
-    )
-    config.em.settings.mmps = {"nfe": 3}
-    config.evaluate.metrics = ("psnr",)
-    config.train.steps = 4
-    config.update_from_flattened_dict(changes)
-    return config
+    """A folder of 40 training and 8 test images of 16x16 pixels."""
+    return make_tiles(tmp_path_factory.mktemp("tiles"))
 
 
 @pytest.fixture(scope="module")

@@ -16,18 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from jax_bridges.acts.em_baselines import Baseline, baseline
 from jax_bridges.acts.em_rounds import (
     Parts,
     Rounds,
     e_step_method,
     make_stage,
-    pseudo_inverses,
     split,
     stage_name,
-    stage_of,
 )
 from jax_bridges.acts.zero_shot import restorer
-from jax_bridges.bridges import Diffusion
+from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import Estimates
 from jax_bridges.keys import Stream, fold
@@ -36,7 +35,7 @@ from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.row import Row
 from jax_bridges.stages.evaluate import evaluate
 from jax_bridges.stages.jobs import Job
-from jax_bridges.stages.run import Run, Stage, train_stage
+from jax_bridges.stages.run import Run, train_stage
 from jax_bridges.typing import PyTree
 from jax_bridges.zero_shot import make_method, sample_diffusion
 from jax_bridges.zero_shot.diffusion import calls_of
@@ -60,21 +59,23 @@ def em(run: Run, begin: Callable[[], None]) -> None:
     """
     parts, config = split(run), run.config.em
     stage = make_stage(run)
+    others = [baseline(run, parts, stage, name) for name in config.baselines]
     names = [stage_name(k) for k in range(config.init == "gaussian", config.rounds + 1)]
-    names += [stage_name(name) for name in config.baselines]
+    names += [other.stage.name for other in others if other.run is run]
     left = [name for name in names if run.done(name) < stage.steps]
     like = dataclasses.replace(run, train_data=Estimates(parts.observed.name, images_like(run)))
     planned = [dataclasses.replace(stage, name=name) for name in left[:1]]
     print(description(run, parts, len(left)), flush=True)
-    plan_stages(like, [(like, one) for one in planned])
+    own = [(other.run, other.stage) for other in others if other.run is not run]
+    plan_stages(like, [(like, one) for one in planned] + own)
     if planned:
         stage.step = planned[0].step  # compiled
     begin()
     rounds = Rounds(run, parts, stage)
     rounds.run()
     rounds.keep_best()
-    others = {name: train_baseline(run, parts, stage, name) for name in config.baselines}
-    jobs = em_jobs(run, rounds.params, others)
+    trained = [(o, train_stage(o.run, o.stage, lambda state, step: None)) for o in others]
+    jobs = em_jobs(run, rounds.params, trained)
     results = evaluate(run, jobs, settings(run.config), name="em")
     log_rows(run, results["rows"])
 
@@ -104,40 +105,35 @@ def images_like(run: Run) -> np.ndarray:
     return np.zeros((1, *run.system.size, run.system.channels), np.float16)
 
 
-# What to train a baseline on.
-BASELINES = {
-    "upper": lambda run, parts: parts.truth(),  # clean images: the bound that no method can pass
-    "pinv": lambda run, parts: pseudo_inverses(
-        make_corruption(**run.config.em.operator), parts.observed
-    ),
-}
-
-
-def train_baseline(run: Run, parts: Parts, stage: Stage, name: str) -> PyTree:
-    """Averaged parameters of a prior trained as a round is, on other images."""
-    data = partial(BASELINES[name], run, parts)
-    stage = stage_of(stage, stage_name(name), 0, data)
-    return train_stage(run, stage, lambda state, step: None)
-
-
-def em_jobs(run: Run, rounds: dict[int, PyTree], others: dict[str, PyTree]) -> list[Job]:
+def em_jobs(
+    run: Run, rounds: dict[int, PyTree], others: list[tuple[Baseline, PyTree]]
+) -> list[Job]:
     """The rows: held-out images restored by the prior of each round and baseline, and its samples.
 
     Args:
-      rounds, others: averaged parameters by round, and by name.
+      rounds: averaged parameters by round.
+      others: each with its own.
     """
     config = run.config.em
     corruption, method = make_corruption(**config.operator), e_step_method(run)
     pinv = make_method("pinv", run.system.bridge, {}, 2)
     make = partial(restorer, run, corruption, config.sigma_y, pinv)
     jobs = [Job("source", "pinv", 0, make, (None, None), "observed", RESTORED)]
-    named = {round_name(run, k): params for k, params in rounds.items()} | others
+    named = {round_name(run, k): params for k, params in rounds.items()}
     for name, params in named.items():
         make = partial(restorer, run, corruption, config.sigma_y, method)
         jobs.append(Job(name, config.method, method.nfe, make, (params, None), name, RESTORED))
+    for other, params in others:
+        its, told, name = other.solver(method), other.told, other.name
+        make = partial(restorer, other.run, corruption, config.sigma_y, its, tells_source=told)
+        jobs.append(Job(name, its.solver.name, its.nfe, make, (params, None), name, RESTORED))
     for name, params in named.items():
         make = partial(prior_sampler, run)
         jobs.append(Job(name, "heun", calls_of(LEVELS), make, params, name, SAMPLES, unpaired=True))
+    for other, params in others:
+        make, name = partial(prior_sampler, other.run, other), other.name
+        calls = calls_of(len(sampling_levels(run, other).t) - 1)
+        jobs.append(Job(name, "heun", calls, make, params, name, SAMPLES, unpaired=True))
     return jobs
 
 
@@ -149,17 +145,30 @@ def round_name(run: Run, k: int) -> str:
     return f"{config.clean} clean images" if config.init == "clean" else "A^+ y"
 
 
-def prior_sampler(run: Run) -> Callable:
-    """`sample(params, batch, key) -> [B, H, W, C]`, of the prior alone; of the batch its size counts."""
+def sampling_levels(run: Run, other: Baseline | None = None) -> Levels:
+    """Of samples of a prior, a baseline's perhaps."""
+    assert isinstance(run.system.bridge, Diffusion)  # else `validate` refuses
+    levels = run.system.bridge.narrow_levels(LEVELS, high=NOISIEST)
+    return levels if other is None else other.levels(levels)
+
+
+def prior_sampler(run: Run, other: Baseline | None = None) -> Callable:
+    """`sample(params, batch, key) -> [B, H, W, C]`, of the prior alone; of the batch its size counts.
+
+    Args:
+      other: the baseline whose prior it is, and whose run.
+    """
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
-    assert isinstance(system.bridge, Diffusion)  # else `validate` refuses
-    levels = system.bridge.narrow_levels(LEVELS, high=NOISIEST)
+    levels = sampling_levels(run, other)
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
         blank = jnp.zeros_like(pair.x0)
         predict = system.denoiser(params, dataclasses.replace(pair, x0=blank, xT=blank))
         keys = fold(pair.keys, Stream.SAMPLE)
+        if other is not None and other.method is not None and other.method.sample is not None:
+            own = other.method.sample
+            return keep(own(predict, blank, levels, keys, other.settings, other.task))
         return keep(sample_diffusion(lambda x, t: predict(x, t, x), blank, levels, keys))
 
     return run.program("samples of a prior", lambda: run.parallel.map(sample))

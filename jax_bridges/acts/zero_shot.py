@@ -93,7 +93,13 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
 
 
 def restorer(
-    run: Run, corruption: Corruption, sigma_y: float, method: Method, classifier: Any = None
+    run: Run,
+    corruption: Corruption,
+    sigma_y: float,
+    method: Method,
+    classifier: Any = None,
+    *,
+    tells_source: bool = False,
 ) -> Callable:
     """`sample(params, batch, key) -> (images [B, H, W, C], |A x0_hat - y| [B])`.
 
@@ -103,6 +109,7 @@ def restorer(
 
     Args:
       corruption: linear, or linear once its mask is known, which is then each image's own.
+      tells_source: the solver itself says what the network is told as x_T.
     """
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
 
@@ -119,8 +126,8 @@ def restorer(
         pair, operator, y = measured(batch, key)
         predict = system.denoiser(params[0], pair)
 
-        def denoise(x, t):
-            return predict(x, t, x)
+        def denoise(x: Array, t: Array, xT: Array | None = None) -> Any:
+            return predict(x, t, xT if tells_source and xT is not None else x)
 
         if classifier is not None:
             scale = run.config.zero_shot.classifier_scale
