@@ -134,8 +134,8 @@ def test_the_fit_is_probabilistic_pca():
 
 
 # -- the E-step's sampler ----------------------------------------------------------------------------
-def kept(name, nfe, variance, **knobs):
-    """What a solver leaves of the variance of a pixel that nothing is known of, exactly."""
+def keeps(name, nfe, **knobs):
+    """What a solver leaves of the variance of a pixel that nothing is known of, exactly, by the variance."""
     method = make_method(name, PRIOR, knobs, nfe)
     draws = 1 + 2 * len(method.levels.t)
     size = 1 + draws
@@ -143,15 +143,24 @@ def kept(name, nfe, variance, **knobs):
     def keys(draw):
         return (jnp.arange(size) - 1 == draw).astype(jnp.float64)[:, None, None, None]
 
+    @jax.jit
+    def of(variance):
+        operator, y = InpaintMask(mask=jnp.ones((1, 1, 1, 1))), jnp.zeros((size, 1, 1, 1))
+        told = scalar_denoiser(variance), operator, y, 0.0, method.levels, keys
+        out = method.solver.solve(*told, **method.knobs).ravel()
+        return jnp.sum((out[1:] - out[0]) ** 2) / variance
+
+    return of
+
+
+def scalar_denoiser(variance):
+    """E[x_0 | x_t] of independent pixels N(0, variance)."""
+
     def denoise(x, t):
         a, s = PRIOR.alpha(t), PRIOR.sigma(t)
         return variance * a / (a**2 * variance + s**2) * x
 
-    operator, y = InpaintMask(mask=jnp.ones((1, 1, 1, 1))), jnp.zeros((size, 1, 1, 1))
-    solve = method.solver.solve
-    out = jax.jit(lambda: solve(denoise, operator, y, 0.0, method.levels, keys, **method.knobs))()
-    out = np.ravel(out)
-    return np.sum((out[1:] - out[0]) ** 2) / variance
+    return denoise
 
 
 # (solver, levels, knobs) -> var / V after 8 rounds of 60% missing; whether an E-step may be so.
@@ -174,10 +183,10 @@ def test_what_a_sampler_does_to_the_variance_of_em(name, nfe, knobs, sound):
     EM keeps the variance within 10% only if the sampler does at every round: the gate of a solver with
     its settings, which DDNM with the published eta must not pass.
     """
-    true, missing = 0.25, 0.6
+    true, missing, factor_of = 0.25, 0.6, keeps(name, nfe, **knobs)
     variance, factor = true, 1.0
     for _ in range(8):
-        factor = kept(name, nfe, variance, **knobs)
+        factor = float(factor_of(variance))
         variance = (1 - missing) * true + missing * factor * variance
     ratio = variance / true
     assert abs(ratio / ((1 - missing) / (1 - missing * factor)) - 1) < 0.02
@@ -189,12 +198,7 @@ def test_a_posterior_sample_misses_y_by_its_noise():
     sigma_y, variance, count = 0.2, 0.25, 20000
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, 1, 1, 1)) * variance**0.5
-    y = jnp.asarray(x + sigma_y * rng.normal(size=x.shape))
-
-    def denoise(x, t):
-        a, s = PRIOR.alpha(t), PRIOR.sigma(t)
-        return variance * a / (a**2 * variance + s**2) * x
-
+    y, denoise = jnp.asarray(x + sigma_y * rng.normal(size=x.shape)), scalar_denoiser(variance)
     method = make_method("mmps", PRIOR, {}, 20)
     found = jax.jit(
         lambda key: method.solver.solve(denoise, Identity(), y, sigma_y, method.levels, key)

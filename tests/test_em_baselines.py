@@ -10,7 +10,7 @@ import pytest
 
 from jax_bridges import main
 from jax_bridges.acts.em_baselines import baseline
-from jax_bridges.acts.em_rounds import make_stage, split
+from jax_bridges.acts.em_rounds import split
 from jax_bridges.bridges import DDPM
 from jax_bridges.data import first, make_source
 from jax_bridges.stages.run import NoLog, Run, StopSignal
@@ -42,18 +42,18 @@ def all_of(config, folder):
     parallel = Parallel.create("fsdp", devices=jax.devices()[:1])
     train, test = (make_source(config.data, name) for name in ("train", "test"))
     run = Run(config, folder, System.create(config), parallel, train, test, NoLog(), StopSignal())
-    parts, stage = split(run), make_stage(run)
-    return {name: baseline(run, parts, stage, name) for name in config.em.baselines}, run, parts
+    parts = split(run)
+    return {name: baseline(run, parts, name) for name in config.em.baselines}, run
 
 
 def test_baselines_see_what_they_may(tiles, tmp_path):
     """Only the upper bound's images are clean; A^+ y is the picture with black holes, as float."""
-    found, run, parts = all_of(
+    found, run = all_of(
         em_config(tiles, **{"em.baselines": ("upper", "pinv", "ambient")}), tmp_path
     )
     batches = {}
     for name, one in found.items():
-        assert one.stage.name == f"em_{name}" and one.stage.steps == 4
+        assert one.stage.name == f"em_{name}" and one.stage.steps == 8  # the first prior, a round
         batches[name] = first(one.stage.data(one.run), 6)
     clean = first(run.train_data, 6, 8)["x0"] / np.float32(127.5) - 1
     np.testing.assert_allclose(batches["upper"]["x0"], clean, atol=1e-6)
@@ -62,7 +62,6 @@ def test_baselines_see_what_they_may(tiles, tmp_path):
     np.testing.assert_allclose(batches["pinv"]["x0"], np.clip(y, -1, 1), atol=1e-6)
     assert np.abs(y * (1 - kept)).max() == 0 and kept.mean() == 0.5
     # Ambient's network alone has another input, and a solver of its own.
-    assert found["pinv"].run is run and found["upper"].run is run
     config = found["ambient"].run.config
     assert config.network.conditional and config.preconditioning.name == "scaled_input"
     assert not run.config.network.conditional
@@ -76,7 +75,7 @@ def test_baselines_have_steps_and_levels_of_their_own(tiles, tmp_path):
     config = noisy_config(
         tiles, **{"em.baselines": ("pinv", "sure", "tweedie"), "em.baseline_steps": 7}
     )
-    found, run, parts = all_of(config, tmp_path)
+    found, run = all_of(config, tmp_path)
     assert {one.stage.steps for one in found.values()} == {7}
     assert run.config.train.steps == 4 and found["pinv"].method is None
     levels = DDPM.create().narrow_levels(20)
@@ -104,7 +103,7 @@ def test_a_baseline_that_cannot_learn_is_refused(tiles):
 def test_all_of_them_stand_in_one_table(tiles, tmp_path, names, capsys):
     """Trained through the same door, restored and sampled; a second start trains nothing."""
     make = em_config if "ambient" in names else noisy_config
-    config = make(tiles, **{"em.baselines": names, "em.rounds": 1})
+    config = make(tiles, **{"em.baselines": names, "em.rounds": 1, "em.baseline_steps": 4})
     main.run(config, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     restored = {row["model"]: row for row in rows if row["task"] == "restoration"}

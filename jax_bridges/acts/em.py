@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.acts.em_baselines import Baseline, baseline
+from jax_bridges.acts.em_baselines import Baseline, baseline, baseline_steps
 from jax_bridges.acts.em_rounds import (
     Parts,
     Rounds,
@@ -59,15 +59,13 @@ def em(run: Run, begin: Callable[[], None]) -> None:
     """
     parts, config = split(run), run.config.em
     stage = make_stage(run)
-    others = [baseline(run, parts, stage, name) for name in config.baselines]
+    others = [baseline(run, parts, name) for name in config.baselines]
     names = [stage_name(k) for k in range(config.init == "gaussian", config.rounds + 1)]
-    names += [other.stage.name for other in others if other.run is run]
     left = [name for name in names if run.done(name) < stage.steps]
     like = dataclasses.replace(run, train_data=Estimates(parts.observed.name, images_like(run)))
     planned = [dataclasses.replace(stage, name=name) for name in left[:1]]
     print(description(run, parts, len(left)), flush=True)
-    own = [(other.run, other.stage) for other in others if other.run is not run]
-    plan_stages(like, [(like, one) for one in planned] + own)
+    plan_stages(like, [(like, one) for one in planned] + [(o.run, o.stage) for o in others])
     if planned:
         stage.step = planned[0].step  # compiled
     begin()
@@ -97,6 +95,8 @@ def description(run: Run, parts: Parts, left: int) -> str:
         f"em         from {start}, {config.rounds} rounds of {some} of {len(parts.observed)} observations "
         f"(the last {config.reset_rounds} of all, from fresh weights) by {config.method}, "
         f"{e_step_method(run).nfe} calls; {left} trainings as below are left"
+        + f", then {', '.join(config.baselines)} of {baseline_steps(run.config)} steps"
+        * bool(config.baselines)
     )
 
 

@@ -140,7 +140,7 @@ def step_series(records: list[dict], key: str, colour: str) -> Series | None:
     return Series(key, x, y, colour, dots=False, band=band if length > 1 else ())
 
 
-def step_chart(records: list[dict], key: str, stage: str = "train") -> str:
+def step_chart(records: list[dict], key: str, stage: str = "train", x_label: str = "step") -> str:
     """SVG of one logged value over step, with a smoothed line over it; "" where there is none."""
     series = step_series(
         records, key, COLOURS["student" if stage.startswith("distill") else "teacher"]
@@ -150,10 +150,10 @@ def step_chart(records: list[dict], key: str, stage: str = "train") -> str:
     y_log = _spread([series]) > 20
     window = len(series.y) // 40
     if window < 1:
-        return chart([series], key.replace("_", " "), "step", y_log=y_log, legend=False)
+        return chart([series], key.replace("_", " "), x_label, y_log=y_log, legend=False)
     faint = replace(series, faint=True)
     smooth = replace(series, y=_smooth(series.y, window), band=())
-    return chart([faint, smooth], key.replace("_", " "), "step", y_log=y_log, legend=False)
+    return chart([faint, smooth], key.replace("_", " "), x_label, y_log=y_log, legend=False)
 
 
 def chart(

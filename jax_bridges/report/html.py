@@ -27,6 +27,12 @@ _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-
 _PNG = b"\x89PNG\r\n\x1a\n"
 _SMALL = 256  # pixels; images up to this wide are enlarged with sharp pixels
 _STAGES = ("train", "distill")
+_ROUNDS = {
+    "em": "While it learnt. validation psnr: of numbers of y that were measured and kept hidden, in dB; "
+    "misfit: root mean square of A x - y over what was measured, which should be the noise's; spread: "
+    "standard deviation of the samples, which should stay.",
+    "em_test": "On held-out images.",
+}
 # What a stage's losses mean, where they are not what one expects: by a key that only it logs.
 _LOSSES = {
     "bridge_loss": "loss: how much worse the teacher predicts the student's images than the bridge net "
@@ -62,6 +68,7 @@ def build_report(workdir: str | os.PathLike) -> Path:
     else:
         body.append(missing(problem or "No results yet: the evaluate stage has not finished."))
     if not (results and results.get("seeds")):
+        body.append(_rounds(stages))
         body.append(_training(workdir, stages, skipped))
     if results:
         body.append(_measured(results["measured"]))
@@ -167,6 +174,21 @@ def _pictures(workdir: Path, paths: list[str], heading: str = "<h2>Pictures</h2>
     if not figures:
         return _lost(problems)
     return "\n".join([heading, *figures, _lost(problems)])
+
+
+def _rounds(stages: dict[str, list[dict]]) -> str:
+    """What a run in rounds found, over their number; taken out of `stages`."""
+    out = []
+    for stage, note in _ROUNDS.items():
+        records = stages.pop(stage, [])
+        keys = [
+            k for k in dict.fromkeys(k for r in records for k in r) if k not in ("step", "stage")
+        ]
+        charts = [curves.step_chart(records, key, stage, x_label="round") for key in keys]
+        if any(charts):
+            out.append(f'<p class="note">{escape(note)}</p>')
+            out.append(f'<div class="charts">{_figures([c for c in charts if c])}</div>')
+    return "\n".join(["<h2>Rounds</h2>", *out]) if out else ""
 
 
 def _training(workdir: Path, stages: dict[str, list[dict]], skipped: int) -> str:
