@@ -68,7 +68,8 @@ def test_baselines_see_what_they_may(tiles, tmp_path):
     usual = make_method("mmps", run.system.bridge, {"nfe": 3}, 3)
     assert found["pinv"].solver(usual).solver is usual.solver
     adps = found["ambient"].solver(usual)
-    assert adps.solver.name == "adps" and adps.nfe == usual.nfe == 5
+    # The last of three levels has less noise than y, and was not trained.
+    assert adps.solver.name == "adps" and (usual.nfe, adps.nfe) == (5, 3)
 
 
 def test_baselines_have_steps_and_levels_of_their_own(tiles, tmp_path):
