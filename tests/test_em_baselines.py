@@ -16,7 +16,7 @@ from jax_bridges.data import first, make_source
 from jax_bridges.stages.run import NoLog, Run, StopSignal
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
-from jax_bridges.validation import validate
+from jax_bridges.validation import check_given, validate
 from jax_bridges.zero_shot import make_method
 from tests.support.em import em_config, make_tiles
 from tests.support.runs import lines, saved
@@ -97,6 +97,12 @@ def test_a_baseline_that_cannot_learn_is_refused(tiles):
         validate(noisy_config(tiles, **{"em.baselines": ("ambient",)}))
     with pytest.raises(ValueError, match="em.baselines is .'clean',.: it must be a tuple"):
         validate(em_config(tiles, **{"em.baselines": ("clean",)}))
+    config = em_config(tiles)
+    check_given(em_config(tiles, **{"em.baselines": ("ambient",)}), ["em.ambient.delta"])
+    with pytest.raises(
+        ValueError, match="em.ambient.delta was given, but em.baselines has no 'amb"
+    ):
+        check_given(config, ["em.ambient.delta"])
 
 
 @pytest.mark.slow
