@@ -126,8 +126,10 @@ def restorer(
         pair, operator, y = measured(batch, key)
         predict = system.denoiser(params[0], pair)
 
-        def denoise(x: Array, t: Array, xT: Array | None = None) -> Any:
-            return predict(x, t, xT if tells_source and xT is not None else x)
+        def unconditional(x, t):
+            return predict(x, t, x)
+
+        denoise: Any = predict if tells_source else unconditional
 
         if classifier is not None:
             scale = run.config.zero_shot.classifier_scale
