@@ -14,7 +14,7 @@ from jax_bridges.times import level_time
 from jax_bridges.zero_shot.ambient import sample_ambient, solve_adps
 
 BRIDGES = {"edm": EDM(T=10.0, t_min=0.01), "ddpm": DDPM.create()}
-MANY = 100_000
+MANY = 40_000
 MU, C = np.array([0.3, -0.2]), np.array([[1.0, 0.6], [0.6, 0.5]])
 
 
@@ -88,7 +88,7 @@ def test_ambients_minimum_is_the_mean_given_what_is_seen(name, sigma_y):
     assert max(map(abs, found.values())) < 3.5, found
     if sigma_y:  # taken for exact, y teaches its own noise
         found = slopes(lambda d: loss(d, 0.0), denoiser(bridge), HIDDEN)
-        assert abs(found["what is seen"]) > 20
+        assert abs(found["what is seen"]) > 10
 
 
 def test_what_was_measured_counts_and_not_what_is_seen():
