@@ -6,8 +6,9 @@ samples (M-step). The report shows what the rounds learn, beside the same networ
 What the run leaves behind is an ordinary prior, for `restore`, zero_shot and compare.prior.
 
 Variants: "denoise" (noise .4 and nothing missing, from A^+ y), "deblur" (EMDiffusion's kernel), "gaussian"
-(no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round), "cifar10" (its
-sizes and schedule, for accelerators).
+(no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round), "bridge" (DiffEM:
+a network that is told the masked image samples it, without gradients), "cifar10" (EMDiffusion's sizes and
+schedule, for accelerators).
 """
 
 from jax_bridges.choices import look_up
@@ -29,6 +30,10 @@ def _gaussian(config):
 
 def _dps(config):
     config.em.method = "dps"
+
+
+def _bridge(config):
+    config.em.method = "bridge"
 
 
 def _cifar10(config):
@@ -55,7 +60,8 @@ def _cifar10(config):
 
 
 VARIANTS = {
-    "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps, "cifar10": _cifar10,
+    "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps, "bridge": _bridge,
+    "cifar10": _cifar10,
 }  # fmt: skip
 
 
