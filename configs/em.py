@@ -8,7 +8,8 @@ What the run leaves behind is an ordinary prior, for `restore`, zero_shot and co
 Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training), "denoise" (noise
 .4 and nothing missing, from A^+ y, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's
 kernel), "gaussian" (no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round),
-"cifar10" (its sizes and schedule, for accelerators).
+"bridge" (DiffEM: a network that is told the masked image samples it, without gradients), "cifar10"
+(EMDiffusion's sizes and schedule, for accelerators).
 """
 
 from jax_bridges.choices import look_up
@@ -31,6 +32,10 @@ def _gaussian(config):
 
 def _dps(config):
     config.em.method = "dps"
+
+
+def _bridge(config):
+    config.em.method = "bridge"
 
 
 def _cifar10(config):
@@ -63,8 +68,8 @@ def _table(config):
 
 
 VARIANTS = {
-    "table": _table, "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps,
-    "cifar10": _cifar10,
+    "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps, "bridge": _bridge,
+    "cifar10": _cifar10, "table": _table,
 }  # fmt: skip
 
 

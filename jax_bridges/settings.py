@@ -163,9 +163,10 @@ def rows() -> tuple[Setting, ...]:
         S("em.reset_rounds", 1, _NATURAL, "The last so many rounds are of all observations, from fresh "
                 "weights."),
         S("em.observations", 512, COUNT, "Observations of each other round, drawn anew."),
-        S("em.method", "mmps", Choice(("mmps", "dps")), "What samples the posterior."),
-        S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}}, NAMED, "Method -> its solver's "
-                "settings."),
+        S("em.method", "mmps", Choice(("mmps", "dps", "bridge")), "What samples the posterior; bridge: a "
+                "network that is told A^+ y, after a first round of mmps."),
+        S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}, "bridge": {"nfe": 20}}, NAMED,
+                "Method -> its solver's settings."),
         S("em.scale_grid", (0.3, 1.0, 3.0, 10.0, 30.0), Each(number(above=0), least=1), "dps: scales, of "
                 "which each round takes one."),
         S("em.tune", 64, COUNT, "dps: observations by which it is chosen."),

@@ -8,6 +8,7 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import is_paired
+from jax_bridges.schema import Setting, check_known, whole
 from jax_bridges.training.methods import PRIOR_METHODS
 from jax_bridges.training.methods.prior import Task
 from jax_bridges.training.system import image_size
@@ -45,10 +46,15 @@ def check_em(config: ConfigDict, bridge: Bridge) -> None:
         raise ValueError(
             f"em.reset_rounds is {em.reset_rounds}, but em.rounds is {em.rounds}: it counts the last of them."
         )
-    methods = ("mmps", "dps")
+    methods = ("mmps", "dps", "bridge")
     for name in em.settings:
         if name not in methods:
-            raise ValueError(f"em.settings has '{name}': it may have {' and '.join(methods)}.")
+            raise ValueError(f"em.settings has '{name}': it may have {', '.join(methods)}.")
+        if name == "bridge":
+            check_known(
+                "method", name, (Setting("nfe", 20, whole(least=2), ""),), em.settings[name]
+            )
+            continue
         own = dict(em.settings[name])
         if name == "dps" and "scale" in own:
             raise ValueError(

@@ -113,17 +113,8 @@ def restorer(
     """
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
 
-    def measured(batch, key) -> tuple[Pair, LinearOperator, Array]:
-        pair = system.prepare(batch, key, augment=False)
-        mask = None  # a linear operator knows its own
-        if not corruption.linear:
-            mask = corruption(pair.x0, fold(pair.keys, Stream.CORRUPT)).mask
-        operator = corruption.operator(mask)
-        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
-        return pair, operator, measure(operator, pair.x0, sigma_y, keys)
-
     def pose(params, batch, key) -> Problem:
-        pair, operator, y = measured(batch, key)
+        pair, operator, y = measured(run, corruption, sigma_y, batch, key)
         predict = system.denoiser(params[0], pair)
 
         def unconditional(x, t):
@@ -139,11 +130,24 @@ def restorer(
         return Problem(denoise, operator, y, sigma_y, keys)
 
     def finish(x, batch, key):
-        _, operator, y = measured(batch, key)
+        _, operator, y = measured(run, corruption, sigma_y, batch, key)
         misfit = jnp.square(operator.forward(x) - y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
 
     return map_solver(run.parallel, method, pose, finish)
+
+
+def measured(
+    run: Run, corruption: Corruption, sigma_y: float, batch: PyTree, key: Array
+) -> tuple[Pair, LinearOperator, Array]:
+    """(clean images, A, y) of a batch of held-out images: the same for all methods."""
+    pair = run.system.prepare(batch, key, augment=False)
+    mask = None  # a linear operator knows its own
+    if not corruption.linear:
+        mask = corruption(pair.x0, fold(pair.keys, Stream.CORRUPT)).mask
+    operator = corruption.operator(mask)
+    keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
+    return pair, operator, measure(operator, pair.x0, sigma_y, keys)
 
 
 def of_papers(run: Run, images: int) -> list[Row]:
