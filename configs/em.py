@@ -5,9 +5,11 @@ ones make the first prior; then rounds of sampling what is missing (E-step) and 
 samples (M-step). The report shows what the rounds learn, beside the same network trained on clean images.
 What the run leaves behind is an ordinary prior, for `restore`, zero_shot and compare.prior.
 
-Variants: "denoise" (noise .4 and nothing missing, from A^+ y), "deblur" (EMDiffusion's kernel), "gaussian"
-(no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round), "cifar10" (its
-sizes and schedule, for accelerators).
+Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training), "denoise" (noise
+.4 and nothing missing, from A^+ y, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's
+kernel), "gaussian" (no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round),
+"bridge" (DiffEM: a network that is told the masked image samples it, without gradients), "cifar10"
+(EMDiffusion's sizes and schedule, for accelerators).
 """
 
 from jax_bridges.choices import look_up
@@ -16,6 +18,7 @@ from jax_bridges.config import base_config
 
 def _denoise(config):
     config.em.operator, config.em.sigma_y = {"name": "identity"}, 0.4
+    config.em.baselines = ("upper", "pinv", "tweedie", "sure")
 
 
 def _deblur(config):
@@ -29,6 +32,10 @@ def _gaussian(config):
 
 def _dps(config):
     config.em.method = "dps"
+
+
+def _bridge(config):
+    config.em.method = "bridge"
 
 
 def _cifar10(config):
@@ -54,8 +61,15 @@ def _cifar10(config):
     config.em.baselines = ()
 
 
+def _table(config):
+    config.em.baselines = ("upper", "pinv", "ambient")
+    # About as long as the rounds take, E-steps and the first prior included.
+    config.em.baseline_steps = 6000
+
+
 VARIANTS = {
-    "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps, "cifar10": _cifar10,
+    "denoise": _denoise, "deblur": _deblur, "gaussian": _gaussian, "dps": _dps, "bridge": _bridge,
+    "cifar10": _cifar10, "table": _table,
 }  # fmt: skip
 
 

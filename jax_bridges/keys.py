@@ -76,6 +76,8 @@ class Stream(enum.IntEnum):
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
     MEASURE = 13  # noise of an observation: ONLY
     HIDE = 14  # which of an observation's numbers are hidden, to be predicted: ONLY
+    FURTHER = 16  # what is hidden besides, in Ambient Diffusion's loss: ONLY
+    PROBE = 17  # direction of a divergence, in SURE-Score's loss: ONLY
 
 
 @enum.unique
@@ -124,6 +126,16 @@ class SampleStream(enum.IntEnum):
 
     MEASURE = 0  # ONLY
     SOLVE = 1  # as the solver
+
+
+@enum.unique
+class FurtherStream(enum.IntEnum):
+    """Of the keys of Ambient Diffusion's samplers; of MASKS the number of a mask follows."""
+
+    MASKS = 0
+    STEPS = 1  # as sample_ambient
+    MASK = 2  # of one mask: CorruptDraw
+    MORE = 3  # of one mask, what it hides besides: ONLY
 
 
 @enum.unique

@@ -168,6 +168,35 @@ class Plain(Preconditioning):
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaledInput(Preconditioning):
+    """The network predicts x_0 itself, from an input of unit variance; for diffusion priors.
+
+    c_in = 1 / sqrt(alpha^2 sigma_data^2 + sigma^2), no skip, weight 1, network time `250 ln(sigma / alpha)`.
+    Where pixels of x_t are missing a skip would hand on holes, and what the network adds to it is small
+    at little noise.
+
+    Attributes:
+      sigma_data: standard deviation of x_0.
+    """
+
+    sigma_data: float = 0.5
+
+    def scalings(self, bridge: Bridge, t: Array) -> Scalings:
+        """Scalings at times t `[B]`."""
+        t = jnp.asarray(t)
+        alpha, sigma = bridge.alpha(t), bridge.sigma(t)
+        c_in = jax.lax.rsqrt((alpha * self.sigma_data) ** 2 + sigma**2)
+        one = jnp.ones_like(c_in)
+        log_level = jnp.log(jnp.maximum(sigma / alpha, jnp.finfo(t.dtype).tiny))
+        return Scalings(c_in, jnp.zeros_like(c_in), one, 250.0 * log_level)
+
+    def weight(self, bridge: Bridge, t: Array) -> Array:
+        """One."""
+        return jnp.ones_like(bridge.alpha(jnp.asarray(t)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class UnitVariance(BridgeKarras):
     """`BridgeKarras` with network time 1000 t / T, for bridges whose time is no noise level (DDPM)."""
 
@@ -348,6 +377,7 @@ PRECONDITIONINGS = {
     "epsilon": Epsilon,
     "none": Plain,
     "residual": Residual,
+    "scaled_input": ScaledInput,
     "velocity": Velocity,
     "wiener": Wiener,
 }

@@ -42,7 +42,7 @@ from jax_bridges.schema import (
 from jax_bridges.settings_text import as_markdown, as_text
 from jax_bridges.training import optimizers, steps
 from jax_bridges.training.couplings import MODES
-from jax_bridges.training.methods import METHODS
+from jax_bridges.training.methods import BASELINES, METHODS, PRIOR_METHODS
 from jax_bridges.training.parallel import MODES as PARALLEL_MODES
 from jax_bridges.training.settings import (
     BATCH,
@@ -168,16 +168,16 @@ def rows() -> tuple[Setting, ...]:
         S("em.reset_rounds", 1, _NATURAL, "The last so many rounds are of all observations, from fresh "
                 "weights."),
         S("em.observations", 512, COUNT, "Observations of each other round, drawn anew."),
-        S("em.method", "mmps", Choice(("mmps", "dps")), "What samples the posterior."),
-        S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}}, NAMED, "Method -> its solver's "
-                "settings."),
+        S("em.method", "mmps", Choice(("mmps", "dps", "bridge")), "What samples the posterior; bridge: a "
+                "network that is told A^+ y, after a first round of mmps."),
+        S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}, "bridge": {"nfe": 20}}, NAMED,
+                "Method -> its solver's settings."),
         S("em.scale_grid", (0.3, 1.0, 3.0, 10.0, 30.0), Each(number(above=0), least=1), "dps: scales, of "
                 "which each round takes one."),
         S("em.tune", 64, COUNT, "dps: observations by which it is chosen."),
         S("em.validation", 128, _NATURAL, "Training images whose observations are held out: a tenth of their "
                 "numbers is predicted from the others; 0: the last round is kept, not the best."),
-        S("em.baselines", (), Each(Choice(("upper", "pinv")), unique=True), "Priors of as many "
-                "updates as the rounds make of one set of weights: upper on clean images, pinv on A^+ y."),
+        *_baselines(),
 
         S("parallel.mode", "auto", Choice(PARALLEL_MODES), "pmap: replicated; fsdp: sharded."),
         S("parallel.fsdp", 1, COUNT, "Devices over which large leaves are sharded."),
@@ -218,6 +218,22 @@ def _methods() -> Iterable[Setting]:
         for row in placed(name, method.settings):
             told.setdefault(row.key, row)
     return told.values()
+
+
+# fmt: off
+_BASELINES = (
+    S("em.baselines", (), Each(Choice(BASELINES), unique=True), "Other priors in the table: upper, of clean "
+            "images; pinv, of A^+ y; ambient, sure and tweedie, of y by losses of their own."),
+    S("em.baseline_steps", 0, _NATURAL, "Updates of each of them; 0: as many as of a round."),
+)
+# fmt: on
+
+
+def _baselines() -> Iterable[Setting]:
+    """What stands beside the rounds of EM, and what each of it reads."""
+    yield from _BASELINES
+    for name, method in PRIOR_METHODS.items():
+        yield from under(f"em.{name}", method.settings)
 
 
 # -- a configuration against the table -------------------------------------------------------------

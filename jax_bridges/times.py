@@ -54,6 +54,31 @@ def training_times(name: str, bridge: Bridge, u: Array, below: Array | None = No
     return law(bridge, u, below)
 
 
+def level_time(bridge: Bridge, level: float) -> float:
+    """The first time whose noise is at least `level` in units of x_0, `sigma_t / alpha_t >= level`.
+
+    On a table that of an entry.
+
+    Raises:
+      ValueError: the bridge has no such noise.
+    """
+    with jax.ensure_compile_time_eval():  # also from within a traced function
+        low, high = float(bridge.t_min), float(bridge.T)
+        t = np.linspace(low, high, bridge.table or 4097)
+        for _ in range(1 if bridge.table else 4):  # each narrows it down
+            enough = np.sqrt(np.asarray(bridge.rho2(jnp.asarray(t)), np.float64)) >= level * (
+                1 - 1e-6
+            )
+            if not enough[-1]:
+                raise ValueError(
+                    f"Noise of {level:g} is more than the bridge ends with: take one with more noise."
+                )
+            first = int(np.argmax(enough))
+            low, high = t[max(first - 1, 0)], t[first]
+            t = np.linspace(low, high, 4097)
+    return float(high)
+
+
 # -- sampling grids: number of network calls -> descending times [nfe + 1] --------------------
 
 

@@ -26,7 +26,7 @@ from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
 from jax_bridges.training.couplings import check_mode
-from jax_bridges.training.methods import METHODS, check_method
+from jax_bridges.training.methods import METHODS, PRIOR_METHODS, check_method
 from jax_bridges.training.optimizers import check_optimizer
 from jax_bridges.training.settings import placed
 from jax_bridges.training.system import image_size
@@ -325,6 +325,13 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
         for prefix, why in unread.items():
             if why and key.startswith(prefix) and config.get(prefix[:-1]) is not None:
                 raise ValueError(f"{key} was given, but {why}: leave one of them out.")
+    for name in PRIOR_METHODS:
+        for key in given:
+            if key.startswith(f"em.{name}.") and name not in config.em.baselines:
+                raise ValueError(
+                    f"{key} was given, but em.baselines has no '{name}', which alone reads it: add it there, "
+                    "or leave the key out."
+                )
     methods = tuple(config.compare.students) or (config.distill.method,)
     read = {row.key for method in methods for row in placed(method, METHODS[method].settings)}
     for key in given:

@@ -8,6 +8,9 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import is_paired
+from jax_bridges.schema import Setting, check_known, whole
+from jax_bridges.training.methods import PRIOR_METHODS
+from jax_bridges.training.methods.prior import Task
 from jax_bridges.training.system import image_size
 from jax_bridges.zero_shot import make_method
 
@@ -43,16 +46,25 @@ def check_em(config: ConfigDict, bridge: Bridge) -> None:
         raise ValueError(
             f"em.reset_rounds is {em.reset_rounds}, but em.rounds is {em.rounds}: it counts the last of them."
         )
-    methods = ("mmps", "dps")
+    methods = ("mmps", "dps", "bridge")
     for name in em.settings:
         if name not in methods:
-            raise ValueError(f"em.settings has '{name}': it may have {' and '.join(methods)}.")
+            raise ValueError(f"em.settings has '{name}': it may have {', '.join(methods)}.")
+        if name == "bridge":
+            check_known(
+                "method", name, (Setting("nfe", 20, whole(least=2), ""),), em.settings[name]
+            )
+            continue
         own = dict(em.settings[name])
         if name == "dps" and "scale" in own:
             raise ValueError(
                 "em.settings.dps.scale is chosen anew each round: give its values in em.scale_grid."
             )
         make_method(name, bridge, own, config.zero_shot.nfe)
+    task = Task(make_corruption(**em.operator), em.sigma_y, image_size(config.data.size))
+    for name in em.baselines:
+        if name in PRIOR_METHODS:
+            PRIOR_METHODS[name].check(em.get(name), task)
 
 
 def _check_operator(config: ConfigDict) -> None:

@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from PIL import Image
+from ml_collections import ConfigDict
 
 from jax_bridges import main
 from jax_bridges.corruptions import make_corruption
@@ -20,38 +20,17 @@ from jax_bridges.keys import Purpose
 from jax_bridges.stages.run import Stopped, StopSignal
 from jax_bridges.validation import validate
 from tests.support import ROOT
+from tests.support.em import em_config, make_tiles
 from tests.support.processes import environment
-from tests.support.runs import lines, saved, start, tiny, write_config
+from tests.support.runs import lines, saved, start, write_config
 
 pytestmark = pytest.mark.usefixtures("handlers")
 
 
 @pytest.fixture(scope="module")
 def tiles(tmp_path_factory):
-    """A folder of 40 smooth images of 16x16 pixels, in train/ and test/."""
-    folder, rng = tmp_path_factory.mktemp("tiles"), np.random.default_rng(0)
-    for i in range(48):
-        low = rng.uniform(0, 255, (2, 2, 3)).astype(np.uint8)
-        place = folder / ("test" if i % 6 == 0 else "train")
-        place.mkdir(exist_ok=True)
-        Image.fromarray(low).resize((16, 16), Image.Resampling.BILINEAR).save(place / f"{i:02}.png")
-    return folder
-
-
-def em_config(tiles, **changes):
-    config = tiny(tiles)
-    config.corruption, config.keep_known = {"name": "identity"}, False
-    config.bridge, config.preconditioning = {"name": "ddpm"}, {"name": "unit_variance"}
-    config.network.conditional = False
-    config.em.operator = {"name": "inpaint_random", "share": 0.5}
-    config.em.update(
-        dict(sigma_y=0.05, clean=4, rounds=2, observations=8, validation=4, baselines=("upper",))
-    )
-    config.em.settings.mmps = {"nfe": 3}
-    config.evaluate.metrics = ("psnr",)
-    config.train.steps = 4
-    config.update_from_flattened_dict(changes)
-    return config
+    """A folder of 40 training and 8 test images of 16x16 pixels."""
+    return make_tiles(tmp_path_factory.mktemp("tiles"))
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +58,58 @@ def test_a_run_leaves_an_ordinary_prior(whole):
         assert len(one["x"]) == 8 and two["number"].tolist() == list(range(8, 40))
         assert set(one["number"]) < set(two["number"])
     assert "validation_psnr" in {k for line in lines(whole) if line["stage"] == "em" for k in line}
+
+
+@pytest.mark.parametrize(
+    ("changes", "first"),
+    [
+        ({"em.init": "gaussian", "em.sigma_y": 0.0}, "round 1"),
+        (
+            {
+                "em.init": "pinv", "em.method": "dps", "em.operator": {"name": "identity"}, "em.tune": 4,
+                "em.settings": {"dps": {"nfe": 3}}, "em.scale_grid": (0.1, 1.0),
+            },
+            "A^+ y",
+        ),
+    ],
+)  # fmt: skip
+def test_other_beginnings(tiles, tmp_path, changes, first):
+    """A Gaussian and masks, no clean image; A^+ y of noisy images, by dps, whose scale is chosen each round."""
+    config = em_config(tiles, **{"em.rounds": 1, "em.baselines": (), "evaluate.images": 4})
+    for key, value in changes.items():
+        part, _, name = key.rpartition(".")
+        with config.unlocked(), config.ignore_type():
+            config[part][name] = ConfigDict(value) if isinstance(value, dict) else value
+    main.run(config, tmp_path / "run")
+    rounds = json.loads((tmp_path / "run" / "em" / "rounds.json").read_text())
+    assert [row["round"] for row in rounds] == ([1] if first == "round 1" else [0, 1])
+    assert np.isfinite(rounds[-1]["validation_psnr"]) and rounds[-1]["misfit"] > 0
+    assert rounds[-1].get("scale") in ((0.1, 1.0) if "em.method" in changes else (None,))
+    rows = json.loads((tmp_path / "run" / "results.json").read_text())["rows"]
+    assert [row["model"] for row in rows if row["task"] == "restoration"][1] == first
+
+
+def test_a_network_that_is_told_what_is_seen(tiles, tmp_path):
+    """Round 1 by the first prior, round 2 by the network of round 1, and a prior of the best one's samples."""
+    config = em_config(tiles, **{"em.method": "bridge", "em.baselines": (), "evaluate.images": 4})
+    config.em.settings.bridge = {"nfe": 3}
+    run = tmp_path / "run"
+    main.run(config, run)
+    rounds = json.loads((run / "em" / "rounds.json").read_text())
+    assert [row["round"] for row in rounds] == [0, 1, 2]
+    with np.load(run / "em" / "last.npz") as last:
+        assert last["number"].tolist() == list(range(8, 40))
+    jax.tree.map(np.testing.assert_array_equal, saved(run, "train"), saved(run, "em_prior"))
+    prior, told = (jax.tree.leaves(saved(run, s)["ema"]) for s in ("em_prior", "em_2"))
+    assert sum(a.size for a in prior) < sum(a.size for a in told)  # which sees three channels more
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    found = [
+        (row["model"], row["sampler"], row["nfe"]) for row in rows if row["task"] == "restoration"
+    ]
+    assert found[1:] == [
+        ("4 clean images", "mmps", 5), ("round 1", "bridge", 5), ("round 2", "bridge", 5),
+        ("prior", "mmps", 5),
+    ]  # fmt: skip
 
 
 # -- stopped, killed, on other devices -----------------------------------------------------------------
@@ -193,7 +224,11 @@ def test_training_cannot_reach_what_is_hidden(tiles, tmp_path):
         ({"em.operator": {"name": "inpaint_random", "share": 2}}, "share must be between 0 and 1"),
         ({"em.sigma_y": 20.0}, r"20 of 255 is 0.157"),
         ({"em.reset_rounds": 5}, "em.reset_rounds is 5, but em.rounds is 2"),
-        ({"em.method": "ddnm"}, "em.method is 'ddnm': it must be one of mmps, dps"),
+        ({"em.method": "ddnm"}, "em.method is 'ddnm': it must be one of mmps, dps, bridge"),
+        (
+            {"em.settings": {"bridge": {"nfe": 1}}},
+            "bridge.nfe is 1: it must be a whole number of at least 2",
+        ),
         ({"em.settings": {"dps": {"scale": 1.0}}}, "chosen anew each round"),
         ({"em.settings": {"ddnm": {}}}, "em.settings has 'ddnm'"),
         ({"em.settings": {"mmps": {"nfes": 3}}}, "no setting 'nfes'"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.bridges import DDPM, I2SB, VP
+from jax_bridges.bridges import DDPM, EDM, I2SB, VP
 from jax_bridges.losses import squared_error
 from jax_bridges.preconditioning import (
     BridgeKarras,
@@ -186,3 +186,16 @@ def test_unknown_preconditioning_is_named():
         ValueError, match="Unknown preconditioning 'edm'.*bridge_karras, .*i2sb, none"
     ):
         make_preconditioning("edm")
+
+
+@pytest.mark.parametrize("bridge", [DDPM.create(), EDM()], ids=["ddpm", "edm"])
+def test_an_input_is_scaled_and_what_comes_out_is_the_image(bridge):
+    """Of images of standard deviation .7 the network sees unit variance at every noise; there is no skip."""
+    scaling, t = make_preconditioning("scaled_input", sigma_data=0.7), jnp.asarray([0.02, 0.5, 1.0])
+    c_in, c_skip, c_out, c_noise = scaling.scalings(bridge, t)
+    alpha, sigma = bridge.alpha(t), bridge.sigma(t)
+    np.testing.assert_allclose(c_in**2 * (alpha**2 * 0.49 + sigma**2), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(c_skip, 0.0)
+    np.testing.assert_array_equal(c_out, 1.0)
+    np.testing.assert_array_equal(scaling.weight(bridge, t), 1.0)
+    np.testing.assert_allclose(c_noise, 250 * np.log(sigma / alpha), rtol=1e-4)

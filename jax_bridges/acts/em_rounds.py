@@ -13,18 +13,27 @@ import jax
 import numpy as np
 
 from jax_bridges import hosts
+from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import Estimates, Observations, first, operator_of
 from jax_bridges.data.source import Source, permutation
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.players import TRAIN
-from jax_bridges.stages.e_step import gaussian_sampler, posterior_sampler, sample_all
+from jax_bridges.stages.e_step import (
+    Observed,
+    gaussian_sampler,
+    network_sampler,
+    posterior_sampler,
+    sample_all,
+)
 from jax_bridges.stages.run import Run, Stage, train_stage
 from jax_bridges.stages.train import train
+from jax_bridges.training.system import System
 from jax_bridges.typing import Array, PyTree
 from jax_bridges.zero_shot import Method, gaussian, make_method
 
+NETWORK, PRIOR = "bridge", "prior"  # a method of em.method; the prior that it ends with
 RANK, FITS = 64, 8  # of the first Gaussian, and rounds of its own EM
 MISFIT, SPREAD = (
     (0.7, 1.3),
@@ -78,8 +87,9 @@ class Rounds:
       params: averaged parameters by round.
     """
 
-    def __init__(self, run: Run, parts: Parts, stage: Stage):
-        self._run, self._config, self._parts, self._stage = run, run.config.em, parts, stage
+    def __init__(self, run: Run, parts: Parts, steps: dict[bool, MStep]):
+        """`steps`: the M-step of a prior (False), and of a network that is told A^+ y (True)."""
+        self._run, self._config, self._parts, self._steps = run, run.config.em, parts, steps
         self._file = run.workdir / "em" / "rounds.json"
         self._corruption = make_corruption(**self._config.operator)
         self._programs: dict[str, Callable] = {}
@@ -104,35 +114,59 @@ class Rounds:
                 chosen = permutation(len(chosen), self._run.config.seed, k)[: config.observations]
             observed = self._parts.observed.at(chosen)
             made, told = self._e_step(k, theta, observed)
-            images = Estimates(f"samples of round {k}", made["x"])
-            theta = self._train(k, lambda images=images: images, None if fresh else theta)
+            self.samples = Estimates(f"samples of round {k}", made["x"])
+            inherits = not fresh and theta is not None and self.told(k) == self.told(k - 1)
+            theta = self._train(k, lambda: self.samples, theta if inherits else None)
             told["seconds_e_step"] = float(made["seconds"].sum())
             self._report(k, theta, told)
 
+    def told(self, k: int) -> bool:
+        """Whether the network of round k is told A^+ y."""
+        return self._config.method == NETWORK and k >= 1
+
     def best(self) -> int:
         """The round of the highest validation; without one the last."""
+        last = self._config.rounds
         scored = [row for row in self.done if row["validation_psnr"] is not None]
+        scored = [row for row in scored if self.told(row["round"]) == self.told(last)]
         if not scored:
-            return self._config.rounds
+            return last
         return max(scored, key=lambda row: row["validation_psnr"])["round"]
 
-    def keep_best(self) -> PyTree:
-        """Makes the best round's checkpoint the run's teacher; its parameters."""
-        best, home = self.best(), self._run.workdir / "checkpoints"
+    def keep_best(self) -> dict[str, PyTree]:
+        """Makes the best prior the run's teacher; parameters by name of a prior that is no round's.
+
+        Where the rounds' networks are told A^+ y there is such a one: trained on samples of all
+        observations by the best round's.
+        """
+        best, others = self.best(), {}
+        name = stage_name(best)
+        if self.told(best):
+            key = self._run.key(Purpose.ROUNDS, self._config.rounds + 1)
+            place = self._program("network"), (self.params[best], {}), self._parts.observed, key
+            made = sample_all(self._run, *place, "last")
+            images, name = Estimates("the last samples", made["x"]), stage_name(PRIOR)
+            its = self._steps[False]
+            stage = stage_of(its.stage, name, self._config.rounds + 1, lambda: images)
+            others[PRIOR] = train_stage(its.run, stage, lambda state, step: None)
+        home = self._run.workdir / "checkpoints"
         if hosts.is_chief() and not (home / TRAIN).exists():
             half = home / f".{TRAIN}.half"
             shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(home / stage_name(best), half)
+            shutil.copytree(home / name, half)
             half.rename(home / TRAIN)
         hosts.barrier("the best round")
-        return self.params[best]
+        return others
 
     # -- E -------------------------------------------------------------------------------------------
     def _e_step(self, k: int, theta: PyTree, observed: Observations) -> tuple[dict, dict]:
         """(arrays of `sample_all`, what is known of them)."""
         name, key = f"round-{k}", self._run.key(Purpose.ROUNDS, k)
         told: dict[str, Any] = {}
-        if theta is None:
+        if self.told(k - 1):
+            place = self._program("network"), (theta, {}), observed, key
+            made = sample_all(self._run, *place, name)
+        elif theta is None:
             prior = self._fit_gaussian()
             made = sample_all(self._run, self._program("gaussian"), prior, observed, key, name)
         else:
@@ -181,10 +215,14 @@ class Rounds:
     def _program(self, name: str) -> Callable:
         if name not in self._programs:
             told = self._run, self._corruption, self._config.sigma_y
+            system, levels = self._steps[self.told(1)].run.system, network_levels(self._run)
+            network = self._run, system, self._corruption, levels
             make = {
                 "gaussian": lambda: gaussian_sampler(*told),
                 "posterior": lambda: posterior_sampler(*told, self.method),
                 "validation": lambda: posterior_sampler(*told, self.method, hide=True),
+                "network": lambda: network_sampler(*network),
+                "network validation": lambda: network_sampler(*network, hide=True),
             }
             self._programs[name] = make[name]()
         return self._programs[name]
@@ -197,15 +235,16 @@ class Rounds:
         return pseudo_inverses(self._corruption, self._parts.observed)
 
     def _train(self, k: int, data: Callable[[], Source], theta: PyTree) -> PyTree:
-        stage = stage_of(self._stage, stage_name(k), k, data, theta)
-        self.params[k] = train_stage(self._run, stage, lambda state, step: None)
+        its = self._steps[self.told(k)]
+        stage = stage_of(its.stage, stage_name(k), k, data, theta)
+        self.params[k] = train_stage(its.run, stage, lambda state, step: None)
         return self.params[k]
 
     def _report(self, k: int, theta: PyTree, told: dict[str, Any]) -> None:
         """Writes a round down, once."""
         if any(row["round"] == k for row in self.done):
             return
-        told = {"round": k, **told, "validation_psnr": self._validate(theta)}
+        told = {"round": k, **told, "validation_psnr": self._validate(k, theta)}
         self.done.append(told)
         if hosts.is_chief():
             write_atomic(self._file, (json.dumps(self.done, indent=1) + "\n").encode())
@@ -216,7 +255,7 @@ class Rounds:
             f"em: round {k}  " + "  ".join(f"{n} {v:.4g}" for n, v in numbers.items()), flush=True
         )
 
-    def _validate(self, theta: PyTree) -> float | None:
+    def _validate(self, k: int, theta: PyTree) -> float | None:
         """PSNR (dB) of numbers that were measured and hidden; None where there is none."""
         if not (self._config.validation and self._corruption_is_orthogonal()):
             return None
@@ -224,10 +263,9 @@ class Rounds:
         if self._config.method == "dps":
             scales = [row["scale"] for row in self.done if "scale" in row]
             knobs = {"scale": np.float32(scales[-1] if scales else self._config.scale_grid[-1])}
-        made = sample_all(
-            self._run, self._program("validation"), (theta, knobs), self._parts.validation,
-            self._run.key(Purpose.ROUNDS),
-        )  # fmt: skip
+        program = self._program("network validation" if self.told(k) else "validation")
+        key = self._run.key(Purpose.ROUNDS)
+        made = sample_all(self._run, program, (theta, knobs), self._parts.validation, key)
         return float(10 * np.log10(4 / root_mean(made) ** 2))
 
     def _corruption_is_orthogonal(self) -> bool:
@@ -242,10 +280,43 @@ def stage_name(k: int | str) -> str:
 
 
 def e_step_method(run: Run) -> Method:
-    """The solver of `em.method` with its settings."""
+    """The solver of `em.method` with its settings; mmps where that is a network, for its first round."""
     config = run.config.em
-    own = dict(config.settings.get(config.method, {}))
-    return make_method(config.method, run.system.bridge, own, run.config.zero_shot.nfe)
+    name = "mmps" if config.method == NETWORK else config.method
+    own = dict(config.settings.get(name, {}))
+    return make_method(name, run.system.bridge, own, run.config.zero_shot.nfe)
+
+
+def network_levels(run: Run) -> Levels:
+    """Noise levels of samples of a network that is told A^+ y."""
+    assert isinstance(run.system.bridge, Diffusion)  # else `validate` refuses
+    own = run.config.em.settings.get(NETWORK, {})
+    return run.system.bridge.narrow_levels(own.get("nfe", 20))
+
+
+def told_run(run: Run) -> Run:
+    """The run whose teacher is told A^+ y of fresh observations of what it is trained on.
+
+    Of the stored y the samples are that network's own answers: it would learn what it says already.
+    """
+    config = run.config.copy_and_resolve_references()
+    config.network.conditional = True
+    corruption = Observed(make_corruption(**config.em.operator), config.em.sigma_y)
+    system = dataclasses.replace(System.create(config), corruption=corruption)
+    return dataclasses.replace(run, config=config, system=system, programs={})
+
+
+@dataclasses.dataclass
+class MStep:
+    """The training of a round: the run that it belongs to, and its stage, see `stage_of`."""
+
+    run: Run
+    stage: Stage
+
+    @classmethod
+    def of(cls, run: Run) -> MStep:
+        """That of the run's own teacher."""
+        return cls(run, make_stage(run))
 
 
 def make_stage(run: Run) -> Stage:

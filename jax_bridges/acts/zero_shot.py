@@ -96,7 +96,13 @@ def zero_shot_jobs(run: Run, params: PyTree, classifier: Any = None) -> list[Job
 
 
 def restorer(
-    run: Run, corruption: Corruption, sigma_y: float, method: Method, classifier: Any = None
+    run: Run,
+    corruption: Corruption,
+    sigma_y: float,
+    method: Method,
+    classifier: Any = None,
+    *,
+    tells_source: bool = False,
 ) -> Callable:
     """`sample(params, batch, key) -> (images [B, H, W, C], |A x0_hat - y| [B])`.
 
@@ -106,24 +112,18 @@ def restorer(
 
     Args:
       corruption: linear, or linear once its mask is known, which is then each image's own.
+      tells_source: the solver itself says what the network is told as x_T.
     """
     system, keep = run.system, PROTOCOLS[run.config.evaluate.protocol].keep
 
-    def measured(batch, key) -> tuple[Pair, LinearOperator, Array]:
-        pair = system.prepare(batch, key, augment=False)
-        mask = None  # a linear operator knows its own
-        if not corruption.linear:
-            mask = corruption(pair.x0, fold(pair.keys, Stream.CORRUPT)).mask
-        operator = corruption.operator(mask)
-        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
-        return pair, operator, measure(operator, pair.x0, sigma_y, keys)
-
     def pose(params, batch, key) -> Problem:
-        pair, operator, y = measured(batch, key)
+        pair, operator, y = measured(run, corruption, sigma_y, batch, key)
         predict = system.denoiser(params[0], pair)
 
-        def denoise(x, t):
+        def unconditional(x, t):
             return predict(x, t, x)
+
+        denoise: Any = predict if tells_source else unconditional
 
         if classifier is not None:
             scale = run.config.zero_shot.classifier_scale
@@ -133,11 +133,24 @@ def restorer(
         return Problem(denoise, operator, y, sigma_y, keys)
 
     def finish(x, batch, key):
-        _, operator, y = measured(batch, key)
+        _, operator, y = measured(run, corruption, sigma_y, batch, key)
         misfit = jnp.square(operator.forward(x) - y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
 
     return map_solver(run.parallel, method, pose, finish)
+
+
+def measured(
+    run: Run, corruption: Corruption, sigma_y: float, batch: PyTree, key: Array
+) -> tuple[Pair, LinearOperator, Array]:
+    """(clean images, A, y) of a batch of held-out images: the same for all methods."""
+    pair = run.system.prepare(batch, key, augment=False)
+    mask = None  # a linear operator knows its own
+    if not corruption.linear:
+        mask = corruption(pair.x0, fold(pair.keys, Stream.CORRUPT)).mask
+    operator = corruption.operator(mask)
+    keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
+    return pair, operator, measure(operator, pair.x0, sigma_y, keys)
 
 
 def of_papers(run: Run, images: int) -> list[Row]:

@@ -7,6 +7,7 @@ was just made, so that a run that was stopped has the same numbers as one that w
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import shutil
 import time
@@ -19,15 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jax_bridges import hosts
-from jax_bridges.corruptions import Corruption, InpaintMask, LinearOperator, Rows
+from jax_bridges.bridges import Levels
+from jax_bridges.corruptions import Corrupted, Corruption, InpaintMask, LinearOperator, Rows
 from jax_bridges.data import Observations, first, operator_of, pad
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import ONLY, Purpose, Stream, example_keys, fold, uniform
 from jax_bridges.stages.run import Run, Stopped
 from jax_bridges.stages.solving import Problem, map_solver
-from jax_bridges.training.system import Pair
+from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
-from jax_bridges.zero_shot import Method
+from jax_bridges.zero_shot import Method, measure, sample_diffusion
 from jax_bridges.zero_shot.gaussian import sample_posterior
 
 HIDDEN = 0.1  # share of an observation's numbers that a validation has to predict
@@ -50,33 +52,94 @@ def posterior_sampler(
       of y, over how many numbers `[B]`): of those that were measured, or that were hidden. Knobs are
       settings of the solver that may change without another compilation.
     """
-    system, hiding = run.system, run.key(Purpose.OBSERVE)
-
-    def hidden(batch: Mapping[str, Array]) -> Array:
-        keys = fold(example_keys(hiding, batch["number"]), Stream.HIDE)
-        height, width = batch["y"].shape[1:3]
-        chosen = uniform(keys, ONLY, (height, width, 1)) < HIDDEN
-        return chosen.astype(jnp.float32)
+    hidden = _hiding(run.key(Purpose.OBSERVE)) if hide else None
 
     def pose(params, batch, key) -> Problem:
         theta, knobs = params
-        operator, y = operator_of(corruption, batch), batch["y"]
-        if hide:
-            operator = Rows(operator=operator, mask=hidden(batch))
-            y = jnp.where(operator.mask > 0, 0.0, y)
+        operator, y = _given(corruption, batch, hidden)
         keys = fold(example_keys(key, batch["number"]), Stream.SAMPLE)
         image = jax.eval_shape(operator.transpose, y)
         blank = jnp.zeros(image.shape, image.dtype)
-        predict = system.denoiser(theta, Pair(blank, blank, None, keys))
+        predict = run.system.denoiser(theta, Pair(blank, blank, None, keys))
         return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys, knobs)
 
     def finish(x, batch, key):
         del key
-        operator = operator_of(corruption, batch)
-        counts = hidden(batch) if hide else 1.0
-        return (jnp.clip(x, -1.0, 1.0), *misfit(operator, x, batch["y"], counts))
+        return _checked(corruption, x, batch, hidden)
 
     return map_solver(run.parallel, method, pose, finish)
+
+
+def network_sampler(
+    run: Run, system: System, corruption: Corruption, levels: Levels, hide: bool = False
+) -> Sample:
+    """`sample((params, {}), batch, key)`, as of `posterior_sampler`, by a network that is told A^+ y.
+
+    No gradient goes through it (DiffEM, arXiv 2510.12691).
+
+    Args:
+      system: of the network, on the noise levels of a diffusion.
+    """
+    hidden = _hiding(run.key(Purpose.OBSERVE)) if hide else None
+
+    def sample(params, batch, key):
+        operator, y = _given(corruption, batch, hidden)
+        keys = fold(example_keys(key, batch["number"]), Stream.SAMPLE)
+        x = sample_told(system, params[0], operator.pinv(y), levels, keys)
+        return _checked(corruption, x, batch, hidden)
+
+    return run.parallel.map(sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class Observed(Corruption):
+    """x_T = A^+ y of an observation of x_0, fresh at each call."""
+
+    corruption: Corruption
+    sigma_y: float
+
+    def __call__(self, x0, keys):
+        mask = self.corruption(x0, keys).mask
+        operator = self.corruption.operator(mask)
+        y = measure(operator, x0, self.sigma_y, fold(keys, Stream.MEASURE))
+        return Corrupted(operator.pinv(y))
+
+
+def sample_told(system: System, params: PyTree, xT: Array, levels: Levels, keys: Array) -> Array:
+    """A sample of a conditional network's diffusion, `[B, H, W, C]`, told x_T."""
+    predict = system.denoiser(params, Pair(xT, xT, None, keys))
+    return sample_diffusion(lambda x, t: predict(x, t, xT), xT, levels, keys)
+
+
+def _hiding(key: Array) -> Callable[[Mapping[str, Array]], Array]:
+    """`hidden(batch) -> [B, h, w, 1]`, 1 where a number of y is hidden; fixed by the observation's number."""
+
+    def hidden(batch: Mapping[str, Array]) -> Array:
+        keys = fold(example_keys(key, batch["number"]), Stream.HIDE)
+        height, width = batch["y"].shape[1:3]
+        return (uniform(keys, ONLY, (height, width, 1)) < HIDDEN).astype(jnp.float32)
+
+    return hidden
+
+
+def _given(
+    corruption: Corruption, batch: Mapping[str, Array], hidden: Callable | None
+) -> tuple[LinearOperator, Array]:
+    """(A, y) as whoever samples is given them."""
+    operator, y = operator_of(corruption, batch), batch["y"]
+    if hidden is None:
+        return operator, y
+    operator = Rows(operator=operator, mask=hidden(batch))
+    return operator, jnp.where(operator.mask > 0, 0.0, y)
+
+
+def _checked(
+    corruption: Corruption, x: Array, batch: Mapping[str, Array], hidden: Callable | None
+) -> tuple[Array, Array, Array]:
+    """What a sampler of observations gives."""
+    counts = 1.0 if hidden is None else hidden(batch)
+    operator = operator_of(corruption, batch)
+    return (jnp.clip(x, -1.0, 1.0), *misfit(operator, x, batch["y"], counts))
 
 
 def gaussian_sampler(run: Run, corruption: Corruption, sigma_y: float) -> Sample:

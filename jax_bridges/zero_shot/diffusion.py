@@ -27,18 +27,22 @@ _DRAWS = draws("noise")
 
 
 class Level(NamedTuple):
-    """Where a denoiser is asked: its time, and `x_t = alpha x_0 + sigma noise`; scalars."""
+    """Where a denoiser is asked: its time, and `x_t = alpha x_0 + sigma noise`; scalars.
+
+    Heun's method also says for a step of what length: sigma / alpha of the level below minus that of the
+    level above.
+    """
 
     t: Array
     alpha: Array
     sigma: Array
+    down: Array | float = 0.0
 
 
 class _Call(NamedTuple):
-    """One call of Heun's method, `[2 n - 1]`: where, how far, and whether it corrects."""
+    """One call of Heun's method, `[2 n - 1]`: where, and whether it corrects."""
 
     at: Level
-    down: Array  # sigma / alpha of the level below minus that of the level above
     alpha_to: Array
     corrects: Array
 
@@ -117,9 +121,10 @@ def diffusion_loop(
         """Two calls a step, of which the last step has but the first."""
         return jnp.stack([first, second], axis=1).reshape(-1)[: 2 * last + 1]
 
-    at = Level(*(each(v, jnp.roll(v, -1)) for v in (steps.t, steps.alpha, steps.sigma)))
+    t, alpha, sigma = (each(v, jnp.roll(v, -1)) for v in (steps.t, steps.alpha, steps.sigma))
+    at = Level(t, alpha, sigma, each(down, down))
     second = jnp.arange(2 * last + 1) % 2 == 1
-    rows = _Call(at, each(down, down), each(steps.alpha_to, steps.alpha_to), second)
+    rows = _Call(at, each(steps.alpha_to, steps.alpha_to), second)
 
     def correct(state: tuple[Array, ...], call: _Call) -> tuple[Array, ...]:
         x, base, slope = state
@@ -128,6 +133,6 @@ def diffusion_loop(
         # A correction goes again from where the prediction started, with the mean of both slopes.
         base = jnp.where(call.corrects, base, x / level.alpha)
         slope = jnp.where(call.corrects, 0.5 * (slope + now), now)
-        return call.alpha_to * (base + call.down * slope), base, slope
+        return call.alpha_to * (base + level.down * slope), base, slope
 
     return Loop((x, x, jnp.zeros_like(x)), rows, correct, lambda state: state[0])

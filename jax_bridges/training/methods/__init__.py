@@ -1,6 +1,7 @@
 """The methods by which a student is trained. `METHODS` maps `config.distill.method` to one.
 
-A further one is a file here, beside its pure losses in distillation/, and a line of METHODS.
+A further one is a file here, beside its pure losses in distillation/, and a line of METHODS. Those by which
+a prior is learned from observations alone are PRIOR_METHODS, with corrupted_losses.py.
 """
 
 from __future__ import annotations
@@ -13,15 +14,22 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import Corruption
 from jax_bridges.keys import Keys
+from jax_bridges.training.methods.ambient import AMBIENT
 from jax_bridges.training.methods.base import Grid, Method
 from jax_bridges.training.methods.consistency import CBD, CBT
 from jax_bridges.training.methods.ibmd import IBMD
+from jax_bridges.training.methods.prior import PriorMethod
+from jax_bridges.training.methods.sure import SURE
+from jax_bridges.training.methods.tweedie import TWEEDIE
 from jax_bridges.training.optimizers import check_optimizer, of_length
 from jax_bridges.training.settings import distill_part, distill_settings
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
 
 METHODS = {method.name: method for method in (IBMD, CBD, CBT)}
+PRIOR_METHODS: dict[str, PriorMethod] = {method.name: method for method in (AMBIENT, SURE, TWEEDIE)}
+# `config.em.baselines`: those, and what bridge matching learns of clean images and of A^+ y.
+BASELINES = ("upper", "pinv", *PRIOR_METHODS)
 
 
 def find_method(distill) -> tuple[Method, Any]:
