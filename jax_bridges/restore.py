@@ -1,7 +1,8 @@
 """Restore pictures: `python -m jax_bridges.restore MODEL IN OUT`, for pictures of any size.
 
-MODEL is the WORKDIR of a run (its student; --model=teacher for its teacher, --model=ibmd for that
-student of a comparison), an import of a released teacher, or a file of jax_bridges.export. IN is a
+MODEL is the name of a model that ships with the package (--list shows them; photos:inpaint), the WORKDIR
+of a run (its student; --model=teacher for its teacher, --model=ibmd for that student of a comparison), an
+import of a released teacher, or a file of jax_bridges.export. IN is a
 picture or a folder; OUT the PNG or the folder to write. A model that fills holes is told where by
 --mask=FILE (white is missing; for a folder of pictures also a folder of masks of the same names) or
 --box=LEFT,TOP,WIDTH,HEIGHT.
@@ -39,6 +40,7 @@ from tqdm import tqdm
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.errors import BadImage
+from jax_bridges.packed import ListShipped
 from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import Box, find_hole, parse_box
@@ -227,7 +229,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
+    add("workdir", metavar="MODEL", help="a name of --list, a WORKDIR, or an exported file")
+    add("--list", action=ListShipped, nargs=0, help="the models that ship with the package")
     add(
         "source",
         metavar="IN",
