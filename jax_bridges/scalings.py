@@ -27,13 +27,6 @@ class Preconditioning:
         del bridge, t
         return expand(c_skip, xt) * xt
 
-    def shown(
-        self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings
-    ) -> tuple[Array, Array]:
-        """What the network sees of x_t and of x_T, `[B, H, W, C]` each."""
-        del bridge, t
-        return expand(scalings.c_in, xt) * xt, xT
-
     def answer(
         self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
     ) -> Array:
