@@ -73,7 +73,7 @@ def configuration(options: argparse.Namespace):
     config.distill.bridge_optimizer.schedule = "constant"
     config.distill.optimizer.delay, config.distill.optimizer.warmup = 0.0, 200
     config.network.dtype = "bfloat16"
-    config.train.batch, config.distill.batch = 256, 128
+    config.train.batch, config.distill.batch = 512, 128
     config.log_every, config.checkpoint_every = 20, 1000
     if options.toy:
         config.network.update(widths=(16, 32, 48), dtype="float32")

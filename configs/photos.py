@@ -53,7 +53,6 @@ def get_config(variant: str = ""):
     config.train.batch, config.train.steps = 64, 20_000
     # In units of the network's output: calm images count as much as busy ones.
     config.train.weight = "native"
-    config.train.times = "towards_source"  # where one call begins
     config.train.ema = 0.999
     config.train.optimizer.warmup = 200
     config.distill.student_steps = 2

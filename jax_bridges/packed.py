@@ -6,6 +6,7 @@ of the same name that says what it has learned from, how, and what it can do.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import struct
@@ -93,3 +94,11 @@ def list_shipped() -> str:
         card = path.with_suffix(".md").read_text("utf-8")
         lines.append(f"{name:18s} {card.splitlines()[0].lstrip('# ')}")
     return "\n".join(lines) or "No model comes with this installation."
+
+
+class ListShipped(argparse.Action):
+    """A flag that prints `list_shipped()` and ends the command."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(list_shipped())
+        parser.exit()

@@ -94,8 +94,8 @@ class Residual(Preconditioning):
     detail, which a network that normalises its layers hardly sees: `s = scale d`, d^2 the mean squared
     difference of neighbouring pixels of x_T, and `floor`^2.
 
-    c_out and weight are for `d = 0.1` where x_T is not given; network time 1000 t / T. The weight is
-    1 / c_out^2, but at most `most` times what it is at T.
+    c_in = 1; c_out and weight are for `d = 0.1` where x_T is not given; network time 1000 t / T. The weight
+    is 1 / c_out^2, but at most `most` times what it is at T.
 
     Attributes:
       scale: standard deviation of x_0 - x_T, in units of d.
@@ -124,18 +124,12 @@ class Residual(Preconditioning):
         v = b**2 * s2 + c2
         return b * s2 / v, jnp.sqrt(s2 * c2 / v)
 
-    def shown(self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings) -> Array:
-        """The mean of x_0 given x_t, whose noise is no stronger than what there is to add."""
-        del scalings
-        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
-        gain = expand(self._gains(bridge, t, xT)[0], xt)
-        return xT + gain * (xt - (a + b) * xT)
-
     def answer(
         self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
     ) -> Array:
-        spread = expand(self._gains(bridge, t, xT)[1], xt)
-        return self.shown(bridge, xt, t, xT, scalings) + spread * raw
+        a, b, _ = (expand(v, xt) for v in bridge.coefficients(t))
+        gain, spread = (expand(v, xt) for v in self._gains(bridge, t, xT))
+        return xT + gain * (xt - (a + b) * xT) + spread * raw
 
     def scalings(self, bridge: Bridge, t: Array) -> Scalings:
         """Scalings at times t `[B]`; c_skip is g of what `answer` has left of x_t."""
@@ -400,9 +394,7 @@ def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning)
     def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
         scalings = preconditioning.scalings(bridge, t)
-        raw = network(
-            preconditioning.shown(bridge, xt, t, xT, scalings), scalings.c_noise, xT, z
-        ).astype(xt.dtype)
+        raw = network(expand(scalings.c_in, xt) * xt, scalings.c_noise, xT, z).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
         x0_hat = preconditioning.answer(bridge, xt, t, xT, scalings, raw)
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat

@@ -1,12 +1,12 @@
 """Restore pictures: `python -m jax_bridges.restore MODEL IN... OUT`, for pictures of any size.
 
-MODEL is the WORKDIR of a run (its student; --model=teacher for its teacher, --model=ibmd for that
-student of a comparison), an import of a released teacher, or a file of jax_bridges.export. IN is a
-picture, a folder or a pattern ("photos/**/*.jpg"), or several; OUT the .png to write, which keeps
-known pixels bit for bit, the .jpg, which does not, or a folder. A model that fills holes is told where
-by --mask=FILE (white is missing; a folder of masks of the same names for many pictures; alpha: what is
-transparent in IN is missing) or --box=LEFT,TOP,WIDTH,HEIGHT; or paint it on a page:
-`python -m jax_bridges.paint MODEL`.
+MODEL is the name of a model that ships with the package (--list shows them; photos:inpaint), the WORKDIR
+of a run (its student; --model=teacher for its teacher, --model=ibmd for that student of a comparison), an
+import of a released teacher, or a file of jax_bridges.export. IN is a picture, a folder or a pattern
+("photos/**/*.jpg"), or several; OUT the .png to write, which keeps known pixels bit for bit, the .jpg,
+which does not, or a folder. A model that fills holes is told where by --mask=FILE (white is missing; a
+folder of masks of the same names for many pictures; alpha: what is transparent in IN is missing) or
+--box=LEFT,TOP,WIDTH,HEIGHT; or paint it on a page: `python -m jax_bridges.paint MODEL`.
 
     from jax_bridges.restore import PriorRestorer, Restorer
     picture = Restorer("runs/inpaint", nfe=2)("photo.jpg", mask="mask.png", seed=0)
@@ -37,6 +37,7 @@ from tqdm import tqdm
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.errors import BadImage
+from jax_bridges.packed import ListShipped
 from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import parse_box
@@ -55,7 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("workdir", metavar="MODEL", help="WORKDIR of a run or an import, or an exported file")
+    add("workdir", metavar="MODEL", help="a name of --list, a WORKDIR, or an exported file")
+    add("--list", action=ListShipped, nargs=0, help="the models that ship with the package")
     add(
         "sources",
         metavar="IN",

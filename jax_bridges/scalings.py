@@ -27,11 +27,6 @@ class Preconditioning:
         del bridge, t
         return expand(c_skip, xt) * xt
 
-    def shown(self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings) -> Array:
-        """What the network sees of x_t, `[B, H, W, C]`."""
-        del bridge, t, xT
-        return expand(scalings.c_in, xt) * xt
-
     def answer(
         self, bridge: Bridge, xt: Array, t: Array, xT: Array, scalings: Scalings, raw: Array
     ) -> Array:

@@ -27,6 +27,7 @@ from jax_bridges.corruptions import keep_known, smooth_fill
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.models import portable
+from jax_bridges.packed import SUFFIX, read_packed, shipped
 from jax_bridges.players import is_teacher, read_player, recorded_config
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
@@ -81,9 +82,11 @@ def open_model(
     label: int | None = None,
     batch: int = 16,
 ) -> Model:
-    """A model from a folder (a run's, or an import of a released teacher) or an exported file.
+    """A model from a folder (a run's, or an import of a released teacher) or a file, or one that ships.
 
     Args:
+      path: a folder, a file of `jax_bridges.export` or of `packed.write_packed`, or a name of
+        `packed.shipped`, as "photos:inpaint".
       player: one of PLAYERS (jax_bridges/players.py).
       nfe: network calls a tile; the most it was trained for (student) or evaluated at (teacher) by
         default. An exported file has its own.
@@ -95,13 +98,20 @@ def open_model(
     Raises:
       FileNotFoundError, ValueError: one sentence.
     """
-    path = Path(path)
+    path = shipped().get(str(path), Path(path))
     if not path.exists():
+        names = f", or one of {', '.join(shipped())}" if shipped() else ""
         raise FileNotFoundError(
-            f"There is no {path}: give the WORKDIR of a run or an exported file."
+            f"There is no {path}: give the WORKDIR of a run or an exported file{names}."
         )
     if path.is_dir():
         return _from_workdir(path, player, nfe, sampler, tile, label, batch)
+    if path.suffix == SUFFIX:
+        packed, recorded, params = read_packed(path)
+        if player not in ("student", packed) or tile:
+            given = "--tile" if tile else f"--model={player}"
+            raise ValueError(f"{path} is a {packed} by itself: leave {given} out.")
+        return _of_player(recorded, params, packed, nfe, sampler, None, label, batch)
     given = {f"--model={player}": player != "student", "--sampler": sampler, "--tile": tile}
     for flag in (name for name, value in given.items() if value):
         raise ValueError(f"{path} is an exported student: {flag} goes with the WORKDIR of a run.")
@@ -134,6 +144,10 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
     _refuse_prior(path)  # which has no student; that would be said first
     recorded, params = read_player(path, player)
     check_tile(path, recorded, tile, "256 (I2SB, DBIM, DIODE) or --tile=64 (edges2handbags)")
+    return _of_player(recorded, params, player, nfe, sampler, tile, label, batch)
+
+
+def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Model:
     config = _complete(recorded, tile)
     system = _System.create(config)
     if not is_teacher(player):

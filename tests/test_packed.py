@@ -1,0 +1,78 @@
+"""A player in one file (`packed`), which restores as its run does."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from jax_bridges import packed
+from jax_bridges.config import base_config, record
+from jax_bridges.players import full_network
+from jax_bridges.restore import Restorer
+from jax_bridges.restore import main as restore
+from jax_bridges.training.system import System
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    config = base_config()
+    config.task = "photos"
+    config.network.update(widths=(8,), patch=1, groups=2, sees_mask=True)
+    config.data.size = 16
+    config.corruption = {"name": "inpaint_freeform", "fill": "smooth", "count": 2}
+    config.preconditioning = {"name": "residual"}
+    config.bridge = {"name": "brownian", "epsilon": 0.15}
+    config.distill.student_steps = 1
+    config.evaluate.student_nfe = (1,)
+    recorded = record(config)
+    params = jax.device_get(System.create(config).init(jax.random.key(0), "generator"))
+    folder = tmp_path_factory.mktemp("shipped")
+    path = packed.write_packed(folder / "photos_fill.safetensors", "student", recorded, params)
+    path.with_suffix(".md").write_text("# Fills holes\n\nMore.\n")
+    return path, recorded, params
+
+
+def test_it_comes_back_with_its_configuration(model):
+    path, recorded, params = model
+    player, config, found = packed.read_packed(path)
+    assert player == "student" and {**config, "format": recorded["format"]} == recorded
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found, params)
+    assert {a.dtype.name for a in jax.tree.leaves(found)} == {"float32"}
+    assert full_network(config, "student")["sees_mask"]
+
+
+def test_what_ships_is_named_listed_and_restores(model, monkeypatch, capsys):
+    monkeypatch.setattr(packed, "SHIPPED", model[0].parent)
+    with pytest.raises(SystemExit) as end:
+        restore(["--list"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == "photos:fill        Fills holes\n"
+    picture = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
+    mask = np.zeros((20, 24), bool)
+    mask[5:9, 3:20] = True
+    by_name, by_path = (Restorer(name)(picture, mask).pixels for name in ("photos:fill", model[0]))
+    np.testing.assert_array_equal(by_name, by_path)
+    np.testing.assert_array_equal(by_name[~mask], picture[~mask])
+    # The last layer of an untrained network is zero: it answers with the smooth fill.
+    assert np.abs(by_name[mask].astype(int) - 127).max() < 128
+    with pytest.raises(FileNotFoundError, match="or one of photos:fill"):
+        Restorer("photos:fil")
+    with pytest.raises(ValueError, match="is a student by itself: leave --model=teacher out"):
+        Restorer("photos:fill", "teacher")
+
+
+def test_weights_that_float16_cannot_hold_and_files_of_others_are_refused(model, tmp_path):
+    path, recorded, _ = model
+    with pytest.raises(ValueError, match="'a/b' are not finite in float16: keep them in float32"):
+        packed.write_packed(tmp_path / "x.safetensors", "student", recorded, {"a": {"b": 1e5}})
+    assert not list(tmp_path.iterdir())
+    data = bytearray(path.read_bytes())
+    other = tmp_path / "y.safetensors"
+    other.write_bytes(bytes(data).replace(b'"jax_bridges"', b'"another_one"'))
+    with pytest.raises(ValueError, match="weights of another project"):
+        packed.read_packed(other)
+    other.write_bytes(bytes(data[:50]))
+    with pytest.raises(ValueError, match="y.safetensors"):
+        packed.read_packed(other)
+    assert json.loads(json.dumps(recorded)) == recorded
