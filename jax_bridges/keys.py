@@ -69,6 +69,7 @@ class Stream(enum.IntEnum):
     SAMPLE = 10  # evaluation: as the sampler; or SampleStream where y is measured first
     REAL = 11  # noise of x_t on the bridge to a real image: ONLY
     CHAIN = 12  # the calls that a renoised point comes from: as sample_few_step
+    ANSWER = 20  # of a further answer to one x_T: its number, then as SAMPLE
 
 
 @enum.unique
@@ -134,6 +135,8 @@ SECOND_PLAYER = 1
 THIRD_PLAYER = 2
 # In place of an example's number: the key of what all examples of a microbatch share (`shared_key`).
 SHARED = 2**32 - 1
+# In place of a draw's number of a sampler: noise of the weak answer (samplers/prior_guidance.py).
+WEAKENED = 2**32 - 1
 # In place of a sample's number, below the seed of a restored picture: noise of a simulated measurement.
 SIMULATED = 2**32 - 1
 
