@@ -8,13 +8,16 @@ sigma_y is in units of images in [-1, 1]. A solver knows no network and no sched
 
 from __future__ import annotations
 
+from jax_bridges.zero_shot.daps import solve_daps
 from jax_bridges.zero_shot.ddnm import ShippedBasis, solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
+from jax_bridges.zero_shot.diffpir import solve_diffpir
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.guidance import guided_denoiser
 from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
+from jax_bridges.zero_shot.latent_search import solve_latent_search
 from jax_bridges.zero_shot.methods import Method, applicable, make_method, settings_of
 from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
@@ -40,13 +43,16 @@ __all__ = [
     "make_solver",
     "measure",
     "settings_of",
+    "solve_daps",
     "solve_ddnm",
     "solve_ddnm_plus",
     "solve_ddnm_simple",
     "solve_ddrm",
+    "solve_diffpir",
     "solve_dps",
     "solve_hierarchical",
     "solve_ilvr",
+    "solve_latent_search",
     "solve_mask_shift",
     "solve_pigdm",
     "solve_pinv",
