@@ -31,6 +31,8 @@ def get_config(variant: str = ""):
     config.task = f"compare_{config.task}"
     config.compare.students = ("ibmd", "cbd", "cbt")
     config.compare.samplers = (*config.compare.samplers, *NEWER)
+    # A second answer to each x_T, which doubles the time of the evaluation.
+    config.evaluate.metrics = (*config.evaluate.metrics, "diversity")
     if config.task == "compare_inpaint":
         config.distill.steps = 200  # as many as of the others
     return config

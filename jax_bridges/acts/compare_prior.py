@@ -12,7 +12,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.corruptions import Corruption, LinearOperator, keep_known
-from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.players import recorded_config
 from jax_bridges.stages.jobs import Job
@@ -102,7 +101,7 @@ def prior_sampler(run: Run, system: System, method: Method) -> Callable[..., Any
         predict = system.denoiser(params, Pair(pair.x0, pair.x0, None, pair.keys, pair.label))
         x = method.solver.solve(
             lambda x, t: predict(x, t, x), operator, y, sigma_y, method.levels,
-            fold(pair.keys, Stream.SAMPLE), **method.knobs,
+            pair.sampling_keys, **method.knobs,
         )  # fmt: skip
         x = jnp.asarray(x, jnp.float32)
         return keep(keep_known(x, pair.x0, pair.mask) if run.system.keep_known else x)

@@ -101,8 +101,9 @@ def restorer(
 
     def sample(params, batch, key):
         pair = system.prepare(batch, key, augment=False)
-        keys = fold(pair.keys, Stream.SAMPLE)
-        y = measure(operator, pair.x0, sigma_y, fold(keys, SampleStream.MEASURE))
+        # Another answer is to the same y.
+        noise = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.MEASURE)
+        y = measure(operator, pair.x0, sigma_y, noise)
         predict = system.denoiser(params[0], pair)
 
         def denoise(x, t):
@@ -118,7 +119,7 @@ def restorer(
             y,
             sigma_y,
             method.levels,
-            fold(keys, SampleStream.SOLVE),
+            fold(pair.sampling_keys, SampleStream.SOLVE),
             **method.knobs,
         )
         misfit = jnp.square(operator.forward(x) - y)
