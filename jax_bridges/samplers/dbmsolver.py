@@ -73,7 +73,6 @@ def _rows(bridge: Bridge, times: Array, length: int | Array, middle: str) -> tup
     a_s, b_s, c_s = bridge.coefficients(s)
     u_t, u_s = _u(bridge, t), _u(bridge, s)
     rise, part = (_lambda(bridge, to) - _lambda(bridge, t) for to in (s, mid))
-    # arctan u is the angle's complement; its difference is taken of two numbers below pi / 2.
     bend = u_s * rise - (u_s - u_t) + (jnp.arctan(u_s) - jnp.arctan(u_t))
     slope = c_s / jnp.sqrt(bridge.total2(s)) * bend
     # On a table the half-way time may be t itself: the step is of first order then.
