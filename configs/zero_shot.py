@@ -37,10 +37,13 @@ def _adm256(config, preset="adm256_uncond"):
     config.zero_shot.tasks.deblur.operator = {"name": "blur", "truncated": True}
     for name, published in PUBLISHED.items():
         config.zero_shot.tasks[name].published = published
-    config.zero_shot.nfe = 100  # as published, as are the next four
+    config.zero_shot.nfe = 100  # as published, as are the next five
     config.zero_shot.settings.ddnm = config.zero_shot.settings.ddnm_plus = {"eta": 0.85}
     config.zero_shot.settings.repaint = {"nfe": 250, "travel": (10, 10)}
     config.zero_shot.settings.dps = {"nfe": 1000, "scale": 0.3}
+    config.zero_shot.settings.daps = {"nfe": 200}
+    # Its gradient goes through several calls of the network at once, more than a device holds.
+    config.zero_shot.methods = tuple(m for m in config.zero_shot.methods if m != "latent_search")
 
 
 def _adm256_cond(config):
@@ -69,6 +72,7 @@ def get_config(variant: str = ""):
     config.evaluate.images = 128
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0", "cons")
     config.zero_shot.nfe = 20
+    config.zero_shot.methods = (*config.zero_shot.methods, "diffpir", "daps", "latent_search")
     # As published, with eta = 0.85, a sample keeps more noise of its own and PSNR is lower.
     config.zero_shot.settings.ddnm = {"eta": 1.0}
     config.zero_shot.settings.ddnm_plus = {"eta": 1.0}

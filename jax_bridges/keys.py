@@ -78,6 +78,7 @@ class Stream(enum.IntEnum):
     HIDE = 14  # which of an observation's numbers are hidden, to be predicted: ONLY
     FURTHER = 16  # what is hidden besides, in Ambient Diffusion's loss: ONLY
     PROBE = 17  # direction of a divergence, in SURE-Score's loss: ONLY
+    ANSWER = 20  # of a further answer to one x_T: its number, then as SAMPLE
 
 
 @enum.unique
@@ -161,6 +162,8 @@ SECOND_PLAYER = 1
 THIRD_PLAYER = 2
 # In place of an example's number: the key of what all examples of a microbatch share (`shared_key`).
 SHARED = 2**32 - 1
+# In place of a draw's number of a sampler: noise of the weak answer (samplers/prior_guidance.py).
+WEAKENED = 2**32 - 1
 # In place of a sample's number, below the seed of a restored picture: noise of a simulated measurement.
 SIMULATED = 2**32 - 1
 

@@ -65,11 +65,11 @@ def measure_folders(images: Path, targets: Path, config: Any) -> tuple[dict, dic
 
 
 def _check(config: Any, statistics: bool) -> None:
-    unlike = [name for name in config.metrics if name == "cons"]
-    if unlike:
-        raise ValueError(
-            "The metric 'cons' needs the corruption, which folders do not tell: leave it out."
-        )
+    for name, needed in {"cons": "the corruption", "diversity": "two answers to each"}.items():
+        if name in config.metrics:
+            raise ValueError(
+                f"The metric '{name}' needs {needed}, which folders do not tell: leave it out."
+            )
     check_metrics(config, labels=False)
     if statistics:
         needs = [

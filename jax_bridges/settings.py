@@ -24,7 +24,7 @@ from jax_bridges.hints import suggest
 from jax_bridges.metrics import METRICS, measure
 from jax_bridges.models import DTYPES, INPUTS, MODELS
 from jax_bridges.preconditioning import PRECONDITIONINGS
-from jax_bridges.samplers import SAMPLERS, knobs_of
+from jax_bridges.samplers import GUIDANCE, SAMPLERS, knobs_of
 from jax_bridges.schema import (
     COUNT,
     FLAG,
@@ -309,6 +309,7 @@ def groups() -> Iterator[tuple[str, str, tuple[Setting, ...]]]:
             yield part, name, part_rows(part, name)
     for name, entry in SAMPLERS.items():
         yield "sampler", name, knobs_of(entry)
+    yield "guidance", "pg", GUIDANCE
     for name, solver in SOLVERS.items():
         yield "solver", name, settings_of(solver)
 

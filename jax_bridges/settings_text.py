@@ -14,6 +14,7 @@ Groups = Sequence[tuple[str, str, Sequence[Setting]]]  # (kind, name, rows)
 # Kind of a group -> how its settings are given.
 GIVEN = {
     "sampler": "--config.evaluate.sampler={name}:KEY=VALUE",
+    "guidance": "--config.evaluate.sampler=SAMPLER:{name}=VALUE,KEY=VALUE, of any sampler",
     "solver": "--config.zero_shot.settings={{'{name}':{{'KEY':VALUE}}}}",
 }
 _PART = "--config.{kind}.name={name}:KEY=VALUE"

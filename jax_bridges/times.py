@@ -152,6 +152,18 @@ def karras_grid(bridge: Bridge, n: int, rho: float = 7.0, gap: float = 1e-4) -> 
     return entries[::-1] / (table - 1)
 
 
+def solver_grid(bridge: Bridge, n: int) -> np.ndarray:
+    """DBMSolver's grid, T - 1e-3 to t_min, warped as `karras_grid`; float64 `[n]`.
+
+    The gap is DBIM's: on a table of 1000 entries a smaller one is T itself.
+    """
+    if n < 3:
+        return dbim_grid(bridge, n)
+    if bridge.t_min:
+        return karras_grid(bridge, n, gap=1e-3)[:-1]
+    return karras_grid(bridge, n - 1, gap=1e-3)
+
+
 def angle_grid(bridge: Bridge, n: int, rho: float = 3.0) -> np.ndarray:
     """Times T = t_0 > ... > t_n = t_min by `bridge.angle`, warped by rho; float64 `[n + 1]`.
 

@@ -10,7 +10,7 @@ import pytest
 
 import jax_bridges.main
 from jax_bridges.acts.compare import of_method, teacher_rows
-from jax_bridges.bridges import I2SB, VP
+from jax_bridges.bridges import I2SB, VP, make_bridge
 from jax_bridges.keys import example_keys
 from jax_bridges.report.curves import quality_series
 from jax_bridges.report.headline import headline
@@ -132,6 +132,12 @@ def test_the_configuration_takes_any_task():
         assert config.task == task and config.corruption.name == corruption
         assert set(config.compare.students) == set(METHODS)
         validate(config)
+    # Every sampler has rows, those guided by half of the steps.
+    rows, _ = teacher_rows(make_bridge(**config.bridge), config.compare)
+    assert {row[0] for row in rows} == set(config.compare.samplers) and len(
+        config.compare.samplers
+    ) == 10
+    assert ("dbmsolver", 5, 4) in rows and ("dbim:pg=1.5", 10, 10) in rows
     with pytest.raises(ValueError, match="no variant 'inpant': choose .*inpaint"):
         read("compare:inpant")
 

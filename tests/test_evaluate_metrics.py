@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data.arrays import ArraySource
+from jax_bridges.keys import ONLY, Purpose, Stream, example_keys, fold, normal
+from jax_bridges.metrics import PROTOCOLS, measure
 from jax_bridges.stages.evaluate import (
     Restoring,
     corruption_gap,
@@ -16,7 +19,7 @@ from jax_bridges.stages.evaluate import (
     hole_masks,
     holes_differ,
 )
-from jax_bridges.stages.jobs import plain_jobs, source_images, source_job
+from jax_bridges.stages.jobs import Job, plain_jobs, source_images, source_job
 from jax_bridges.stages.run import Run
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
@@ -82,6 +85,42 @@ def test_consistency_is_the_gap_to_xT(tmp_path, fill):
     got = consistency(other, data)
     np.testing.assert_allclose(got, 0.25 * np.sqrt(32 / 256), rtol=1e-4)
     assert consistency(other, {**data, "xT": data["x0"]}) is None
+
+
+def test_diversity_is_the_distance_of_two_answers_to_one_source(tmp_path, monkeypatch):
+    """Exactly, from the ledger's keys; with features that are the pixels, in units of [-1, 1]."""
+    monkeypatch.setattr(
+        measure, "lite0_outputs", lambda v: SimpleNamespace(features=v.reshape(len(v), -1) / 127.5)
+    )
+    run = run_of(tmp_path, **{"evaluate.metrics": ("psnr", "diversity"), "evaluate.images": 6})
+    run.system = dataclasses.replace(run.system, corruption=make_corruption("denoise", std=0.1))
+    data, index = batch(), np.arange(6)
+    run.stop, run.test_data = (
+        threading.Event(),
+        ArraySource("arrays", {"x0": data["x0"]}, None, index, (16, 16)),
+    )
+    keep = PROTOCOLS["own"].keep
+
+    def answers(strength):
+        def sample(params, batch, key):
+            pair = run.system.prepare(batch, key, augment=False)
+            return keep(0.5 * pair.xT + strength * normal(pair.sampling_keys, ONLY, pair.xT))
+
+        return Job("teacher", f"{strength}", 3, lambda: run.parallel.map(sample), None, "")
+
+    jobs = [source_job(run), answers(0.0), answers(0.2)]
+    rows = [row.metrics for row in evaluate(run, jobs, "")["rows"]]
+    assert "diversity" not in rows[0] and rows[1]["diversity"] == 0
+    pair = run.system.prepare(data, run.key(Purpose.EVALUATE), augment=False)
+    keys = example_keys(run.key(Purpose.EVALUATE), index)
+    both = [fold(keys, Stream.SAMPLE), fold(fold(keys, Stream.ANSWER), 1)]
+    one, two = (keep(0.5 * pair.xT + 0.2 * normal(k, ONLY, pair.xT)) for k in both)
+    apart = (np.asarray(one, float) - np.asarray(two, float)).reshape(6, -1) / 127.5
+    assert rows[2]["diversity"] == pytest.approx(np.linalg.norm(apart, axis=1).mean(), rel=1e-5)
+    assert rows[2]["diversity"] == pytest.approx(0.2 * 2**0.5 * (16 * 16 * 3) ** 0.5, rel=0.1)
+    # What else is measured is of the first answer alone.
+    error = np.square((np.asarray(one, float) - data["x0"]) / 255).mean((1, 2, 3))
+    assert rows[2]["psnr"] == pytest.approx(np.mean(-10 * np.log10(error)), abs=1e-3)
 
 
 def test_what_the_samplers_hand_over_by_protocol(tmp_path):

@@ -54,7 +54,8 @@ from tests.support.toy import image_batch, same, small_config
 # Sees the noise of its step at each of the step's three calls.
 HEUN = "samplers/heun.py:sample_heun.<locals>.call"
 # On bridges whose x_T is noisy, the booting noise is that noise.
-DBIM = "samplers/dbim.py:_run"
+ECSI = "samplers/ecsi.py:sample_ecsi"
+DBIM = "samplers/dbim.py:run_rows"
 # The trained call is one of those that lead to it, again with a gradient, and so has its z.
 SAME_Z = ("few_step.py:z_noise",)
 XT = jnp.zeros((3, 4, 4, 3))
@@ -200,7 +201,7 @@ def test_a_sampler(monkeypatch, name):
         else:
             SAMPLERS[name](denoise, bridge, XT, 6, keys)
 
-    Ledger().run(monkeypatch, sample, some_keys()).check(HEUN, DBIM)
+    Ledger().run(monkeypatch, sample, some_keys()).check(HEUN, DBIM, ECSI)
 
 
 @pytest.mark.parametrize("name", sorted(set(SOLVERS) - {"pinv"}))

@@ -67,6 +67,7 @@ def test_what_does_not_match_is_said(folders, monkeypatch, capsys):
         return err
 
     assert "'cons' needs the corruption" in refused(a, b, "--metrics=cons")
+    assert "'diversity' needs two answers" in refused(a, b, "--metrics=diversity")
     assert "Did you mean 'psnr'" in refused(a, b, "--metrics=psnrr")
     assert "needs class labels" in refused(a, b, "--metrics=ca_lite0")
     assert "nowhere is no folder of images" in refused(folders / "nowhere", b)

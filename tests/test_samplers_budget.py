@@ -24,6 +24,8 @@ LEAST = {
     "dbim": 2,
     "dbim2": 2,
     "dbim3": 2,
+    "dbmsolver": 2,
+    "ecsi": 2,
     "heun": 5,
 }
 KEYS = example_keys(jax.random.key(0), jnp.arange(4))
@@ -51,7 +53,7 @@ def test_every_sampler_is_tested_here():
 @pytest.mark.parametrize("bridge", [VP(), I2SB.create()], ids=["vp", "i2sb"])
 def test_the_budget_is_kept_and_the_denoiser_counts_it(name, bridge):
     entry = SAMPLERS[name]
-    period = {"ode_heun": 2, "heun": 3}.get(name, 1)
+    period = {"ode_heun": 2, "dbmsolver": 2, "heun": 3}.get(name, 1)
     for nfe in (LEAST[name], 12):
         stated = entry.calls(entry.grid(bridge, nfe))
         assert nfe - period < stated <= nfe  # one step more would exceed it
@@ -167,6 +169,7 @@ def test_new_values_of_times_knobs_and_bridge_do_not_recompile(name):
 
     knobs = {
         "dbim": [{"eta": 0.1}, {"eta": 0.9}],
+        "ecsi": [{"eta": 0.1}, {"eta": 0.9}],
         "heun": [{"churn": 0.2, "guidance": 1.0}, {"churn": 0.5, "guidance": 0.7}],
     }.get(name, [{}, {}])
     run = jax.jit(

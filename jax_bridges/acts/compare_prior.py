@@ -12,7 +12,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.corruptions import Corruption, LinearOperator, keep_known
-from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.players import recorded_config
 from jax_bridges.stages.jobs import Job
@@ -101,7 +100,7 @@ def prior_sampler(run: Run, system: System, method: Method) -> Callable[..., Any
         pair = run.system.prepare(batch, key, augment=False)
         operator, y, sigma_y = measurement(run.system.corruption, pair)
         predict = system.denoiser(params, Pair(pair.x0, pair.x0, None, pair.keys, pair.label))
-        keys = fold(pair.keys, Stream.SAMPLE)
+        keys = pair.sampling_keys
         return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys)
 
     def finish(x, batch, key):

@@ -129,7 +129,7 @@ def restorer(
             scale = run.config.zero_shot.classifier_scale
             told = (classifier, params[1], pair.label, system.bridge, scale)
             denoise = guide(denoise, *told)
-        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.SOLVE)
+        keys = fold(pair.sampling_keys, SampleStream.SOLVE)
         return Problem(denoise, operator, y, sigma_y, keys)
 
     def finish(x, batch, key):

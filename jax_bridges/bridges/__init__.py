@@ -9,6 +9,7 @@ from jax_bridges.bridges.goub import GOUB
 from jax_bridges.bridges.i2sb import I2SB, I2SBinDDBM, symmetric_betas
 from jax_bridges.bridges.interpolant import Interpolant, StochasticInterpolant
 from jax_bridges.bridges.resshift import ResShift
+from jax_bridges.bridges.unidb import UniDB
 from jax_bridges.choices import choose
 
 BRIDGES = {
@@ -18,6 +19,7 @@ BRIDGES = {
     "ve": VE,
     "vp": VP,
     "goub": GOUB.create,
+    "unidb": UniDB.create,
     "resshift": ResShift.create,
     "interpolant": StochasticInterpolant.create,
     "ddpm": DDPM.create,  # diffusion priors: no x_T, for zero_shot
@@ -46,6 +48,7 @@ __all__ = [
     "Posterior",
     "ResShift",
     "StochasticInterpolant",
+    "UniDB",
     "VE",
     "VP",
     "expand",

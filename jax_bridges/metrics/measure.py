@@ -171,7 +171,12 @@ class MeasuredSet:
         self._kept: dict[tuple[str, str], Store] = {}  # features and logits, by network
 
     def add(
-        self, images: np.ndarray, targets: np.ndarray, labels=None, gap: Callable | None = None
+        self,
+        images: np.ndarray,
+        targets: np.ndarray,
+        labels=None,
+        gap: Callable | None = None,
+        again: np.ndarray | None = None,
     ) -> None:
         """The next images.
 
@@ -181,12 +186,25 @@ class MeasuredSet:
           targets: uint8, of the same shape.
           labels: `[N]`, for the metrics that need them.
           gap: gives `[N]` values for the metric "cons", which is left out without.
+          again: further answers, as `images`, for the metric "diversity", which is left out without.
         """
         measure = self._measure
         pixels = np.asarray(measure.protocol.pixels(images))
         outputs = functools.cache(lambda network: measure.outputs(network, pixels))
+        another = None
+        if again is not None:
+            others = np.asarray(measure.protocol.pixels(again))
+            another = functools.partial(measure.outputs, pixels=others)
         part = Part(
-            images, pixels, targets, labels, gap, outputs, measure.protocol, measure.weights
+            images,
+            pixels,
+            targets,
+            labels,
+            gap,
+            outputs,
+            measure.protocol,
+            measure.weights,
+            another,
         )
         for name in measure.names:
             of_set = METRICS[name].of_set

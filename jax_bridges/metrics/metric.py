@@ -33,7 +33,8 @@ class Part(NamedTuple):
 
     images: `[N, H, W, 3]` as `protocol.keep` made them; pixels: the same in uint8; targets: uint8;
     labels: `[N]` or None; gap: gives `[N]` distances from what was measured, or None; outputs:
-    `outputs(network)` of the pixels; weights: folder of the feature networks' files.
+    `outputs(network)` of the pixels; weights: folder of the feature networks' files; again:
+    `again(network)`, outputs of another answer to the same x_T, or None.
     """
 
     images: np.ndarray
@@ -44,6 +45,7 @@ class Part(NamedTuple):
     outputs: Callable[[str], Any]
     protocol: Protocol
     weights: str | None
+    again: Callable[[str], Any] | None = None
 
 
 class OfSet(NamedTuple):
@@ -139,6 +141,14 @@ def _lpips(part: Part, net: str) -> np.ndarray:
     return lpips(images, targets, net, part.weights)
 
 
+def _diversity(part: Part) -> np.ndarray | None:
+    """Distance of two answers to one x_T in Lite0's features: ECSI's (arXiv 2410.21553) of two answers."""
+    if part.again is None:
+        return None
+    one, other = part.outputs("lite0").features, part.again("lite0").features
+    return np.linalg.norm(one - other, axis=1)
+
+
 def _lite0(protocol: Protocol) -> str:
     return "lite0"
 
@@ -193,5 +203,6 @@ METRICS = {
         "LPIPS (AlexNet)", False, 3, needs=("alexnet", "lpips_alex"), of_hole=True,
         each=lambda part: _lpips(part, "alex"),
     ),
+    "diversity": Metric("Diversity", True, of_hole=True, each=_diversity),
     "cons": Metric("Consistency", False, each=lambda part: part.gap and part.gap()),
 }  # fmt: skip

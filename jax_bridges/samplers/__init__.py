@@ -13,8 +13,11 @@ from jax_bridges.samplers.ancestral import sample_ancestral
 from jax_bridges.samplers.budget import Sampler, count_calls
 from jax_bridges.samplers.consistency import sample_consistency
 from jax_bridges.samplers.dbim import sample_dbim, sample_dbim_high_order
+from jax_bridges.samplers.dbmsolver import dbmsolver_calls, sample_dbmsolver
+from jax_bridges.samplers.ecsi import ecsi_grid, sample_ecsi
 from jax_bridges.samplers.few_step import sample_few_step
 from jax_bridges.samplers.heun import heun_calls, sample_heun
+from jax_bridges.samplers.prior_guidance import guide_sampler, prior_guided
 from jax_bridges.samplers.sde import (
     ode_heun_calls,
     sample_ode_euler,
@@ -23,7 +26,7 @@ from jax_bridges.samplers.sde import (
 )
 from jax_bridges.samplers.straightness import straightness
 from jax_bridges.schema import Setting, check_known, derived
-from jax_bridges.times import angle_grid, dbim_grid, karras_grid, uniform_grid
+from jax_bridges.times import angle_grid, dbim_grid, karras_grid, solver_grid, uniform_grid
 
 
 def _dbim(name: str, sample) -> Sampler:
@@ -41,8 +44,8 @@ _ENTRIES = [
         "ode_heun",
         sample_ode_heun,
         angle_grid,
-        steps=lambda nfe, **_: (nfe + 1) // 2,
-        count=lambda times, **_: ode_heun_calls(times),
+        steps=lambda nfe, booted=False, **_: nfe // 2 + 1 if booted else (nfe + 1) // 2,
+        count=lambda times, booted=False, **_: ode_heun_calls(times, booted),
     ),
     Sampler(
         "heun",
@@ -55,8 +58,21 @@ _ENTRIES = [
     _dbim("dbim", sample_dbim),
     _dbim("dbim2", functools.partial(sample_dbim_high_order, order=2)),
     _dbim("dbim3", functools.partial(sample_dbim_high_order, order=3)),
+    Sampler(
+        "dbmsolver",
+        sample_dbmsolver,
+        solver_grid,
+        steps=lambda nfe, **_: nfe // 2 + 1,
+        count=lambda times, **_: dbmsolver_calls(times),
+        least=lambda **_: 2,
+    ),
+    Sampler("ecsi", sample_ecsi, ecsi_grid, least=lambda **_: 2),
 ]
 SAMPLERS = {entry.name: entry for entry in _ENTRIES}
+
+
+# What any name may set besides.
+GUIDANCE = derived(guide_sampler)
 
 
 def knobs_of(entry: Sampler) -> tuple[Setting, ...]:
@@ -68,27 +84,43 @@ def knobs_of(entry: Sampler) -> tuple[Setting, ...]:
 def make_sampler(text: str) -> Sampler:
     """The sampler of a name, or of a name with knobs: "heun", "dbim:eta=1", "heun:churn=None,clip=True".
 
+    Any is guided by `pg` (`prior_guidance`), at two network calls for one: "dbim:eta=1,pg=1.5".
+
     Raises:
       ValueError: an unknown name or knob, with those that are known, or a value that a knob cannot have.
     """
     name, knobs = parse_choice(text)
     entry = look_up("sampler", SAMPLERS, name)
-    check_known("sampler", name, knobs_of(entry), knobs)
-    return entry.fixed(text, **knobs) if knobs else entry
+    guidance = {row.key for row in GUIDANCE}
+    check_known("sampler", name, (*knobs_of(entry), *GUIDANCE), knobs)
+    own = {key: value for key, value in knobs.items() if key not in guidance}
+    sampler = entry.fixed(text, **own) if knobs else entry
+    asked = {key: value for key, value in knobs.items() if key in guidance}
+    if asked and "pg" not in asked:
+        raise ValueError(
+            f"'{text}': {', '.join(asked)} is of prior guidance: give its weight, pg, too."
+        )
+    return guide_sampler(sampler, **asked) if asked else sampler
 
 
 __all__ = [
+    "GUIDANCE",
     "SAMPLERS",
     "Sampler",
     "count_calls",
+    "dbmsolver_calls",
+    "guide_sampler",
     "heun_calls",
     "knobs_of",
     "make_sampler",
     "ode_heun_calls",
+    "prior_guided",
     "sample_ancestral",
     "sample_consistency",
     "sample_dbim",
     "sample_dbim_high_order",
+    "sample_dbmsolver",
+    "sample_ecsi",
     "sample_few_step",
     "sample_heun",
     "sample_ode_euler",

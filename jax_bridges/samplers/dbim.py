@@ -37,7 +37,7 @@ class Rows(NamedTuple):
     noise: Array
 
 
-def _booted(bridge: Bridge, start: Array, rest: Rows) -> Rows:
+def booted(bridge: Bridge, start: Array, rest: Rows) -> Rows:
     """Puts the booting row, T -> start, before the others."""
     a, b, c = bridge.coefficients(start)
     x0 = jnp.zeros_like(rest.x0[0]).at[0].set(b)
@@ -96,7 +96,7 @@ def _high_order_rows(bridge: Bridge, times: Array, length: int | Array, order: i
     return Rows(m, a[1:] - m * a[:-1], weights, jnp.zeros_like(m))
 
 
-def _run(
+def run_rows(
     denoise: Denoiser,
     bridge: Bridge,
     xT: Array,
@@ -107,6 +107,7 @@ def _run(
     length: Array | None,
     return_path: bool,
 ) -> ArrayOrPair:
+    """The recursion of the module docstring: row k leads to `times[k]` from the time before it, T first."""
     called_at = jnp.concatenate([jnp.full_like(times[:1], bridge.T), times[:-1]])
     nfe, order = rows.x0.shape
     rows = jax.tree.map(lambda v: v.astype(xT.dtype), rows)
@@ -163,8 +164,8 @@ def sample_dbim(
     require_noise(bridge, "dbim")
     times = precise_times(times, xT)
     count = len(times) if length is None else length
-    rows = _booted(bridge, times[0], _eta_rows(bridge, times, count, eta))
-    return _run(denoise, bridge, xT, times, keys, rows, clip, length, return_path)
+    rows = booted(bridge, times[0], _eta_rows(bridge, times, count, eta))
+    return run_rows(denoise, bridge, xT, times, keys, rows, clip, length, return_path)
 
 
 def sample_dbim_high_order(
@@ -194,5 +195,5 @@ def sample_dbim_high_order(
     require_noise(bridge, f"dbim{order}")
     times = precise_times(times, xT)
     count = len(times) if length is None else length
-    rows = _booted(bridge, times[0], _high_order_rows(bridge, times, count, order))
-    return _run(denoise, bridge, xT, times, keys, rows, clip, length, return_path)
+    rows = booted(bridge, times[0], _high_order_rows(bridge, times, count, order))
+    return run_rows(denoise, bridge, xT, times, keys, rows, clip, length, return_path)

@@ -80,9 +80,10 @@ def sample_sde_euler(
     return (x, path) if return_path else x
 
 
-def ode_heun_calls(times: AnyArray) -> int:
-    """Network calls of `sample_ode_heun`: 2n - 1 for n steps."""
-    return 2 * (len(times) - 1) - 1
+def ode_heun_calls(times: AnyArray, booted: bool = False) -> int:
+    """Network calls of `sample_ode_heun`: 2n - 1 for n steps; booted 2n - 2, and 1 for one step."""
+    n = len(times) - 1
+    return max(2 * n - 2, 1) if booted else 2 * n - 1
 
 
 def sample_ode_heun(
@@ -92,6 +93,7 @@ def sample_ode_heun(
     times: AnyArray,
     keys: Keys,
     *,
+    booted: bool = False,
     clip: bool = False,
     length: Array | None = None,
     return_path: bool = False,
@@ -107,6 +109,8 @@ def sample_ode_heun(
       xT: `[B, H, W, C]` corrupted images.
       times: `[n + 1]` descending, T first (`times.angle_grid`); traced.
       keys: one key, `[B]` keys, or saved noise; draw 0 alone is used.
+      booted: the first step is a draw of `q(x_s | x0_hat(x_T, T), x_T)` that nothing corrects, as DBIM's
+        and ODES3's (arXiv 2412.19992); one call instead of two. That draw is Euler's step from T; static.
       clip: clamps x0_hat to [-1, 1].
       length: so many of the times are visited, traced; the others pad. None: all, as for a path.
       return_path: also returns the states after each call, predictions of Heun included.
@@ -119,6 +123,9 @@ def sample_ode_heun(
     step = np.repeat(np.arange(n), 2)[:-1]
     correct = np.tile([False, True], n)[:-1]
     calls = None if length is None else 2 * (length - 1) - 1
+    if booted:
+        step, correct = (np.concatenate([rows[:1], rows[2:]]) for rows in (step, correct))
+        calls = None if calls is None else jnp.maximum(calls - 1, 1)
     return _sample_ode(
         "ode_heun", denoise, bridge, xT, times, keys, step, correct, clip, calls, return_path
     )

@@ -201,12 +201,19 @@ class _Table:
     def row(self, job: Job) -> tuple[Row, dict[str, np.ndarray], np.ndarray | None]:
         """(row, its numbers in values.npz by what follows "ROW/", uint8 images for the picture)."""
         run, config = self._run, self._run.config.evaluate
-        restore = Restoring(run, job.make(), job.params, config.batch)
+        sample = job.make()
+        restore = Restoring(run, sample, job.params, config.batch)
+        other = Restoring(run, sample, job.params, config.batch)
+        twice = bool(job.nfe) and "diversity" in config.metrics
         sets = {region: measure.begin() for region, measure in self.measures.items()}
         shown, in_hole = [], []
         for part in self._held_out.parts():
             found = restore(part)
             images, gap = found if isinstance(found, tuple) else (found, None)
+            again = None
+            if twice:
+                again = other({**part, "answer": np.ones(len(images), np.int32)})
+                again = again[0] if isinstance(again, tuple) else again
             for region, crop in self._regions.items():
                 if region:
                     gaps = None
@@ -214,7 +221,8 @@ class _Table:
                     gaps = lambda gap=gap: gap  # noqa: E731
                 else:
                     gaps = self._gap and partial(self._gap, images, part)
-                sets[region].add(crop(images), crop(part["x0"]), part.get("label"), gaps)
+                second = None if again is None else crop(again)
+                sets[region].add(crop(images), crop(part["x0"]), part.get("label"), gaps, second)
             if self._masks is not None:
                 whole = pixels(run, images)
                 in_hole.append(np.asarray(psnr(whole, part["x0"], self._masks(part))))

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from jax_bridges.keys import Stream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.run import Run
@@ -53,7 +52,7 @@ def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:
     def sample(given, batch, key):
         params, (times, length) = given
         pair = system.prepare(batch, key, augment=False)
-        denoise, keys = system.denoiser(params, pair), fold(pair.keys, Stream.SAMPLE)
+        denoise, keys = system.denoiser(params, pair), pair.sampling_keys
         return keep(sampler.sample(denoise, system.bridge, pair.xT, times, keys, length=length))
 
     grid = padded(sampler.grid(system.bridge, nfe))
@@ -69,7 +68,7 @@ def student_sampler(run: Run, nfe: int) -> Callable:
     def sample(given, batch, key):
         params, grid = given
         pair = system.prepare(batch, key, augment=False)
-        keys = fold(pair.keys, Stream.SAMPLE)
+        keys = pair.sampling_keys
         return keep(sample_student(system, distill, params, pair, nfe, keys, grid=grid))
 
     # A program for those that leave as many calls out of their grid.

@@ -26,7 +26,8 @@ class Pair:
     """A batch ready for the mathematics, all float32 in [-1, 1].
 
     x0, xT: `[B, H, W, C]`; mask: `[B, H, W, 1]`, 1 in the hole, or None; keys: `[B]`; label: `[B]`
-    class numbers for class-conditional networks, or None.
+    class numbers for class-conditional networks, or None; answer: `[B]` numbers of further answers that an
+    evaluation asks of a sampler, or None.
     """
 
     x0: Array
@@ -34,6 +35,14 @@ class Pair:
     mask: Array | None
     keys: Array
     label: Array | None = None
+    answer: Array | None = None
+
+    @property
+    def sampling_keys(self) -> Array:
+        """Keys `[B]` of an evaluation's sampler: an answer's own, all else of the pair being the same."""
+        if self.answer is None:
+            return fold(self.keys, Stream.SAMPLE)
+        return fold(fold(self.keys, Stream.ANSWER), self.answer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -194,7 +203,8 @@ class System:
 
         Args:
           batch: "x0" `[B, H, W, C]` uint8, or floats in [-1, 1], "index" `[B]`; "xT" where the data are
-            paired, "label" `[B]` where they have classes.
+            paired, "label" `[B]` where they have classes, "answer" `[B]` for
+            further answers.
           key: of the stage; an example's key is `fold_in(key, index)`.
           augment: flips and rotates x_0 and x_T alike.
         """
@@ -204,9 +214,10 @@ class System:
         if augment:
             x0, xT = self._augment(x0, xT, fold(keys, Stream.AUGMENT))
         if xT is not None:
-            return Pair(x0, xT, None, keys, batch.get("label"))
+            return Pair(x0, xT, None, keys, batch.get("label"), batch.get("answer"))
         corrupted = self.corruption(x0, fold(keys, Stream.CORRUPT))
-        return Pair(x0, corrupted.xT, corrupted.mask, keys, batch.get("label"))
+        told = batch.get("label"), batch.get("answer")
+        return Pair(x0, corrupted.xT, corrupted.mask, keys, *told)
 
     def _augment(self, x0: Array, xT: Array | None, keys: Array) -> tuple[Array, Array | None]:
         both = x0 if xT is None else jnp.concatenate([x0, xT], axis=-1)

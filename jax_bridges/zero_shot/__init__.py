@@ -8,15 +8,18 @@ sigma_y is in units of images in [-1, 1]. A solver knows no network and no sched
 
 from __future__ import annotations
 
+from jax_bridges.zero_shot.daps import solve_daps
 from jax_bridges.zero_shot.ddnm import ShippedBasis, solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
 from jax_bridges.zero_shot.diffusion import sample_diffusion
+from jax_bridges.zero_shot.diffpir import solve_diffpir
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.guidance import guided_denoiser
 from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
 from jax_bridges.zero_shot.loop import Loop, Looped
+from jax_bridges.zero_shot.latent_search import solve_latent_search
 from jax_bridges.zero_shot.methods import Method, applicable, make_method, settings_of
 from jax_bridges.zero_shot.mmps import posterior_denoiser, solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm
@@ -47,13 +50,16 @@ __all__ = [
     "posterior_denoiser",
     "sample_diffusion",
     "settings_of",
+    "solve_daps",
     "solve_ddnm",
     "solve_ddnm_plus",
     "solve_ddnm_simple",
     "solve_ddrm",
+    "solve_diffpir",
     "solve_dps",
     "solve_hierarchical",
     "solve_ilvr",
+    "solve_latent_search",
     "solve_mask_shift",
     "solve_mmps",
     "solve_pigdm",

@@ -14,7 +14,6 @@ from jax_bridges.corruptions.superres import low_pass
 from jax_bridges.schema import COUNT, Setting, check_known, derived, number
 from jax_bridges.zero_shot.ddnm import solve_ddnm
 from jax_bridges.zero_shot.solvers import Solver, make_solver
-from jax_bridges.zero_shot.steps import count_calls
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,15 +33,9 @@ class Method:
     @property
     def nfe(self) -> int:
         """Network calls an image."""
-        if self.solver.count is not None:
-            return self.solver.count(len(self.levels.t) - 1, **self.knobs)
-        calls = count_calls(len(self.levels.t) - 1, self.knobs.get("travel", self._travel))
-        return calls * self.knobs.get("repeats", 1)
-
-    @property
-    def _travel(self) -> tuple[int, int]:
-        travel = inspect.signature(self.solver.solve).parameters.get("travel")
-        return (1, 1) if travel is None else travel.default
+        given = inspect.signature(self.solver.solve).parameters.items()
+        defaults = {name: each.default for name, each in given if each.kind is each.KEYWORD_ONLY}
+        return self.solver.calls(len(self.levels.t) - 1, **{**defaults, **self.knobs})
 
 
 def make_method(name: str, bridge: Bridge, settings: Mapping[str, Any], nfe: int) -> Method:
@@ -64,7 +57,7 @@ def make_method(name: str, bridge: Bridge, settings: Mapping[str, Any], nfe: int
     solver = make_solver(name)
     check_known("solver", name, settings_of(solver), settings)
     knobs: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-    nfe, start = knobs.pop("nfe", nfe), knobs.pop("start", 1.0)
+    nfe, start = knobs.pop("nfe", solver.levels or nfe), knobs.pop("start", 1.0)
     if knobs.get("low_pass") is not None:
         knobs["low_pass"] = functools.partial(low_pass, factor=knobs["low_pass"])
     _NFE.check(nfe, f"{name}.nfe")
@@ -86,7 +79,11 @@ _START = Setting(
 def settings_of(solver: Solver) -> tuple[Setting, ...]:
     """What `make_method` takes for this solver: rows with default, values and meaning."""
     own = derived(solver.solve, like=solve_ddnm)
-    return (*own, _NFE, *([_START] if solver.name == "sdedit" else ()))
+    return (
+        *own,
+        dataclasses.replace(_NFE, default=solver.levels),
+        *([_START] if solver.name == "sdedit" else ()),
+    )
 
 
 def applicable(solver: Solver, operator: Corruption, sigma_y: float) -> bool:

@@ -6,18 +6,26 @@ import dataclasses
 from collections.abc import Callable
 
 from jax_bridges.choices import look_up
+from jax_bridges.zero_shot.daps import solve_daps
 from jax_bridges.zero_shot.ddnm import solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
+from jax_bridges.zero_shot.diffpir import solve_diffpir
 from jax_bridges.zero_shot.diffusion import calls_of
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.ilvr import solve_ilvr
+from jax_bridges.zero_shot.latent_search import solve_latent_search
 from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.mmps import solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
 from jax_bridges.zero_shot.repaint import solve_repaint
 from jax_bridges.zero_shot.sdedit import solve_sdedit
+from jax_bridges.zero_shot.steps import Travel, count_calls
+
+
+def _walked(levels: int, travel: Travel = (1, 1), repeats: int = 1, **_) -> int:
+    return count_calls(levels, travel) * repeats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +39,8 @@ class Solver:
       gradient: it differentiates through the network, which costs about three calls each.
       mask_only: it is made for inpainting.
       narrow: it visits levels from sigma / alpha = 10 to 0.01 alone (`bridges.Diffusion.narrow_levels`).
-      count: `count(levels, **knobs)`, its network calls, where they are not those of `steps.count_calls`.
+      calls: `calls(levels, **knobs)`, network calls an image that visits so many noise levels.
+      levels: that it visits where nothing is said; None: as many as the others.
     """
 
     name: str
@@ -40,7 +49,8 @@ class Solver:
     gradient: bool = False
     mask_only: bool = False
     narrow: bool = False
-    count: Callable[..., int] | None = None
+    calls: Callable[..., int] = _walked
+    levels: int | None = None
 
     @property
     def loop(self) -> Callable[..., Loop] | None:
@@ -50,7 +60,7 @@ class Solver:
 
 # fmt: off
 _ENTRIES = [
-    Solver("pinv", solve_pinv, count=lambda levels: 0),
+    Solver("pinv", solve_pinv, calls=lambda levels, **_: 0),
     Solver("ddnm", solve_ddnm),
     Solver("ddnm_plus", solve_ddnm_plus, noise=True),
     Solver("ddnm_simple", solve_ddnm_simple, noise=True),
@@ -59,7 +69,22 @@ _ENTRIES = [
     Solver("dps", solve_dps, gradient=True),
     Solver(
         "mmps", solve_mmps, noise=True, gradient=True, narrow=True,
-        count=lambda levels, order=2, **_: calls_of(levels, order),
+        calls=lambda levels, order, **_: calls_of(levels, order),
+    ),
+    Solver("diffpir", solve_diffpir, noise=True),
+    Solver(
+        "daps",
+        solve_daps,
+        noise=True,
+        calls=lambda levels, ode_steps, **_: levels * ode_steps,
+        levels=20,
+    ),
+    Solver(
+        "latent_search",
+        solve_latent_search,
+        gradient=True,
+        calls=lambda levels, iterations, **_: levels * (iterations + 1),
+        levels=3,
     ),
     Solver("repaint", solve_repaint, mask_only=True),
     Solver("ilvr", solve_ilvr),
