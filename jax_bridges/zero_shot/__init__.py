@@ -12,14 +12,14 @@ from jax_bridges.zero_shot.daps import solve_daps
 from jax_bridges.zero_shot.ddnm import ShippedBasis, solve_ddnm, solve_ddnm_plus
 from jax_bridges.zero_shot.ddnm_simple import solve_ddnm_simple
 from jax_bridges.zero_shot.ddrm import solve_ddrm
-from jax_bridges.zero_shot.diffusion import sample_diffusion
 from jax_bridges.zero_shot.diffpir import solve_diffpir
+from jax_bridges.zero_shot.diffusion import sample_diffusion
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.guidance import guided_denoiser
 from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
-from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.latent_search import solve_latent_search
+from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.methods import Method, applicable, make_method, settings_of
 from jax_bridges.zero_shot.mmps import posterior_denoiser, solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm

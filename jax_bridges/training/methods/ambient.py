@@ -124,6 +124,6 @@ AMBIENT = PriorMethod(
     settings=SETTINGS,
     told=True,
     sample=_sample,
-    solver=Solver("adps", _solve, gradient=True, count=lambda levels, **_: calls_of(levels)),
+    solver=Solver("adps", _solve, gradient=True, calls=lambda levels, **_: calls_of(levels)),
     levels=levels_above,
 )
