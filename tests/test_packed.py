@@ -93,6 +93,7 @@ def test_what_comes_with_the_package_is_small_and_has_a_card():
             assert f"**{part}.**" in card
 
 
+@pytest.mark.slow
 def test_the_shipped_restorer_continues_what_a_scratch_cuts_through():
     y, x = np.mgrid[:64, :64]
     edges = np.where((x + 2 * y) % 32 < 16, 70, 180)[..., None] + np.array([0, 10, 30])
