@@ -8,6 +8,7 @@ import pytest
 
 from jax_bridges import packed
 from jax_bridges.config import base_config, record
+from jax_bridges.corruptions import smooth_fill
 from jax_bridges.players import full_network
 from jax_bridges.restore import Restorer
 from jax_bridges.restore import main as restore
@@ -76,3 +77,34 @@ def test_weights_that_float16_cannot_hold_and_files_of_others_are_refused(model,
     with pytest.raises(ValueError, match="y.safetensors"):
         packed.read_packed(other)
     assert json.loads(json.dumps(recorded)) == recorded
+
+
+def test_what_comes_with_the_package_is_small_and_has_a_card():
+    models = packed.shipped()
+    assert "photos:inpaint" in models
+    assert sum(path.stat().st_size for path in models.values()) < 16e6
+    for name, path in models.items():
+        player, config, params = packed.read_packed(path)
+        assert config["task"] == name.replace(":", "_")
+        assert sum(a.size for a in jax.tree.leaves(params)) < 2e6
+        assert not config["data"]["path"] and full_network(config, player)
+        card = path.with_suffix(".md").read_text()
+        for part in ("What it is", "Training", "Data and licences", "Figures", "Limits"):
+            assert f"**{part}.**" in card
+
+
+@pytest.mark.slow
+def test_the_shipped_restorer_continues_what_a_scratch_cuts_through():
+    y, x = np.mgrid[:64, :64]
+    edges = np.where((x + 2 * y) % 32 < 16, 70, 180)[..., None] + np.array([0, 10, 30])
+    picture = np.clip(edges, 0, 255).astype(np.uint8)
+    hole = np.abs(y - 0.3 * x - 20) < 3
+    filled = Restorer("photos:inpaint", batch=1)(picture, hole).pixels
+    float_picture = picture[None].astype(np.float32) / 127.5 - 1
+    start = (np.asarray(smooth_fill(float_picture, hole[None, ..., None]))[0] + 1) * 127.5
+
+    def decibels(a):
+        return -10 * np.log10(np.mean(((a.astype(float) - picture)[hole] / 255) ** 2))
+
+    assert decibels(filled) > decibels(start) + 2
+    np.testing.assert_array_equal(filled[~hole], picture[~hole])
