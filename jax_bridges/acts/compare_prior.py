@@ -102,10 +102,10 @@ def prior_sampler(run: Run, system: System, method: Method) -> Callable[..., Any
         operator, y, sigma_y = measurement(run.system.corruption, pair)
         predict = system.denoiser(params, Pair(pair.x0, pair.x0, None, pair.keys, pair.label))
         keys = fold(pair.keys, Stream.SAMPLE)
-        return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys)
+        return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys, told=pair)
 
-    def finish(x, batch, key):
-        pair = run.system.prepare(batch, key, augment=False)
+    def finish(x, problem):
+        pair = problem.told
         x = jnp.asarray(x, jnp.float32)
         return keep(keep_known(x, pair.x0, pair.mask) if run.system.keep_known else x)
 

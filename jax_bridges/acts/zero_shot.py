@@ -129,9 +129,8 @@ def restorer(
         keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.SOLVE)
         return Problem(denoise, operator, y, sigma_y, keys)
 
-    def finish(x, batch, key):
-        _, operator, y = measured(run, corruption, sigma_y, batch, key)
-        misfit = jnp.square(operator.forward(x) - y)
+    def finish(x, problem):
+        misfit = jnp.square(problem.operator.forward(x) - problem.y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
 
     return map_solver(run.parallel, method, pose, finish)

@@ -61,11 +61,10 @@ def posterior_sampler(
         image = jax.eval_shape(operator.transpose, y)
         blank = jnp.zeros(image.shape, image.dtype)
         predict = run.system.denoiser(theta, Pair(blank, blank, None, keys))
-        return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys, knobs)
+        return Problem(lambda x, t: predict(x, t, x), operator, y, sigma_y, keys, knobs, batch)
 
-    def finish(x, batch, key):
-        del key
-        return _checked(corruption, x, batch, hidden)
+    def finish(x, problem):
+        return _checked(corruption, x, problem.told, hidden)
 
     return map_solver(run.parallel, method, pose, finish)
 

@@ -23,6 +23,7 @@ class Problem(NamedTuple):
       operator, y, sigma_y: y = A x_0 + noise.
       keys: `[B]`, of the solver's noise.
       knobs: settings of the solver that are traced, besides the method's.
+      told: what is needed of the images once they are restored.
     """
 
     denoise: Callable[[Array, Array], Any]
@@ -31,36 +32,37 @@ class Problem(NamedTuple):
     sigma_y: float
     keys: Keys
     knobs: Mapping[str, Any] = {}
+    told: Any = None
 
 
 def map_solver(
     parallel: Parallel,
     method: Method,
     pose: Callable[[PyTree, PyTree, Array], Problem],
-    finish: Callable[[Array, PyTree, Array], PyTree],
+    finish: Callable[[Array, Problem], PyTree],
 ) -> Callable[[PyTree, PyTree, Array], PyTree]:
     """`sample(params, batch, key)`, over all devices, as of `Parallel.map`.
 
     Args:
       pose: `pose(params, batch, key)`.
-      finish: `finish(x, batch, key)`, what is made of the solver's x `[B, H, W, C]`.
+      finish: `finish(x, problem)`, what is made of the solver's x `[B, H, W, C]`.
     """
 
-    def told(problem: Problem) -> tuple[tuple, dict[str, Any]]:
-        denoise, operator, y, sigma_y, keys, knobs = problem
-        return (denoise, operator, y, sigma_y, method.levels, keys), {**method.knobs, **knobs}
+    def call(solve: Callable[..., Any], problem: Problem) -> Any:
+        denoise, operator, y, sigma_y, keys, knobs, _ = problem
+        knobs = {**method.knobs, **knobs}
+        return solve(denoise, operator, y, sigma_y, method.levels, keys, **knobs)
 
     def whole(params: PyTree, batch: PyTree, key: Array) -> PyTree:
-        args, knobs = told(pose(params, batch, key))
-        return finish(method.solver.solve(*args, **knobs), batch, key)
+        problem = pose(params, batch, key)
+        return finish(call(method.solver.solve, problem), problem)
 
     make = method.solver.loop
     if make is None or target() != "cpu":
         return parallel.map(whole)
 
     def loop(params: PyTree, batch: PyTree, key: Array) -> Loop:
-        args, knobs = told(pose(params, batch, key))
-        return make(*args, **knobs)
+        return call(make, pose(params, batch, key))
 
     def step(given: PyTree, batch: PyTree, key: Array) -> PyTree:
         params, k = given
@@ -68,8 +70,8 @@ def map_solver(
         return its.advance(batch["state"], its.row(k))
 
     def end(params: PyTree, batch: PyTree, key: Array) -> PyTree:
-        its = loop(params, batch["given"], key)
-        return finish(its.answer(batch["state"]), batch["given"], key)
+        problem = pose(params, batch["given"], key)
+        return finish(call(make, problem).answer(batch["state"]), problem)
 
     begin = parallel.map(lambda params, batch, key: loop(params, batch, key).start)
     step, end = parallel.map(step), parallel.map(end)
