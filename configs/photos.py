@@ -18,12 +18,14 @@ def _inpaint(config):
 def _jpeg(config):
     config.corruption = {"name": "photo_file"}
     config.preconditioning.scale = 0.5
+    config.data.crop_scale = 0.5  # shrunk, photographs lose what their own compression left
 
 
 def _denoise(config):
     noise = {"noise": (0.02, 0.3), "written": 0.5, "quality": (30, 95)}
     config.corruption = {"name": "photo_file", **noise}
     config.preconditioning.scale = 0.5
+    config.data.crop_scale = 0.5
 
 
 def _superres(config):
@@ -31,13 +33,14 @@ def _superres(config):
     config.corruption = {"name": "photo_file", **files}
 
 
-TASKS = {"inpaint": _inpaint, "jpeg": _jpeg, "denoise": _denoise, "superres": _superres}
+VARIANTS = {"inpaint": _inpaint, "jpeg": _jpeg, "denoise": _denoise, "superres": _superres}
 
 
 def get_config(variant: str = ""):
-    """Variants: those of TASKS."""
+    """Variants: those of VARIANTS; "" is inpaint."""
+    variant = variant or "inpaint"
     config = base_config()
-    task = look_up("variant of configs/photos.py", TASKS, variant)
+    task = look_up("variant of configs/photos.py", VARIANTS, variant)
     config.task = f"photos_{variant}"
     config.data.name, config.data.size = "folder", 64
     config.data.crop, config.data.crops, config.data.cache_mb = "random", 256, 2048

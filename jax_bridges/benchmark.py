@@ -28,6 +28,7 @@ from collections.abc import Iterable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ from jax_bridges.config import base_config
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.keys import Purpose
 from jax_bridges.measured import measured_here, median_seconds
-from jax_bridges.models import DTYPES, network_settings
+from jax_bridges.models import DTYPES, mask_input, network_settings
 from jax_bridges.planning.abstract import abstract_run, call_flops, random_batch, step_flops
 from jax_bridges.planning.memory import held_compiled, held_state
 from jax_bridges.planning.plan import STAGES, describe, plan_config
@@ -81,7 +82,8 @@ def time_forward(run: Run, params, repeats: int) -> tuple[dict, np.ndarray]:
     inputs = jax.device_put(inputs, sharding)
 
     def call(params, x, t, xT, label):
-        return system.teacher.apply({"params": params}, x, t, xT, None, label)
+        told = mask_input(system.teacher, jnp.zeros_like(x[..., :1]))
+        return system.teacher.apply({"params": params}, x, t, xT, None, label, **told)
 
     start = time.perf_counter()
     compiled = jax.jit(run.parallel.gathered(call)).lower(params, *inputs).compile()

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
-from jax_bridges.models import make_network
+from jax_bridges.models import make_network, mask_input
 from jax_bridges.training.methods import METHODS
 from jax_bridges.training.system import System, image_size
 from jax_bridges.typing import PyTree
@@ -99,6 +99,6 @@ def _shapes(config: dict[str, Any], player: str) -> PyTree:
     image = jnp.zeros((1, *size, System.channels))
     z, label = jnp.zeros((1, *size, network.z_channels)), jnp.zeros((1,), jnp.int32)
     time = jnp.zeros((1,))
-    told = {"mask": image[..., :1]} if getattr(network, "sees_mask", False) else {}
+    told = mask_input(network, image[..., :1])
     init = jax.eval_shape(network.init, jax.random.key(0), image, time, image, z, label, **told)
     return init["params"]

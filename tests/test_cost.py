@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jax_bridges.config import base_config
+from jax_bridges.models import mask_input
 from jax_bridges.models.adm import ADM_PRESETS
 from jax_bridges.models.attention import attend
 from jax_bridges.planning.abstract import (
@@ -127,7 +128,8 @@ def call_of(config):
     system = System.create(config)
 
     def call(params, x, t, label):
-        return system.teacher.apply({"params": params}, x, t, x, None, label)
+        told = mask_input(system.teacher, x[..., :1])
+        return system.teacher.apply({"params": params}, x, t, x, None, label, **told)
 
     params = abstract_params(system, "teacher")
     image = shape(1, *system.size, system.channels)

@@ -21,7 +21,7 @@ from jax_bridges.stages.run import Stopped, StopSignal
 from jax_bridges.validation import validate
 from tests.support import ROOT
 from tests.support.em import em_config, make_tiles
-from tests.support.processes import environment
+from tests.support.processes import ended, environment, free_port, started
 from tests.support.runs import lines, saved, start, write_config
 
 pytestmark = pytest.mark.usefixtures("handlers")
@@ -185,6 +185,27 @@ def test_eight_devices(tiles, tmp_path):
             found.append((made["x"].astype(float), [row["validation_psnr"] for row in rounds]))
     (one, scores), (eight, others) = found
     np.testing.assert_allclose(one, eight, atol=4e-3)
+    np.testing.assert_allclose(scores, others, atol=0.01)
+
+
+@pytest.mark.slow
+def test_two_processes(tiles, tmp_path):
+    """Each samples its share of every batch; the same rounds as of one, up to the order of sums."""
+    changes = {"em.baselines": (), "train.batch": 8, "distill.batch": 8}
+    path, port = write_config(em_config(tiles, **changes), tmp_path), free_port()
+    shared = ["-m", "jax_bridges.main", f"--config={path}", f"--workdir={tmp_path / 'two'}"]
+    shared += [f"--coordinator=localhost:{port}", "--processes=2"]
+    with started(*([*shared, f"--process={k}"] for k in range(2)), devices=1) as processes:
+        for code, _, errors in ended(processes):
+            assert code == 0, errors
+    main.run(em_config(tiles, **changes), tmp_path / "one")
+    found = []
+    for name in ("one", "two"):
+        rounds = json.loads((tmp_path / name / "em" / "rounds.json").read_text())
+        with np.load(tmp_path / name / "em" / "round-1.npz") as made:
+            found.append((made["x"].astype(float), [row["validation_psnr"] for row in rounds]))
+    (one, scores), (two, others) = found
+    np.testing.assert_allclose(one, two, atol=4e-3)
     np.testing.assert_allclose(scores, others, atol=0.01)
 
 

@@ -27,12 +27,12 @@ def test_draws_of_a_loop_are_numbered_without_overlap():
 def test_numbers_that_old_runs_were_made_with():
     """Each is part of what a seed means: another would be another training, another table."""
     assert {p.name: int(p) for p in Purpose} == {
-        "INIT_TEACHER": 0, "INIT_STUDENT": 1, "EVALUATE": 2, "OBSERVE": 3, "ROUNDS": 4, "TRAIN_TEACHER": 100, "TRAIN_STUDENT": 101
+        "INIT_TEACHER": 0, "INIT_STUDENT": 1, "EVALUATE": 2, "WATCH": 3, "OBSERVE": 4, "ROUNDS": 5, "TRAIN_TEACHER": 100, "TRAIN_STUDENT": 101
     }  # fmt: skip
     assert {s.name: int(s) for s in Stream} == {
         "AUGMENT": 0, "CORRUPT": 1, "TIME": 2, "NOISE": 3, "STUDENT": 4, "COUPLE": 5, "CALL": 6,
         "DROPOUT": 7, "RENOISE": 8, "REDRAW": 9, "SAMPLE": 10, "REAL": 11,
-        "CHAIN": 12, "MEASURE": 13, "HIDE": 14, "FURTHER": 16, "PROBE": 17,
+        "CHAIN": 12, "MEASURE": 13, "HIDE": 14, "FURTHER": 16, "PROBE": 17, "ANSWER": 20,
     }  # fmt: skip
     ours, plain = host_generator(HostStream.SUBSETS, 5), np.random.default_rng(5)
     assert ours.integers(2**60) == plain.integers(2**60)

@@ -12,7 +12,7 @@ import pytest
 from jax_bridges.corruptions import CORRUPTIONS, make_corruption
 from jax_bridges.metrics import batches, image, inception, lite0, resnet
 from jax_bridges.platforms import aim_at
-from jax_bridges.preconditioning import Wiener
+from jax_bridges.wiener import Wiener
 from tests.support.lowering import KEY, PRIOR, abstract
 from tests.support.shipped import shipped_basis
 

@@ -239,7 +239,8 @@ def test_a_solver_taken_apart_gives_what_its_scan_does():
     mask[:, 2:] = 1
     y, key = jnp.ones((2, 5, 1, 1)) * (1 - mask), jax.random.key(0)
     for name, solver in SOLVERS.items():
-        assert (solver.loop is not None) == solver.gradient, name
+        # What latent_search walks through is Adam's steps, not levels.
+        assert (solver.loop is not None) == (solver.gradient and name != "latent_search"), name
         if solver.loop is None:
             continue
         method = make_method(name, bridge, {}, 4)

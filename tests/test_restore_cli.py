@@ -29,7 +29,7 @@ def model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def enlarger(tmp_path_factory):
     config = tiny(corruption={"name": "superres", "factor": 4})
-    config.data.crop = "center"
+    config.data.name = "folder"
     return str(left_behind(tmp_path_factory.mktemp("superres"), config))
 
 

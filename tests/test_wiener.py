@@ -8,14 +8,9 @@ from scipy.special import softmax
 from scipy.stats import multivariate_normal
 
 from jax_bridges.bridges import DDPM, EDM, make_bridge
-from jax_bridges.preconditioning import (
-    _COLOURS,
-    Wiener,
-    cosines,
-    make_preconditioning,
-    precondition,
-)
+from jax_bridges.preconditioning import make_preconditioning, precondition
 from jax_bridges.validation import validate
+from jax_bridges.wiener import _COLOURS, Wiener, cosines
 
 PRIOR, SCALING = DDPM.create(), Wiener()
 

@@ -25,6 +25,11 @@ def make_network(name: str, *, dtype: str = "float32", **settings) -> Any:
     return choose("network", MODELS, name, {**frozen, "dtype": look_up("dtype", DTYPES, dtype)})
 
 
+def mask_input(network: Any, mask: Any) -> dict[str, Any]:
+    """What `network.apply` is told of the hole: `mask` `[B, H, W, 1]`, where it sees it."""
+    return {"mask": mask} if getattr(network, "sees_mask", False) else {}
+
+
 def network_settings(network: Mapping[str, Any]) -> dict[str, Any]:
     """All settings of `config.network`, with `make_network`'s defaults for those that it leaves out.
 
@@ -51,6 +56,7 @@ __all__ = [
     "PatchCritic",
     "UNet",
     "make_network",
+    "mask_input",
     "network_settings",
     "portable",
 ]

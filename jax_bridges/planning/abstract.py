@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
+from jax_bridges.models import mask_input
 from jax_bridges.planning.cost import count_flops
 from jax_bridges.platforms import aim_at, platform_of, target
 from jax_bridges.stages.run import Run, Stage
@@ -145,7 +146,8 @@ def call_flops(system: System) -> float:
     t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
 
     def call(params, x, t, label):
-        return system.teacher.apply({"params": params}, x, t, x, None, label)
+        told = mask_input(system.teacher, x[..., :1])
+        return system.teacher.apply({"params": params}, x, t, x, None, label, **told)
 
     params = abstract_params(system, "teacher")
     return count_flops(call, params, x, t, label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import itertools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def find_orders(
         if folders:
             raise ValueError(f"{folders[0]} is a folder, so {out} must be one too.")
         raise ValueError(f"There are {len(found)} pictures, so {out} must be a folder.")
-    into = not one or out.is_dir() or not out.suffix
+    into = not one or os.path.isdir(out) or not out.suffix  # of a path too long too
     orders = []
     for source, below in found:
         place = out / below.with_suffix(".png" if quality is None else ".jpg") if into else out

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from jax_bridges.bridges import Bridge, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
 from jax_bridges.keys import AugmentDraw, Stream, example_keys, fold, randint
-from jax_bridges.models import PatchCritic, make_network, network_settings
+from jax_bridges.models import PatchCritic, make_network, mask_input, network_settings
 from jax_bridges.preconditioning import make_preconditioning, precondition
 from jax_bridges.typing import Array, ArrayOrPair, Denoiser, Generator, PyTree
 
@@ -125,10 +125,9 @@ class System:
             return network.init(key, image, jnp.zeros((1,)), image)["params"]
         z = jnp.zeros((1, *self.size, network.z_channels)) if network.z_channels else None
         mark = {"mark": jnp.zeros((1, n))} if (n := network.mark_channels) else {}
-        if getattr(network, "sees_mask", False):
-            mark["mask"] = image[..., :1]
+        told = mark | mask_input(network, image[..., :1])
         label = jnp.zeros((1,), jnp.int32)
-        return network.init(key, image, jnp.zeros((1,)), image, z, label, **mark)["params"]
+        return network.init(key, image, jnp.zeros((1,)), image, z, label, **told)["params"]
 
     def denoiser(
         self,
@@ -185,7 +184,7 @@ class System:
 
     def _mask(self, player: str, pair: Pair) -> dict[str, Array | None]:
         """The hole, for a network that sees it."""
-        return {"mask": pair.mask} if getattr(self.networks[player], "sees_mask", False) else {}
+        return mask_input(self.networks[player], pair.mask)
 
     def known(self, predict: _Predict, pair: Pair) -> _Predict:
         """`predict` with known pixels returned as they are in x_T, where the task is so."""

@@ -26,7 +26,7 @@ BOX = (4, 4, 12, 12)  # the hole of inpaint_center in a tile
 
 def tiny(**changes) -> ConfigDict:
     config = base_config()
-    config.data.name, config.data.size, config.data.crop = "folder", TILE, "random"
+    config.data.size = TILE
     config.network.widths, config.network.patch, config.network.groups = (8,), 2, 4
     config.evaluate.teacher_nfe = (1, 2)
     for key, value in changes.items():
