@@ -1,10 +1,10 @@
-"""Paint what is missing on a page of this machine: `python -m jax_bridges.paint MODEL [MODEL ...]`.
+"""Paint what is missing on a page of this machine: `python -m jax_bridges.paint [MODEL ...]`.
 
 Prints an address to open in a browser: drop a picture, paint the hole, compare the answers, download the
 one you like, with all pixels outside the hole as they were, bit for bit. A MODEL is what
-`python -m jax_bridges.restore` takes; each is a tab. Nothing leaves this machine: the page is served on
-127.0.0.1 under a random address and asks for nothing from elsewhere. On a machine far away:
-`ssh -L 8000:127.0.0.1:8000 HOST python -m jax_bridges.paint MODEL --port=8000`.
+`python -m jax_bridges.restore` takes, each a tab; without one it is what comes with the package. Nothing
+leaves this machine: the page is served on 127.0.0.1 under a random address and asks for nothing from
+elsewhere. On a machine far away: `ssh -L 8000:127.0.0.1:8000 HOST python -m jax_bridges.paint --port=8000`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags
+from jax_bridges.packed import shipped
 from jax_bridges.painting import Desk, Server, make_server
 from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.pictures import MAX_PIXELS
@@ -39,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
         "models",
         metavar="MODEL",
         nargs="*",
-        help="a run, an import or an exported file; a tab each",
+        help="a run, an import, an exported file or a name of restore --list; a tab each; by default what "
+        "comes with the package",
     )
     add("--model", choices=PLAYERS, help="whose weights; the student's by default")
     add("--nfe", type=int, help="network calls a tile")
@@ -57,11 +59,6 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
     Raises ValueError or OSError, in one sentence.
     """
     flags = _parser().parse_args(argv)
-    if not flags.models:
-        raise ValueError(
-            "Name a MODEL: the WORKDIR of a run, such as `python -m jax_bridges.main "
-            "--config=configs/inpaint.py --workdir=runs/inpaint` leaves, an import or an exported file."
-        )
     most = int(flags.megapixels * 1e6) if flags.megapixels == flags.megapixels else 0
     if not 0 < most <= MAX_PIXELS:
         raise ValueError(
@@ -73,7 +70,8 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
     options: dict[str, Any] = {
         name: given[name] for name in ("nfe", "tile", "batch") if name in given
     }
-    restorers = [Restorer(path, flags.model or "student", **options) for path in flags.models]
+    models = flags.models or list(shipped())
+    restorers = [Restorer(path, flags.model or "student", **options) for path in models]
     for restorer in restorers:
         print(f"{restorer.path}: {restorer.model.text}", flush=True)
     desk = Desk(restorers, most)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jax_bridges import paint
 from jax_bridges.data.errors import BadImage
+from jax_bridges.packed import shipped
 from jax_bridges.painting import Desk
 from jax_bridges.painting.desk import Gone, bounding_box, place
 from jax_bridges.restoring import Picture, read_picture
@@ -237,7 +238,6 @@ def test_what_is_too_large_or_no_picture_is_one_sentence(server):
 
 def test_the_command_refuses_in_a_sentence(restorer, capsys):
     for argv, words in (
-        ([], "Name a MODEL: the WORKDIR of a run"),
         ([restorer.path, "--megapixels=0"], "--megapixels=0: it must be above 0"),
         ([restorer.path, "--megapixels=nan"], "--megapixels=nan: it must be above 0"),
         ([restorer.path, "--port=70000"], "--port=70000: it must lie between 0 and 65535"),
@@ -251,6 +251,12 @@ def test_the_command_refuses_in_a_sentence(restorer, capsys):
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[\w-]{32}/", server.address)
         assert paint.main([restorer.path, f"--port={server.server_port}"]) == 1
         assert "leave it out for any that is free" in capsys.readouterr().err
+
+
+def test_without_a_model_it_is_what_comes_with_the_package():
+    server, desk, _ = paint.prepare([])
+    with server:
+        assert [tab.restorer.path for tab in desk.tabs] == list(shipped()) == ["photos:inpaint"]
 
 
 def test_the_page_is_in_the_wheel():
