@@ -15,7 +15,7 @@ import jax_bridges.main
 from jax_bridges.config import base_config
 from jax_bridges.data import make_source
 from jax_bridges.keys import ONLY, Purpose, Stream, fold, normal, uniform
-from jax_bridges.metrics import psnr
+from jax_bridges.metrics import psnr, to_uint8
 from jax_bridges.players import read_player
 from jax_bridges.report.results import read_results
 from jax_bridges.samplers import SAMPLERS
@@ -125,7 +125,8 @@ def test_they_are_those_of_the_average_on_the_validation_split(watched):
 
     keys = fold(pair.keys, Stream.SAMPLE)
     answer = SAMPLERS["ancestral"](denoise, system.bridge, pair.xT, 1, keys)
-    assert last["validation_psnr"] == pytest.approx(float(np.mean(psnr(answer, images))), abs=1e-3)
+    value = float(np.mean(psnr(to_uint8(answer), images)))
+    assert last["validation_psnr"] == pytest.approx(value, abs=1e-3)
 
     u = uniform(fold(pair.keys, Stream.TIME), ONLY)
     t = training_times("uniform", system.bridge, u)
