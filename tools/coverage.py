@@ -143,15 +143,12 @@ def add_means(tally: Tally, blocks: np.ndarray, sets: list[np.ndarray]) -> None:
         )  # fmt: skip
 
 
-def lite0_law(tiles: int, random) -> tuple[np.ndarray, np.ndarray]:
-    """(mean, factor) of FD-Lite0's features of clean tiles and of noisier and noisier ones, side by side."""
+def lite0_pools(tiles: int, random) -> list[np.ndarray]:
+    """FD-Lite0's features of clean tiles and of noisier and noisier ones, [N, D] each."""
     source = make_source(SimpleNamespace(name="earth"), "train")
     images = np.stack([source[i]["x0"] for i in range(min(tiles, len(source)))])
     noisy = [np.clip(images + random.normal(0, s, images.shape), 0, 255) for s in (4, 6)]
-    sets = [lite0_outputs(each.astype(np.uint8)).features for each in (images, *noisy)]
-    joined = np.concatenate(sets, 1)
-    mean = joined.mean(0)
-    return mean, (joined - mean) / np.sqrt(len(joined) - 1)
+    return [lite0_outputs(each.astype(np.uint8)).features for each in (images, *noisy)]
 
 
 def neighbours() -> str:
@@ -186,7 +183,9 @@ def main() -> None:
     parser.add_argument(
         "--lite0", type=int, default=400, help="sets of FD-Lite0's features (400; 0: none)"
     )
-    parser.add_argument("--tiles", type=int, default=1500, help="that FD-Lite0's law is of (1500)")
+    parser.add_argument(
+        "--tiles", type=int, default=4500, help="from which FD-Lite0's sets are drawn (4500)"
+    )
     flags = parser.parse_args()
     random = np.random.default_rng(0)
     earth = blocks_of(make_source(SimpleNamespace(name="earth"), "test"), IMAGES)
@@ -209,17 +208,19 @@ def main() -> None:
         one, two = one * np.exp(0.05), two * np.exp(0.06)
         tell(law, flags.sets, tally, {"mean": one, "difference of means": two - one})
     if flags.lite0:
-        mean, factor = lite0_law(flags.tiles, random)
+        pools = lite0_pools(flags.tiles, random)
         tally, blocks = Tally(), np.arange(IMAGES)
         for _ in range(flags.lite0):
-            drawn = random.normal(size=(IMAGES, len(factor))) @ factor + mean
-            sets = np.split(drawn, 3, axis=1)
+            picks = random.choice(
+                len(pools[0]), IMAGES, replace=False
+            )  # none twice, as in a report
+            sets = [pool[picks] for pool in pools]
             add_set(tally, PairedFrechet, sets, blocks, random, others=False)
         tell("strangers, FD-Lite0's features", flags.lite0, tally, {})
 
     real = (
-        f", or with the mean and the covariance of FD-Lite0's features, of {flags.tiles} training tiles and "
-        "of the same with noise"
+        f", or FD-Lite0's own features: {IMAGES} at a time of {flags.tiles} training tiles, and of the same "
+        "tiles with noise of 4 and of 6 of 255"
     )
     head = ["images", "of", "sets", "in the reports", "BCa", "bootstrap", "as strangers"]
     how = measured_here("tools.coverage")
