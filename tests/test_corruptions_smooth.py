@@ -71,6 +71,7 @@ def test_a_cubic_is_continued_exactly_and_nothing_known_is_zero():
     np.testing.assert_array_equal(smooth_fill(hidden, np.ones_like(hole)), 0)
 
 
+@pytest.mark.slow
 def test_its_gradient_is_that_of_a_linear_map():
     hole = np.zeros((1, 16, 16, 1), np.float32)
     hole[:, 4:11, 5:12] = 1

@@ -25,6 +25,7 @@ def test_its_figures_are_of_the_holes_pixels():
     assert decibels(0.0) == 60
 
 
+@pytest.mark.slow
 def test_it_measures_native_tiles_and_whole_pictures(tmp_path):
     y, x = np.mgrid[-1:1:128j, -1:1:128j]
     for name, wave in (("a", x * y), ("b", x**2 - y), ("c", x**3)):

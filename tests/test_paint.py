@@ -257,6 +257,8 @@ def test_without_a_model_it_is_what_comes_with_the_package():
     server, desk, _ = paint.prepare([])
     with server:
         assert [tab.restorer.path for tab in desk.tabs] == list(shipped()) == ["photos:inpaint"]
+        assert desk.tabs[0].facts()["varies"] is False  # one call from a fill without noise
+    assert Restorer("photos:inpaint", nfe=2).model.varies
 
 
 def test_the_page_is_in_the_wheel():

@@ -68,7 +68,7 @@ const start = async () => {
     }
     if (answers.length < asked.count) throw new Error('The command has ended: start it again.');
     first = from + asked.count;
-    shown = {answers: answers.sort((a, b) => a.answer - b.answer), size, whole, id: asked.id};
+    shown = {answers: answers.sort((a, b) => a.answer - b.answer), size, whole, id: asked.id, tab: asked.tab};
     await compare();
     say(`${answers.length > 1 ? `${answers.length} answers` : 'Done'} in ${
       ((performance.now() - begin) / 1000).toFixed(1)} s. Drag across the picture to compare.`);
@@ -170,6 +170,7 @@ const compare = async () => {
   box.querySelectorAll('[name=region]').forEach((radio, i) =>
     radio.addEventListener('change', () => { show(i); mark(); }));
   const act = name => box.querySelector(`[data-do=${name}]`);
+  act('others').hidden = !PAGE.tabs[shown.tab].varies;
   act('others').textContent = shown.answers.length > 1 ? `${shown.answers.length} others` : 'Another';
   act('others').addEventListener('click', () => { open('edit'); start(); });
   act('back').addEventListener('click', () => { open('edit'); say(hint()); tell([]); });

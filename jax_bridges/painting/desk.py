@@ -43,7 +43,8 @@ class Tab:
             "verb": self.verb,
             "about": f"{self.restorer.path}: {model.text}.",
         }
-        return facts | {"masks": model.masks, "enlarge": self.restorer.enlarge}
+        told = {"masks": model.masks, "enlarge": self.restorer.enlarge, "varies": model.varies}
+        return facts | told
 
 
 @dataclasses.dataclass

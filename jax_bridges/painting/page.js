@@ -46,7 +46,8 @@ const choose = index => {
   const holes = task().masks !== 'none';
   document.querySelectorAll('.paints').forEach(each => { each.hidden = !holes; });
   $('go').textContent = task().verb;
-  $('count').value = holes ? '4' : '1';
+  $('count').value = holes && task().varies ? '4' : '1';
+  $('count').disabled = !task().varies;
   $('about').textContent = task().about;
   pick(holes ? 'brush' : 'move');
   $('transparent').hidden = !holes || !picture || !picture.transparent;

@@ -57,6 +57,7 @@ class Model:
       classes: number of classes it must be told one of; 0: none.
       recorded: the configuration beside its weights; of an import that of its network alone.
       answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
+      varies: another sample, or seed, is another answer; not so of one call from an x_T without noise.
     """
 
     text: str
@@ -70,6 +71,7 @@ class Model:
     classes: int
     recorded: dict[str, Any]
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
+    varies: bool = True
 
 
 def open_model(
@@ -191,7 +193,10 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
         return np.concatenate(out)[: len(tiles)]
 
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
-    return _model(text, system, classes, recorded, answer)
+    model = _model(text, system, classes, recorded, answer)
+    still = system.corruption.masks == "needed" and system.corruption.fills != "noise"
+    model.varies = not still or nfe > 1 or not is_teacher(player)
+    return model
 
 
 def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
