@@ -203,7 +203,8 @@ def pack(options: argparse.Namespace) -> None:
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
     about = {
-        "command": " ".join(["benchmarks/gpu_photos.sh", *sys.argv[1:]]),
+        "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT --minutes={options.minutes:g}"
+        + " --toy" * options.toy,
         "date": time.strftime("%Y-%m-%d"),
         "seconds": json.loads((options.work / "clock.json").read_text()),
         "machine": machine(),
