@@ -8,7 +8,7 @@ triangle. It is what the libraries behind cameras, browsers and Pillow do by def
 import jax.numpy as jnp
 import numpy as np
 
-from jax_bridges.corruptions.jpeg import CHROMA, LUMA
+from jax_bridges.corruptions.jpeg import quantisation_tables
 
 _COLOUR_BITS, _DCT_BITS, _EXTRA_BITS = 16, 13, 2
 
@@ -66,12 +66,7 @@ def _along(matrix: np.ndarray, x, axis: int, bits: int):
 def steps(quality):
     """Luma and chroma steps int32 `[B, 8, 8]` at whole qualities `[B]` from 1 to 100."""
     quality = jnp.asarray(quality, jnp.int32)[:, None, None]
-    scale = jnp.where(quality < 50, 5000 // jnp.maximum(quality, 1), 200 - 2 * quality)
-    luma, chroma = (
-        jnp.clip((jnp.asarray(table, jnp.int32) * scale + 50) // 100, 1, 255)
-        for table in (LUMA, CHROMA)
-    )
-    return luma, chroma
+    return tuple(table.astype(jnp.int32) for table in quantisation_tables(quality, jnp))
 
 
 def to_ycc(rgb):

@@ -1,6 +1,6 @@
 """JPEG: what the codec throws away, as array operations (no entropy coding, no files)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,20 @@ DCT[0] /= np.sqrt(2)
 EXACT = jax.lax.Precision.HIGHEST
 
 
-def quantisation_tables(quality: int) -> tuple[np.ndarray, np.ndarray]:
+def quantisation_tables(quality, numpy: Any = np):
     """Luma and chroma steps [8, 8] at a quality of 1 to 100, as libjpeg's `jpeg_quality_scaling`.
 
     It is arithmetic of whole numbers: projects that divide 5000 as floats have other tables below 50,
     though not at the papers' 5 and 10.
+
+    Args:
+      quality: a whole number, or an array of such that broadcasts with [8, 8].
+      numpy: jax.numpy for traced qualities.
     """
-    scale = 5000 // quality if quality < 50 else 200 - 2 * quality
-    luma, chroma = (np.clip((table * scale + 50) // 100, 1, 255) for table in (LUMA, CHROMA))
+    scale = numpy.where(quality < 50, 5000 // numpy.maximum(quality, 1), 200 - 2 * quality)
+    luma, chroma = (
+        numpy.clip((numpy.asarray(table) * scale + 50) // 100, 1, 255) for table in (LUMA, CHROMA)
+    )
     return luma, chroma
 
 
