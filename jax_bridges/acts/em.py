@@ -32,7 +32,7 @@ from jax_bridges.acts.zero_shot import measured, restorer
 from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import Estimates
-from jax_bridges.keys import SampleStream, Stream, fold
+from jax_bridges.keys import SampleStream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.report.row import Row
@@ -191,7 +191,7 @@ def told_restorer(run: Run, system: System) -> Callable:
 
     def sample(params, batch, key):
         pair, operator, y = measured(run, corruption, config.sigma_y, batch, key)
-        keys = fold(fold(pair.keys, Stream.SAMPLE), SampleStream.SOLVE)
+        keys = fold(pair.sampling_keys, SampleStream.SOLVE)
         x = sample_told(system, params, operator.pinv(y), levels, keys)
         misfit = jnp.square(operator.forward(x) - y)
         return keep(x), jnp.sqrt(misfit.mean(tuple(range(1, misfit.ndim))))
@@ -219,7 +219,7 @@ def prior_sampler(run: Run, other: Baseline | None = None) -> Callable:
         pair = system.prepare(batch, key, augment=False)
         blank = jnp.zeros_like(pair.x0)
         predict = system.denoiser(params, dataclasses.replace(pair, x0=blank, xT=blank))
-        keys = fold(pair.keys, Stream.SAMPLE)
+        keys = pair.sampling_keys
         if other is not None and other.method is not None and other.method.sample is not None:
             own = other.method.sample
             return keep(own(predict, blank, levels, keys, other.settings, other.task))
