@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.measure_holes import decibels, main, row, squared_error
+from tools.measure_holes import decibels, errors_of, main, pooled, row, squared_error
 
 
 def test_its_figures_are_of_the_holes_pixels():
@@ -16,7 +16,14 @@ def test_its_figures_are_of_the_holes_pixels():
         hole[:rows] = True
     filled = [truth[0] + np.uint8(k) for k in (1, 2, 4)]  # known pixels are wrong too: not counted
     assert squared_error(filled[1], truth[1], holes[1]) == pytest.approx((96 * (2 / 255) ** 2, 96))
-    said = row(truth, filled, holes, np.array([0, 0, 1]), None)
+    owner = np.array([0, 0, 1])
+    base = errors_of(truth, [image + np.uint8(4) for image in truth], holes)
+    said = row(truth, filled, holes, owner, None, base)
+    assert said["gain"] == pytest.approx(10 * np.log10(16 * 7 / (1 + 2 * 4 + 4 * 16)))
+    assert pooled(base, owner).minus(pooled(errors_of(truth, filled, holes), owner)).without == (
+        pytest.approx([0.0, 10 * np.log10(3) - 20 * np.log10(4)])
+    )
+    assert said["low"] < said["gain"] < said["high"]
     level = decibels(1 / 255**2)
     assert said["mean"] == pytest.approx(level - 20 * np.log10([1, 2, 4]).mean())
     assert said["pooled"] == pytest.approx(level - 10 * np.log10((1 + 2 * 4 + 4 * 16) / 7))

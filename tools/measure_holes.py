@@ -7,8 +7,9 @@ PHOTOGRAPHS is a folder that no model has learned from. Holes of every kind of `
 tiles of 64 pixels, or of whole pictures, and filled by each model (NAME@CALLS: with so many network calls),
 by the biharmonic equation and, where they are installed, by scikit-image's solver of it (pictures alone;
 of tiles ours is the same to 1e-3) and by OpenCV's method of Telea. A row says, of the pixels of the holes:
-PSNR of all of them (`pooled`), its mean over photographs (`by_picture`) and over holes (`mean`); SSIM, with
-what is around them; FD-Lite0 of the tiles; seconds an image. Rows are written as they are measured.
+PSNR of all of them (`pooled`), how much that is above the biharmonic answer (`gain`, with a 95% interval by
+the jackknife over photographs), its mean over photographs (`by_picture`) and over holes (`mean`); SSIM,
+with what is around them; FD-Lite0 of the tiles; seconds an image. Rows are written as they are measured.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from jax_bridges.corruptions import hole_masks, smooth_fill
 from jax_bridges.data import make_source
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.measured import markdown_table, measured_here
-from jax_bridges.metrics import fd_lite0, lite0_outputs, ssim
+from jax_bridges.metrics import fd_lite0, folds_of, lite0_outputs, ssim
+from jax_bridges.metrics.intervals import Estimate, set_estimate
 from jax_bridges.restore import Restorer
 from jax_bridges.restoring.files import Task
 
@@ -111,13 +113,41 @@ def decibels(share: np.ndarray | float) -> float:
     return float(np.mean(-10 * np.log10(np.maximum(share, 1e-6))))
 
 
-def row(truth: Images, filled: Images, holes: Images, owner: np.ndarray, reference) -> dict:
-    """What is said of one method; `reference` are the features of true tiles, or None."""
-    pairs = [squared_error(*three) for three in zip(filled, truth, holes, strict=True)]
-    sums, counts = np.array(pairs).T
+def errors_of(truth: Images, filled: Images, holes: Images) -> np.ndarray:
+    """`[2, N]`: `squared_error` of each image."""
+    triples = zip(filled, truth, holes, strict=True)
+    return np.array([squared_error(*three) for three in triples]).T
+
+
+def pooled(errors: np.ndarray, owner: np.ndarray) -> Estimate:
+    """PSNR of all values of `errors_of`, and without each photograph."""
+
+    def of(picks: np.ndarray | None) -> float:
+        sums, counts = errors if picks is None else errors[:, picks]
+        return decibels(sums.sum() / counts.sum())
+
+    return set_estimate(of, folds_of(owner, len(owner)))
+
+
+def row(
+    truth: Images, filled: Images, holes: Images, owner: np.ndarray, reference, base: np.ndarray
+) -> dict:
+    """What is said of one method.
+
+    Args:
+      reference: features of true tiles, or None.
+      base: errors of the answer that it is compared with.
+    """
+    errors = errors_of(truth, filled, holes)
+    sums, counts = errors
+    gain = pooled(errors, owner).minus(pooled(base, owner))
+    low, high = gain.interval()
     whole = [sums[owner == k].sum() / counts[owner == k].sum() for k in np.unique(owner)]
     said = {
         "pooled": decibels(sums.sum() / counts.sum()),
+        "gain": gain.value,
+        "low": low,
+        "high": high,
         "by_picture": decibels(np.array(whole)),
         "mean": decibels(sums / counts),
     }
@@ -151,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     of_sets = flags.tiles and not flags.no_fd
     reference = lite0_outputs(np.stack(images)).features if of_sets else None
     about = {"measured": measured_here("tools.measure_holes"), "images": len(images)}
-    rows = []
+    rows, base = [], np.empty(0)
     for kind in flags.kinds.split(","):
         if flags.tiles:
             holes = list(hole_masks(kind, len(images), TILE, TILE, SEED) > 0)
@@ -167,7 +197,9 @@ def main(arguments: list[str] | None = None) -> None:
             begin = time.perf_counter()
             filled = fill(cut, holes)
             spent = (time.perf_counter() - begin) / len(images)
-            said = row(images, filled, holes, owner, reference)
+            if name == "biharmonic":
+                base = errors_of(images, filled, holes)
+            said = row(images, filled, holes, owner, reference, base)
             rows.append({"kind": kind, "method": name, **said, "seconds": spent})
             text = ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if isinstance(v, float))
             print(f"{kind} {name}: {text}", flush=True)
