@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from types import SimpleNamespace as Config
 
 import jax
 import numpy as np
@@ -10,10 +10,12 @@ import pytest
 
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints, whole_steps
+from jax_bridges.data import make_source
 from jax_bridges.io import bucket as buckets
 from jax_bridges.io.atomic import check_writable, is_writable, open_atomic, write_atomic
 from jax_bridges.io.bucket import COMMITTED, copy_folder, place, remove_folder
-from tests.support.buckets import NAME, Emulator, refusing
+from jax_bridges.pack import pack
+from tests.support.buckets import NAME, refusing, serving
 from tests.support.processes import free_port
 from tests.support.runs import assert_same_end, tiny
 
@@ -23,13 +25,8 @@ ROOT = f"gs://{NAME}"
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
-    served = Emulator(tmp_path_factory.mktemp("buckets"), free_port())
-    served.start()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in served.environment.items():
-            patch.setenv(name, value)
+    with serving(tmp_path_factory.mktemp("buckets")) as served:
         yield served
-        served.stop()
 
 
 def test_a_folder_of_a_bucket_is_one(emulator):
@@ -99,15 +96,38 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path):
 def test_what_is_no_bucket_to_write_to_is_one_sentence(emulator, monkeypatch):
     with pytest.raises(ValueError, match="names no folder of a bucket: give gs://BUCKET/FOLDER"):
         place(ROOT)
-    with pytest.raises(ValueError, match="no-such-bucket/x: there is no bucket no-such-bucket: make it"):
+    with pytest.raises(
+        ValueError, match="no-such-bucket/x: there is no bucket no-such-bucket: make it"
+    ):
         check_writable("gs://no-such-bucket/x")
     assert not is_writable("gs://no-such-bucket/x") and is_writable(f"{ROOT}/new")
     assert emulator.objects("new") == []
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{(port := free_port())}")
     message = "someone does not have storage.objects.create access to the object."
     with refusing(port, 403, message):
-        with pytest.raises(ValueError, match=f"no right to use the bucket {NAME}: give its account"):
+        with pytest.raises(
+            ValueError, match=f"no right to use the bucket {NAME}: give its account"
+        ):
             check_writable(f"{ROOT}/new")
     monkeypatch.setattr(buckets, "PATIENCE", 2.5)
     with pytest.raises(ValueError, match=f"connection to {NAME} was lost, and did not come back"):
         check_writable(f"{ROOT}/new")
+
+
+def test_packed_images_are_read_from_a_bucket(images, emulator, monkeypatch):
+    monkeypatch.setenv(
+        "CLOUD_STORAGE_EMULATOR_ENDPOINT", emulator.environment["STORAGE_EMULATOR_HOST"]
+    )
+    pack(images, f"{ROOT}/packed", 2)
+    assert emulator.objects("packed") == [
+        "packed/index.json",
+        *(f"packed/{s}-0000{n}-of-00002.array_record" for s in ("test", "train") for n in range(2)),
+    ]
+    plain = make_source(Config(name="folder", path=str(images), size=16), "train")
+    for path in ("packed", "packed/train-*.array_record"):
+        packed = make_source(Config(name="array_record", path=f"{ROOT}/{path}", size=16), "train")
+        found = {packed[i]["x0"].tobytes() for i in range(len(packed))}
+        assert found <= {plain[i]["x0"].tobytes() for i in range(len(plain))}
+    assert len(
+        make_source(Config(name="array_record", path=f"{ROOT}/packed", size=16), "train")
+    ) == len(plain)

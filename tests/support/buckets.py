@@ -8,7 +8,10 @@ import json
 import threading
 from pathlib import Path
 
+import pytest
 from gcp_storage_emulator.server import create_server
+
+from tests.support.processes import free_port
 
 NAME = "some-bucket"
 
@@ -51,6 +54,18 @@ def environment(port: int) -> dict[str, str]:
         "GOOGLE_AUTH_TOKEN_FOR_TESTING": "nobody",
         "GOOGLE_CLOUD_PROJECT": "nothing",
     }
+
+
+@contextlib.contextmanager
+def serving(folder: Path):
+    """An emulator that this process, and those that it starts, take for the real one."""
+    served = Emulator(folder, free_port())
+    served.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in served.environment.items():
+            patch.setenv(name, value)
+        yield served
+        served.stop()
 
 
 @contextlib.contextmanager
