@@ -26,6 +26,7 @@ from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sent
 from jax_bridges.config import changed, differences, migrate, record
 from jax_bridges.data import check_classes, has_validation, make_source
 from jax_bridges.io.atomic import check_writable, is_writable, write_atomic
+from jax_bridges.io.bucket import is_bucket, place
 from jax_bridges.report.html import build_report
 from jax_bridges.report.table import format_table
 from jax_bridges.stages.evaluate import earlier_results
@@ -69,7 +70,7 @@ def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) 
         is no function.
       Stopped, Diverged: see stages/run.py.
     """
-    workdir, callbacks = Path(workdir), check_callbacks(callbacks)
+    workdir, callbacks = place(workdir), check_callbacks(callbacks)
     check_layout(config, workdir)
     if config.seeds:
         return _run_seeds(config, workdir, callbacks)
@@ -177,10 +178,10 @@ def check_workdir(workdir: Path, resolved: dict) -> bool:
       Whether the configuration differs in that stages have more steps, with which they can go on.
     """
     path = workdir / "config.json"
-    if str(workdir).split("/")[0].endswith(":"):  # a Path has one slash of gs://
+    if not is_bucket(workdir) and str(workdir).split("/")[0].endswith(":"):  # a Path has one slash
         raise ValueError(
-            f"--workdir={workdir} is no folder: mount the bucket (gcsfuse) or a shared disk, and name "
-            "the folder it is mounted on."
+            f"--workdir={workdir} is no folder: name gs://BUCKET/FOLDER, or a folder that another "
+            "bucket is mounted on."
         )
     try:
         str(workdir).encode()

@@ -6,7 +6,6 @@ They lie in a work directory, as a run or an import left it.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
+from jax_bridges.io.bucket import place
 from jax_bridges.models import make_network, mask_input
 from jax_bridges.training.methods import METHODS
 from jax_bridges.training.system import System, image_size
@@ -43,7 +43,7 @@ def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, s
       FileNotFoundError: the folder has none.
     """
     stage, name = look_up("player", PLAYERS, player)
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True)
+    checkpoints = Checkpoints(place(workdir) / "checkpoints" / stage, read_only=True)
     if checkpoints.latest() is None:
         there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
         others = f"; it holds {', '.join(there)}" if there else ""

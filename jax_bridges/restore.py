@@ -37,6 +37,7 @@ from tqdm import tqdm
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.errors import BadImage
+from jax_bridges.io.bucket import place
 from jax_bridges.packed import ListShipped
 from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
@@ -195,7 +196,7 @@ def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
     refuse_given(flags, ("model", *bridge), "is for bridges: leave it out with --solver.")
     if "guidance" in given and "classifier" not in given:
         raise ValueError("--guidance is the scale of a classifier's: it goes with --classifier.")
-    if not Path(flags.workdir).is_dir():
+    if not place(flags.workdir).is_dir():
         raise ValueError(
             f"--solver needs the WORKDIR of a diffusion prior, and {flags.workdir} is none."
         )

@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
 from jax_bridges.corruptions import keep_known, smooth_fill
+from jax_bridges.io.bucket import place
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.models import portable
@@ -100,7 +101,7 @@ def open_model(
     Raises:
       FileNotFoundError, ValueError: one sentence.
     """
-    path = shipped().get(str(path), Path(path))
+    path = shipped().get(str(path), place(path))
     if not path.exists():
         names = f", or one of {', '.join(shipped())}" if shipped() else ""
         raise FileNotFoundError(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from jax_bridges.command import time_left
 from jax_bridges.corruptions import Corrupted, Corruption, InpaintMask, LinearOperator, Rows
 from jax_bridges.data import Observations, first, operator_of, pad
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import remove_folder
 from jax_bridges.keys import ONLY, Purpose, Stream, example_keys, fold, uniform
 from jax_bridges.stages.run import Run, Stopped
 from jax_bridges.stages.solving import Problem, map_solver
@@ -210,7 +210,7 @@ def sample_all(
     if name:
         _write(whole, made)
         if hosts.is_chief():
-            shutil.rmtree(parts, ignore_errors=True)
+            remove_folder(parts)
     return made
 
 
@@ -244,7 +244,7 @@ def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _read(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file; ValueError that says what to delete where it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib and numpy raise many kinds
         raise ValueError(
