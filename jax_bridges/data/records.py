@@ -79,6 +79,7 @@ class Shard:
 
     @property
     def examples_in_shard(self) -> int:
+        """`take`, as array_record's reader asks for it."""
         return self.take
 
 
