@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import jax
 from absl import app, flags
 from ml_collections import config_flags
 
@@ -251,14 +252,18 @@ def main(argv: list[str]) -> None:
     keep_compiled()
 
     def work() -> None:
-        hosts.start(hosts.find_hosts(*(flag.value for flag in _HOSTS)))
+        hosts.join(*(flag.value for flag in _HOSTS))
         hosts.only_chief_prints()
         given = given_keys(flags.FLAGS)
         if _SEEDS.value:
             config.seeds = seeds_from(config, _SEEDS.value, given)
         check_given(config, given)
         take_teacher(config, given)
-        run(config, _WORKDIR.value or f"runs/{config.task}")
+        try:
+            run(config, _WORKDIR.value or f"runs/{config.task}")
+        except jax.errors.JaxRuntimeError as error:
+            hosts.outlive(error)
+            raise
 
     try:
         code = run_command(work, (ValueError, OSError, Diverged))
