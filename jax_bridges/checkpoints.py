@@ -60,9 +60,18 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         if read_only:
             options = _READ_ONLY
+        elif jax.process_index() == 0:
+            self._sweep()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._saving: int | None = None  # the step that is written in the background
         self._failed: int | None = None  # the step that could not be saved
+
+    def _sweep(self) -> None:
+        """Removes what a killed run was writing into a bucket, where the next save would join it."""
+        whole = whole_steps(self.folder) if is_bucket(self.folder) else None
+        for each in [] if whole is None else self.folder.glob("*"):
+            if each.name.isdigit() and int(each.name) not in whole:
+                remove_folder(each)
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""

@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import jax
 from absl import app, flags
 
 from jax_bridges import hosts
@@ -262,14 +263,18 @@ def main(argv: list[str]) -> None:
     keep_compiled()
 
     def work() -> None:
-        hosts.start(hosts.find_hosts(*(given_flags[name].value for name in hosts.FLAGS)))
+        hosts.join(*(given_flags[name].value for name in hosts.FLAGS))
         hosts.only_chief_prints()
         given = given_keys(given_flags)
         if given_flags.seeds:
             config.seeds = seeds_from(config, given_flags.seeds, given)
         check_given(config, given)
         take_teacher(config, given)
-        run(config, given_flags.workdir or f"runs/{config.task}")
+        try:
+            run(config, given_flags.workdir or f"runs/{config.task}")
+        except jax.errors.JaxRuntimeError as error:
+            hosts.outlive(error)
+            raise
 
     try:
         code = run_command(work, (ValueError, OSError, Diverged))

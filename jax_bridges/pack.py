@@ -30,7 +30,7 @@ from jax_bridges.io.atomic import check_writable, open_atomic, write_atomic
 from jax_bridges.io.bucket import place, remove_folder
 
 # A shard's records are read one by one, and are images, which do not get smaller.
-_OPTIONS = "group_size:1,uncompressed"
+OPTIONS = "group_size:1,uncompressed"
 
 
 def pack(
@@ -72,11 +72,11 @@ def pack(
         test_fraction=test_fraction, on_bad_file=on_bad_file,
     )  # fmt: skip
     sources = {split: FILES[kind](resolve(given, split)) for split in ("train", "test")}
-    parts = {split: _parts(len(source), shards) for split, source in sources.items()}
+    parts = {split: runs_of(len(source), shards) for split, source in sources.items()}
 
     def write(split: str, number: int) -> None:
         with open_atomic(out / shard_name(split, number, len(parts[split]))) as file:
-            writer = ArrayRecordWriter(file.name, _OPTIONS)
+            writer = ArrayRecordWriter(file.name, OPTIONS)
             try:
                 for record in _records(sources[split], parts[split][number]):
                     writer.write(record)
@@ -111,7 +111,7 @@ def pack(
     return index
 
 
-def _parts(count: int, shards: int) -> list[range]:
+def runs_of(count: int, shards: int) -> list[range]:
     """Numbers 0 .. count - 1 in so many runs, as equal as can be, none of them empty."""
     shards = min(shards, count)
     ends = [count * number // shards for number in range(shards + 1)]

@@ -140,7 +140,7 @@ def main() -> int:
         if Path(flags.out).exists() and not flags.force:
             raise ValueError(f"{flags.out} is there already: give another name, or --force.")
         check_writable(Path(flags.out).parent)
-        hosts.start(hosts.find_hosts(*(getattr(flags, name) for name in hosts.FLAGS)))
+        hosts.join(*(getattr(flags, name) for name in hosts.FLAGS))
         hosts.only_chief_prints()
         keep_compiled()
         moments = make_reference(flags.out, config, flags.split, flags.images)

@@ -25,9 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
 SCHEME = "gs://"
-PATIENCE = (
-    120.0  # seconds that a lost connection is waited for, beyond the client's own half minute
-)
+PATIENCE = 150.0  # seconds that a lost connection is waited for
 # What orbax writes last into a checkpoint, and into each item of one, in a bucket.
 COMMITTED = "commit_success.txt"
 _PROBE = ".jax_bridges-"
