@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 from pathlib import Path
+from typing import Any
 
 import griffe
 from mkdocs.exceptions import PluginError
@@ -67,7 +68,7 @@ API = {
 }
 
 
-def public(module: griffe.Module) -> list[griffe.Object]:
+def public(module: griffe.Module) -> list[Any]:
     """What a module offers: the names of `__all__`, else those without an underscore that it defines."""
     if module.exports is not None:
         names = [str(name) for name in module.exports]
@@ -133,7 +134,7 @@ def relinked(markdown: str, source: str, page: str) -> str:
     """
     places = {file: address for address, file in COPIED.items()}
 
-    def link(match: re.Match) -> str:
+    def link(match: re.Match[str]) -> str:
         text, target, anchor = match.groups()
         if re.match(r"[a-z]+:|#", target) or not target:
             return match[0]
