@@ -37,7 +37,7 @@ def complete_options(options: argparse.Namespace, configured: bool) -> None:
     """
     if options.plan:
         if not configured:
-            raise ValueError("--plan needs --config, e.g. configs/inpaint.py:imagenet256_i2sb.")
+            raise ValueError("--plan needs --config, e.g. --config=inpaint:imagenet256_i2sb.")
         refuse_given(options, OF_MEASUREMENTS, "is for measuring: leave it out with --plan.")
         if options.topology and options.devices:
             raise ValueError("--topology says how many devices there are: leave --devices out.")

@@ -1,7 +1,7 @@
 """Checkpoints of a stage: orbax, with params, ema, opt, data position and meta as separate items.
 
-Orbax writes into a temporary folder and renames it, so that a run killed at any moment leaves only
-whole checkpoints behind.
+Orbax writes into a temporary folder and renames it, or in a bucket writes a file last that says that it
+is whole, so that a run killed at any moment leaves only whole checkpoints behind.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jax_bridges.config import migrate
+from jax_bridges.io.bucket import COMMITTED, is_bucket, place, reason, remove_folder
 from jax_bridges.training.state import Player, State
 from jax_bridges.typing import PyTree
 
@@ -42,6 +42,12 @@ class NotSaved(OSError):
         self.reason = reason
 
 
+def whole_steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints of a stage's folder, in no order."""
+    steps = [each for each in folder.glob("*") if each.name.isdigit()]
+    return [int(p.name) for p in steps if not is_bucket(p) or (p / COMMITTED).exists()]
+
+
 class Checkpoints:
     """The checkpoints of one stage, `WORKDIR/checkpoints/STAGE/STEP`."""
 
@@ -50,13 +56,22 @@ class Checkpoints:
 
         `read_only` creates and deletes nothing; a folder that is not there has no checkpoints.
         """
-        self.folder = Path(folder).absolute()
+        self.folder = place(folder).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         if read_only:
             options = _READ_ONLY
+        elif jax.process_index() == 0:
+            self._sweep()
         self._manager = ocp.CheckpointManager(self.folder, options=options)
         self._saving: int | None = None  # the step that is written in the background
         self._failed: int | None = None  # the step that could not be saved
+
+    def _sweep(self) -> None:
+        """Removes what a killed run was writing into a bucket, where the next save would join it."""
+        whole = whole_steps(self.folder) if is_bucket(self.folder) else None
+        for each in [] if whole is None else self.folder.glob("*"):
+            if each.name.isdigit() and int(each.name) not in whole:
+                remove_folder(each)
 
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint."""
@@ -115,7 +130,7 @@ class Checkpoints:
         try:
             self._manager.wait_until_finished()
             # Some errors orbax only logs. Other hosts may see what the first has written later.
-            if jax.process_index() == 0 and not (self.folder / str(step)).is_dir():
+            if jax.process_index() == 0 and step not in whole_steps(self.folder):
                 raise OSError("nothing was left behind")
         except Exception as error:  # orbax and tensorstore raise many kinds
             raise self._not_saved(step, error) from error
@@ -127,14 +142,19 @@ class Checkpoints:
         # Of tensorstore's sentence of many lines, the number of the system's error.
         code = getattr(error, "errno", None) or re.search(r"os_error_code='(\d+)'", str(error))
         code = int(code[1]) if isinstance(code, re.Match) else code
-        reason = os.strerror(code) if code else _short(error)
-        whole = [int(p.name) for p in self.folder.glob("*") if p.name.isdigit()]
+        why = os.strerror(code) if code else _short(error)
+        if is_bucket(self.folder):
+            why = reason(error, self.folder) or why
+        whole = whole_steps(self.folder)
         on = f"at step {max(whole)}, which is whole" if whole else "from the stage's beginning"
-        return NotSaved(self.folder / str(step), reason, on)
+        return NotSaved(self.folder / str(step), why, on)
 
     def _take_away(self, step: int) -> None:
-        for half in self.folder.glob(f"{step}.*tmp*"):
-            shutil.rmtree(half, ignore_errors=True)
+        halves = list(self.folder.glob(f"{step}.*tmp*"))
+        if is_bucket(self.folder) and step not in whole_steps(self.folder):
+            halves.append(self.folder / str(step))
+        for half in halves:
+            remove_folder(half)
 
     def restore(self, like: State, step: int | None = None) -> State:
         """The newest state (or that of `step`), laid out like `like` (arrays or shapes with shardings).

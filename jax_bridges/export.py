@@ -30,6 +30,7 @@ from jax_bridges.command_flags import refuse_given
 from jax_bridges.corruptions import fill_hole
 from jax_bridges.import_torch.names import flax_to_torch
 from jax_bridges.io.atomic import check_name, write_atomic
+from jax_bridges.io.bucket import place
 from jax_bridges.io.exported import with_config
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.keys import Purpose, Stream, example_keys, fold
@@ -194,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 def run(argv: list[str]) -> Path:
     """Parses, exports, says what was written. Raises ValueError or OSError."""
     flags = _parser().parse_args(argv)
-    out, player = Path(flags.out), flags.player
+    out, player = place(flags.out), flags.player
     if flags.format == "jax":
         if player and is_teacher(player):
             raise ValueError("--format=jax exports students; a teacher goes with --format=torch.")
@@ -215,7 +216,7 @@ def run(argv: list[str]) -> Path:
         why = "is for --format=jax: leave it out, the weights are written as they are."
         refuse_given(flags, ("nfe", "images", "weights"), why)
         if player is None:
-            distilled = (Path(flags.workdir) / "checkpoints" / DISTILL).exists()
+            distilled = (place(flags.workdir) / "checkpoints" / DISTILL).exists()
             player = "student" if distilled else "teacher"
         export_torch(*read_player(flags.workdir, player), out, player)
     print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB")

@@ -6,11 +6,14 @@ it. On one host it must not be started by accident: it would wait for hosts that
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import glob
 import importlib.util
 import os
+import signal
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,6 +22,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from jax_bridges.starting import REQUEUE
+
 KINDS = ("auto", "none", "tpu", "slurm")
 # Flags of a command that may run on several hosts, as `find_hosts` takes them: default and help.
 FLAGS = {
@@ -26,6 +31,10 @@ FLAGS = {
     "coordinator": ("", "Several hosts by hand: HOST:PORT of the first."),
     "processes": (0, "Several hosts by hand: how many processes."),
     "process": (-1, "Several hosts by hand: which one this is, from 0."),
+    "lost_after": (
+        100,
+        "Several hosts: seconds of silence after which one counts as lost, and all end.",
+    ),
 }
 _METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
@@ -134,11 +143,52 @@ def count_tpu_workers(environment: Mapping[str, str]) -> int:
         return 0
 
 
-def start(hosts: Hosts | None) -> None:
-    """Starts `jax.distributed`; with `None` does nothing. Must come before any other use of JAX."""
+def join(kind: str, coordinator: str, processes: int, process: int, lost_after: int) -> None:
+    """Finds the hosts and starts, as the values of FLAGS say, in their order.
+
+    Raises:
+      ValueError: flags that contradict each other or are missing.
+    """
+    if lost_after < 5:
+        raise ValueError(f"--lost_after is {lost_after}: it must be at least 5 seconds.")
+    start(find_hosts(kind, coordinator, processes, process), lost_after)
+
+
+def start(hosts: Hosts | None, lost_after: int = FLAGS["lost_after"][0]) -> None:
+    """Starts `jax.distributed`; with `None` does nothing. Must come before any other use of JAX.
+
+    Where a host is lost, the others end with a sentence and the code REQUEUE: at once if it was the first
+    host, else `lost_after` seconds later.
+    """
+    global _lost_after
     if hosts is not None:
+        _lost_after = lost_after
+        ctypes.CDLL(None).signal(signal.SIGABRT, _end_as_lost)
         # A process that ends on an error waits so long for the others, which then are told.
-        jax.distributed.initialize(**hosts.settings, shutdown_timeout_seconds=60)
+        jax.distributed.initialize(
+            **hosts.settings, heartbeat_timeout_seconds=lost_after, shutdown_timeout_seconds=60
+        )
+
+
+_lost_after = 0
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int)
+def _end_as_lost(number: int) -> None:
+    """Of SIGABRT, by which JAX ends, in C++, a process that has lost another; Python would not hear it."""
+    os.write(
+        2, b"stopped: another host was lost; the same command goes on from the last checkpoint\n"
+    )
+    os._exit(REQUEUE)
+
+
+def outlive(error: jax.errors.JaxRuntimeError) -> None:
+    """Returns unless a host was lost, which an error in what all compute together may be the first to tell.
+
+    JAX itself finds out later, and then this process ends, see `start`.
+    """
+    if jax.process_count() > 1 and "RESOURCE_EXHAUSTED" not in str(error):
+        time.sleep(_lost_after + 10)
 
 
 # -- who speaks ----------------------------------------------------------------------------------

@@ -6,20 +6,23 @@ They lie in a work directory, as a run or an import left it.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
-from jax_bridges.models import make_network, mask_input
+from jax_bridges.config import base_config
+from jax_bridges.io.bucket import place
+from jax_bridges.models import make_network, mask_input, portable
 from jax_bridges.training.methods import METHODS
 from jax_bridges.training.system import System, image_size
 from jax_bridges.typing import PyTree
 
 TRAIN, DISTILL = "train", "distill"  # stages: folders under checkpoints/, lines of metrics.jsonl
+_SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
 # Whose weights: where they are kept, and as which player. A comparison has a student of each method. What
 # `evaluate.best` keeps of a stage lies beside it.
 _LAST = {
@@ -43,7 +46,7 @@ def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, s
       FileNotFoundError: the folder has none.
     """
     stage, name = look_up("player", PLAYERS, player)
-    checkpoints = Checkpoints(Path(workdir) / "checkpoints" / stage, read_only=True)
+    checkpoints = Checkpoints(place(workdir) / "checkpoints" / stage, read_only=True)
     if checkpoints.latest() is None:
         there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
         others = f"; it holds {', '.join(there)}" if there else ""
@@ -88,6 +91,23 @@ def full_network(config: dict[str, Any], player: str) -> dict[str, Any]:
     """What makes the player's network by `make_network`: the teacher's, or that with a student's noise."""
     z = 0 if is_teacher(player) else config["distill"]["z_channels"]
     return {**config["network"], "z_channels": z}
+
+
+def complete_recorded(recorded: dict[str, Any], size: tuple[int, int] | None) -> ConfigDict:
+    """A recorded configuration with defaults for what it does not say (imports, older runs).
+
+    Args:
+      size: (h, w) of the images, for imports alone.
+    """
+    config = {"corruption": {"name": "paired"}} | recorded
+    full = base_config().to_dict()
+    for key, value in config.items():
+        full[key] = {**full[key], **value} if key in _SECTIONS else value
+    full["network"] = portable(full["network"])
+    if size:
+        full["data"]["size"] = list(size)
+        full["task"] = recorded["source"]["family"]
+    return ConfigDict(full)
 
 
 def _shapes(config: dict[str, Any], player: str) -> PyTree:

@@ -32,11 +32,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
 from jax_bridges.data.errors import BadImage
+from jax_bridges.io.bucket import place
 from jax_bridges.packed import ListShipped
 from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
@@ -47,6 +48,7 @@ from jax_bridges.restoring.pictures import JPEGS, QUALITY
 from jax_bridges.restoring.prior import TILINGS, PriorRestorer
 from jax_bridges.restoring.restorer import Restorer
 from jax_bridges.restoring.sheets import write_all
+from jax_bridges.starting import draws_bars
 from jax_bridges.zero_shot import SOLVERS
 
 
@@ -154,7 +156,7 @@ def run(argv: list[str]) -> list[Path]:
         for order in orders
         for sample in range(flags.samples)
     ]
-    silent = flags.quiet or not sys.stderr.isatty()
+    silent = flags.quiet or not draws_bars()
     with tqdm(desc="restore", unit=" tiles", disable=silent) as bar:
         for number, picture in restorer.many(tasks, flags.seed, bar.update):
             order = orders[number // flags.samples]
@@ -195,7 +197,7 @@ def _open(flags: argparse.Namespace) -> Restorer | PriorRestorer:
     refuse_given(flags, ("model", *bridge), "is for bridges: leave it out with --solver.")
     if "guidance" in given and "classifier" not in given:
         raise ValueError("--guidance is the scale of a classifier's: it goes with --classifier.")
-    if not Path(flags.workdir).is_dir():
+    if not place(flags.workdir).is_dir():
         raise ValueError(
             f"--solver needs the WORKDIR of a diffusion prior, and {flags.workdir} is none."
         )

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from jax_bridges.command import Parser, run_command
+from jax_bridges.io.bucket import place
 from jax_bridges.report.listing import FORMATS, Listing
 from jax_bridges.report.plots import save_plots
 from jax_bridges.report.results import read_results
@@ -28,7 +28,7 @@ def read_runs(paths: list[str]) -> dict[str, list[Row]]:
     Raises:
       FileNotFoundError, ValueError: there are no results, or they cannot be read, or a run is named twice.
     """
-    given = [Path(path) for path in paths]
+    given = [place(path) for path in paths]
     files = [path if path.suffix == ".json" else path / "results.json" for path in given]
     whole = [
         file.resolve().parent if file.name == "results.json" else file.resolve().with_suffix("")

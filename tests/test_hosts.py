@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from jax_bridges.hosts import count_tpu_workers, find_hosts, slurm_tasks
+from jax_bridges.hosts import count_tpu_workers, find_hosts, join, slurm_tasks
 from jax_bridges.training.parallel import Parallel
 from tests.support.processes import GLOO, ended, free_port, spoken, started
 
@@ -54,6 +54,11 @@ def test_no_hardware_no_question(monkeypatch):
     monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/accel0"])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert count_tpu_workers({}) == 0
+
+
+def test_a_silence_that_is_too_short_is_refused():
+    with pytest.raises(ValueError, match="--lost_after is 4: it must be at least 5 seconds"):
+        join("none", "", 0, -1, 4)
 
 
 @pytest.mark.parametrize("answer, hosts", [("a,b,c,d", 4), ("u:1:10.0.0.1,u:1:10.0.0.2", 2)])

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -134,6 +135,32 @@ def test_a_signal_to_one_host_stops_both_and_any_number_goes_on(images, tmp_path
     )
     for name in ("report.html", "samples/evaluate.png"):
         assert (stopped / name).stat().st_size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_host_that_is_killed_ends_the_other_and_the_next_start_goes_on(images, tmp_path, victim):
+    """Of two processes, at once or after the silence that was allowed; a start of both goes on."""
+    config = tiny(images, **{"train.steps": 4000, "train.batch": 8, "distill.batch": 8})
+    path, workdir = write_config(config, tmp_path), tmp_path / "run"
+    commands = [(*each, "--lost_after=10") for each in both(path, workdir)]
+    with started(*commands) as processes:
+        wait_for_lines(processes[0], workdir, 8)
+        processes[victim].kill()
+        killed = time.monotonic()
+        (survivor,) = ended([processes[1 - victim]], timeout=60)
+        assert time.monotonic() - killed < 35
+    code, said, errors = survivor
+    assert code == 75, said + errors
+    words = "stopped: another host was lost; the same command goes on from the last checkpoint"
+    assert errors.count(words) == 1 and errors.rstrip().endswith(words), errors
+    step = Checkpoints(workdir / "checkpoints" / "train", read_only=True).latest()
+    assert step >= 6
+    with started(*both(path, workdir)) as processes:
+        wait_for_lines(processes[0], workdir, step + 4)
+        processes[1].send_signal(signal.SIGTERM)
+        (first, said, errors), (second, _, _) = ended(processes)
+    assert first == second == 75 and f"going on at step {step} of 4000" in said, said + errors
 
 
 def test_a_mistake_is_told_once_and_ends_both(images, tmp_path):

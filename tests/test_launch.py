@@ -105,7 +105,8 @@ def test_nothing_is_hard_coded():
 def test_the_image_hears_signals_and_takes_all_kinds():
     text = (LAUNCH / "Dockerfile").read_text()
     assert 'ENTRYPOINT ["python", "-m", "jax_bridges.main"]' in text  # not through a shell
-    for name in ("jax_bridges", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+    project = ("pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE")
+    for name in ("jax_bridges", "configs", *project):
         assert name in text and (ROOT / name).exists()
 
 

@@ -153,7 +153,7 @@ def test_a_tpu_that_is_not_granted_is_told_apart(stubs):
 def checkout(folder: Path) -> Path:
     """A small project with these scripts."""
     shutil.copytree(LAUNCH, folder / "launch")
-    for name in ("pyproject.toml", "setup.cfg", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE"):
         (folder / name).write_text("committed")
     for name in ("jax_bridges/main.py", "configs/inpaint.py", "configs/gone.py"):
         (folder / name).parent.mkdir(exist_ok=True)
@@ -196,7 +196,7 @@ def test_a_checkout_without_git_is_sent(stubs, tmp_path):
     (project / "jax_bridges/__pycache__").mkdir()
     (project / "jax_bridges/__pycache__/main.pyc").write_text("")
     assert set(sent(stubs, project)) == {
-        "pyproject.toml", "setup.cfg", "README.md", "LICENSE",
+        "pyproject.toml", "setup.cfg", "setup.py", "README.md", "LICENSE",
         "jax_bridges/main.py", "configs/inpaint.py", "configs/gone.py", "configs/my.py",
     }  # fmt: skip
 

@@ -237,7 +237,7 @@ def test_errors_are_one_line_and_exit_code_1(images, tmp_path, monkeypatch, caps
             (tiny(images, **{"train.steps": 0}), tmp_path / "run", "train.steps is 0"),
             (tiny(images), tmp_path / "file", "file"),
             (tiny(images), tmp_path / "file" / "run", "file is no folder"),
-            (tiny(images), "gs://bucket/run", "mount the bucket"),
+            (tiny(images), "s3://bucket/run", "name gs://BUCKET/FOLDER"),
             (tiny(images), tmp_path / "caf\udce9", "caf\\udce9: its name is no UTF-8"),
         )
     ):
@@ -245,6 +245,7 @@ def test_errors_are_one_line_and_exit_code_1(images, tmp_path, monkeypatch, caps
         path = write_config(config, tmp_path / str(number))
         arguments = ["jax_bridges", f"--config={path}", f"--workdir={workdir}"]
         monkeypatch.setattr(sys, "argv", arguments)
+        jax_bridges.main.define_flags()
         flags.FLAGS(arguments)
         with pytest.raises(SystemExit) as left:
             jax_bridges.main.main(["jax_bridges"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,10 +13,12 @@ import numpy as np
 
 from jax_bridges import hosts
 from jax_bridges.bridges import Diffusion, Levels
+from jax_bridges.checkpoints import whole_steps
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import Estimates, Observations, first, operator_of
 from jax_bridges.data.source import Source, permutation
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import copy_folder
 from jax_bridges.keys import Purpose
 from jax_bridges.players import TRAIN
 from jax_bridges.stages.e_step import (
@@ -150,11 +151,8 @@ class Rounds:
             stage = stage_of(its.stage, name, self._config.rounds + 1, lambda: images)
             others[PRIOR] = train_stage(its.run, stage, lambda state, step: None)
         home = self._run.workdir / "checkpoints"
-        if hosts.is_chief() and not (home / TRAIN).exists():
-            half = home / f".{TRAIN}.half"
-            shutil.rmtree(half, ignore_errors=True)
-            shutil.copytree(home / name, half)
-            half.rename(home / TRAIN)
+        if hosts.is_chief() and not whole_steps(home / TRAIN):
+            copy_folder(home / name, home / TRAIN)
         hosts.barrier("the best round")
         return others
 

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.acts.compare import of_method
 from jax_bridges.acts.seeds import folder_of
+from jax_bridges.checkpoints import whole_steps
 from jax_bridges.players import DISTILL, TRAIN
 from jax_bridges.training.methods import method_of_length
 from jax_bridges.training.optimizers import of_length
@@ -79,7 +80,7 @@ def _stages(config: ConfigDict) -> Iterator[tuple[str, str, list[str]]]:
 
 def _begun(folder: Path, stage: str) -> bool:
     """Whether there is a checkpoint of a stage."""
-    return any(each.name.isdigit() for each in folder.glob(f"checkpoints/{stage}/*"))
+    return bool(whole_steps(folder / "checkpoints" / stage))
 
 
 def _students(folder: Path) -> list[Path]:

@@ -21,6 +21,7 @@ from jax_bridges.data.edges2handbags import open_edges2handbags
 from jax_bridges.data.files import open_folder, open_pairs
 from jax_bridges.data.loader import Loader, first, pad
 from jax_bridges.data.observations import Estimates, Observations, operator_of
+from jax_bridges.data.records import open_records
 from jax_bridges.data.source import DATASETS, HELD_OUT, Source, blocks_of, resolve
 from jax_bridges.data.tfds import open_tfds
 from jax_bridges.data.unpaired import Unpaired
@@ -59,15 +60,19 @@ DATASETS |= {
     "diode_normals": open_diode_normals,  # DIODE outdoor, photographs and normals, as published
     **FILES,
     "arrays": open_arrays,  # an .npz file of numpy arrays: x0, and xT with xT_key
+    "array_record": open_records,  # what jax_bridges.pack wrote, or other shards: x0, and xT with xT_key
     "tfds": open_tfds,  # "tfds:NAME", a prepared set of TensorFlow Datasets: x0, and xT with xT_key
 }
 
 # Where labels can come from: key of the configuration -> the datasets that read it.
-LABEL_KEYS = {"classes": ("folder", "pairs", "edges"), "label_key": ("tfds", "arrays")}
+LABEL_KEYS = {
+    "classes": ("folder", "pairs", "edges"),
+    "label_key": ("tfds", "arrays", "array_record"),
+}
 
 PAIRED = ("earth_relief", "pairs", "edges", "edges2handbags", "diode_normals")
 VALIDATED = ("earth", "earth_relief")  # have a split "validation"
-KEYED = ("tfds", "arrays")  # paired where `xT_key` is given
+KEYED = ("tfds", "arrays", "array_record")  # paired where `xT_key` is given
 
 
 def make_source(data_config: Any, split: str) -> Source:

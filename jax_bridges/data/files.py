@@ -99,7 +99,8 @@ class SkippingSource(abc.ABC):
 
 
 class FileSource(SkippingSource):
-    """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i.
+    """Examples made of one file (x0) or two (x0, xT); `names[i]` and `paths[i]` are those of i,
+    `labels[i]` its class, where there are classes.
 
     They are of `c.size`, or, where crops are to be cut out of them (`c.crop`), whole pictures.
     """
@@ -137,7 +138,7 @@ class FileSource(SkippingSource):
         super().__init__(name, len(names), keys, c.on_bad_file)
         self.names = names
         self.paths = [files[name] for name in names]
-        self._labels = None if labels is None else [labels[name] for name in names]
+        self.labels = None if labels is None else [labels[name] for name in names]
 
     def describe(self, i: int) -> str:
         """The file's name."""
@@ -155,7 +156,7 @@ class FileSource(SkippingSource):
 
     def _read(self, i: int) -> list[Any]:
         images = self._decode(self.paths[i], *self._settings)
-        return images if self._labels is None else [*images, self._labels[i]]
+        return images if self.labels is None else [*images, self.labels[i]]
 
 
 def open_folder(c: SimpleNamespace) -> FileSource:

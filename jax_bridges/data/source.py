@@ -39,14 +39,15 @@ SETTINGS = (
     Setting("size", 32, Either((COUNT, Each(COUNT, count=2))), "Pixels: one number, or (height, width)."),
     Setting("downscale", 1, COUNT, "earth: the map is averaged over so many pixels each way first; 2 shows "
             "twice the area a tile."),
-    Setting("path", "", TEXT, "folder: of images; pairs: of clean images x_0; arrays: .npz file; tfds: its "
-            "data_dir."),
+    Setting("path", "", TEXT, "folder: of images; pairs: of clean images x_0; arrays: .npz file; "
+            "array_record: folder of jax_bridges.pack, or a pattern of shards; tfds: its data_dir."),
     Setting("path_xT", "", TEXT, "pairs: folder of corrupted images x_T, matched by name."),
-    Setting("image_key", "image", TEXT, "tfds, arrays: feature that holds x_0."),
-    Setting("xT_key", "", TEXT, "tfds, arrays: feature that holds x_T, for paired sets."),
+    Setting("image_key", "image", TEXT, "tfds, arrays, array_record: feature that holds x_0."),
+    Setting("xT_key", "", TEXT, "tfds, arrays, array_record: feature that holds x_T, for paired sets."),
     Setting("edge_sigma", 1.0, number(least=0), "edges: pixels of smoothing before the detector; 1 suits "
             "images of 64 pixels, 2 of 256."),
-    Setting("label_key", "", TEXT, "tfds, arrays: feature that holds the class, for network.num_classes."),
+    Setting("label_key", "", TEXT, "tfds, arrays, array_record: feature that holds the class, for "
+            "network.num_classes."),
     Setting("classes", "", TEXT, "folder, pairs, edges: \"subfolders\" (the sub-folder is the class, "
             "numbered in sorted order), or a text file that lists the sub-folders in the order of their "
             "numbers; \"\": no labels."),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from jax_bridges.corruptions import I2SB_TASKS
 from jax_bridges.import_torch.families import FAMILIES
 from jax_bridges.import_torch.names import unwrapped
 from jax_bridges.io.atomic import beside
+from jax_bridges.io.bucket import is_bucket, place, remove_folder
 from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models import INPUTS
 from jax_bridges.models.adm import ADM
@@ -146,7 +146,7 @@ def import_workdir(
     Raises:
       FileNotFoundError, ValueError: one sentence; nothing has been left behind.
     """
-    file, workdir = Path(file), Path(workdir)
+    file, workdir = Path(file), place(workdir)
     look_up("family", FAMILIES, family)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f"{workdir} is not an empty folder: give a new one for the import.")
@@ -184,17 +184,19 @@ def import_workdir(
 
 
 def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
-    """The folder is made beside its place and then moved there."""
+    """The folder is made beside its place and then moved there; a bucket's is its own checkpoint."""
     workdir = workdir.absolute()
+    bucket = is_bucket(workdir)
     made = [p for p in workdir.parents if not p.exists()]  # innermost first
-    temporary = beside(workdir)
+    temporary = workdir if bucket else beside(workdir)
     try:
         temporary.mkdir(parents=True)
         with Checkpoints(temporary / "checkpoints" / "train") as checkpoints:
             checkpoints.save_weights({"teacher": params}, {"stage": "train", "config": recorded})
-        os.replace(temporary, workdir)
+        if not bucket:
+            os.replace(temporary, workdir)
     except BaseException as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_folder(temporary)
         with contextlib.suppress(OSError):
             for parent in made:
                 parent.rmdir()

@@ -5,7 +5,9 @@ import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, cast
+
+from jax_bridges.io.bucket import Bucket, check_bucket, open_whole, place
 
 
 def _there(place: Path) -> Path:
@@ -15,6 +17,11 @@ def _there(place: Path) -> Path:
 
 def is_writable(folder: str | os.PathLike) -> bool:
     """Whether the folder, or the first of its parents that is there, can be written to."""
+    if isinstance(bucket := place(folder), Bucket):
+        with contextlib.suppress(ValueError):
+            check_bucket(bucket)
+            return True
+        return False
     there = _there(Path(folder).absolute())
     effective = {"effective_ids": True} if os.access in os.supports_effective_ids else {}
     return there.is_dir() and os.access(there, os.W_OK, **effective)
@@ -24,8 +31,12 @@ def check_writable(folder: str | os.PathLike) -> None:
     """Refuses, before the work, a folder that could not be made or written to after it.
 
     Raises:
-      ValueError: it, or the first of its parents that is there, is no folder that can be written to.
+      ValueError: it, or the first of its parents that is there, is no folder that can be written to; or
+        the bucket is not there, or cannot be written to.
     """
+    if isinstance(bucket := place(folder), Bucket):
+        check_bucket(bucket)
+        return
     if is_writable(folder):
         return
     whole = Path(folder).absolute()
@@ -37,17 +48,21 @@ def check_writable(folder: str | os.PathLike) -> None:
     raise ValueError(f"{folder} cannot be made: {there} is no folder that can be written to.")
 
 
-def check_name(place: str | os.PathLike, source: str | os.PathLike) -> None:
+def check_name(path: str | os.PathLike, source: str | os.PathLike) -> None:
     """Refuses, before the work, a name that the disk does not take, or too long a path.
 
+    A bucket takes any of those that are asked here.
+
     Args:
-      place: what will be written.
+      path: what will be written.
       source: what its name was made from.
 
     Raises:
       ValueError: one sentence.
     """
-    whole = Path(place).absolute()
+    if isinstance(target := place(path), Bucket):
+        return
+    whole = target.absolute()
     parent = _there(whole.parent)
     for what, text, limit, usual in (
         ("name", whole.name, "PC_NAME_MAX", 255),
@@ -85,13 +100,17 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends; missing parent folders are made.
 
-    It is written beside its place and moved there by `os.replace`. On any error it is removed and an
-    older `path` stays as it was.
+    It is written beside its place and moved there by `os.replace`; or in a bucket sent there whole. On
+    any error it is removed and an older `path` stays as it was.
 
     Raises:
       OSError: with the name of `path`: the disk is full, the folder may not be written to, ...
     """
-    path = Path(path)
+    path = place(path)
+    if isinstance(path, Bucket):
+        with open_whole(path) as file:
+            yield cast(BinaryIO, file)
+        return
     temporary = beside(path)
     with naming(path):
         try:
@@ -110,4 +129,4 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> Path:
     """Writes `data` to `path` as `open_atomic` does; the path."""
     with open_atomic(path) as file:
         file.write(data)
-    return Path(path)
+    return place(path)

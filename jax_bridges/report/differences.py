@@ -16,12 +16,12 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import special
 
+from jax_bridges.io.bucket import place
 from jax_bridges.metrics import METRICS, Estimate, mean_estimate, paired_interval, sign_test
 from jax_bridges.metrics.intervals import LEVEL
 from jax_bridges.report.row import HOLE, Row, is_metric, is_number, need, split_metric
@@ -237,8 +237,8 @@ def with_seeds(
 
 def read_values(workdir: str | os.PathLike) -> dict[str, np.ndarray]:
     """The arrays of a run's values.npz; none where there is no file."""
-    path = Path(workdir) / VALUES
+    path = place(workdir) / VALUES
     if not path.is_file():
         return {}
-    with np.load(path) as arrays:
+    with path.open("rb") as file, np.load(file) as arrays:
         return {name: arrays[name] for name in arrays.files}

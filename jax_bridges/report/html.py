@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeGuard
 
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import place
 from jax_bridges.report import curves
 from jax_bridges.report.headline import headline
 from jax_bridges.report.html_tables import (
@@ -50,7 +51,7 @@ def build_report(workdir: str | os.PathLike) -> Path:
     missing or unreadable is said in the report and is no error, so a run that only trained, or was
     killed, has a report too. Raises FileNotFoundError where `workdir` is no directory.
     """
-    workdir = Path(workdir)
+    workdir = place(workdir)
     if not workdir.is_dir():
         raise FileNotFoundError(f"{workdir} is no directory: give the WORKDIR of a run.")
     results, problem = _load(workdir / "results.json", read_results)

@@ -31,6 +31,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import place
 from jax_bridges.report.differences import Difference, Measured, read_values
 from jax_bridges.report.row import Row, is_count, is_number, need
 
@@ -54,7 +55,7 @@ def read_results(path: str | os.PathLike) -> dict:
     Raises FileNotFoundError where there is none, ValueError where it is not JSON or breaks the
     schema.
     """
-    path = Path(path)
+    path = place(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: run the evaluate stage to make it.")
     try:
@@ -70,7 +71,7 @@ def read_measured(workdir: str | os.PathLike) -> Measured:
 
     Raises what `read_results` raises.
     """
-    workdir = Path(workdir)
+    workdir = place(workdir)
     seeds = read_results(workdir / "results.json").get("seeds", [])
     folders = [workdir / each["folder"] for each in seeds] or [workdir]
     rows = [read_results(folder / "results.json")["rows"] for folder in folders]
@@ -127,7 +128,7 @@ def read_metrics(path: str | os.PathLike) -> tuple[dict[str, list[dict]], int]:
     """
     stages: dict[str, list[dict]] = {}
     skipped = 0
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
+    with place(path).open(encoding="utf-8-sig", errors="replace") as file:
         for line in file:
             if not line.strip():
                 continue

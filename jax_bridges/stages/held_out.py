@@ -6,7 +6,6 @@ Nothing of it changes what is trained: it has keys of its own, reads averages, a
 from __future__ import annotations
 
 import math
-import shutil
 import time
 from collections.abc import Callable
 from functools import partial
@@ -14,12 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import record
 from jax_bridges.data import pad
+from jax_bridges.io.bucket import remove_folder
 from jax_bridges.keys import Purpose
 from jax_bridges.metrics import METRICS, Measure
 from jax_bridges.players import BEST
@@ -132,7 +132,7 @@ class HeldOutWatch:
         if self._best and self._best["step"] >= step:  # of another measure, or a later start
             hosts.barrier(f"best of {self._stage.name}, {step}")
             if hosts.is_chief():
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_folder(folder)
             hosts.barrier(f"none of {self._stage.name}, {step}")
         self._best = {**what, "value": value, "step": step}
         meta = {"stage": self._stage.name, "config": record(self._run.config), "best": self._best}

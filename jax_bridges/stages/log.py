@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from jax_bridges.io.atomic import naming, write_atomic
+from jax_bridges.io.bucket import Mirror
 
 # `callback(stage, step, metrics)`, of a line of metrics.jsonl: the stage's name, the steps it has made, and
 # its numbers as they were measured, by name.
@@ -34,19 +35,22 @@ class MetricsLog:
     """Appends JSON lines to metrics.jsonl, and the same numbers to a TensorBoard file beside it.
 
     Both are made by the first line. What cannot be written raises at once, where it can be said:
-    tensorboardX's own writer has a thread, which on a full disk ends in a traceback, and then hangs.
+    tensorboardX's own writer has a thread, which on a full disk ends in a traceback, and then hangs. In a
+    bucket, where nothing can be appended to, both are sent whole, now and then (`Mirror`).
     """
 
     def __init__(self, workdir: Path):
         self._workdir: Path = workdir
         self._lines: TextIO | None = None
+        self._mirror = Mirror(workdir)
 
     def _open(self) -> TextIO:
         from tensorboardX.event_file_writer import EventsWriter
 
-        board = self._workdir / "tensorboard"
+        board = self._mirror.folder / "tensorboard"
         board.mkdir(parents=True, exist_ok=True)
-        path = self._workdir / "metrics.jsonl"
+        path = self._mirror.folder / "metrics.jsonl"
+        self._mirror.fetch(path.name)
         cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self._lines = lines = open(path, "a", buffering=1)
         if cut:  # a killed run left half a line: the next one must not join it
@@ -71,6 +75,11 @@ class MetricsLog:
                         Event(wall_time=time.time(), step=step, summary=summary)
                     )
             self._board.flush()
+        self._mirror.send()
+
+    def flush(self) -> None:
+        """Returns when everything is where it belongs."""
+        self._mirror.send(now=True)
 
     def picture(self, stage: str, step: int, name: str, png: bytes) -> None:
         """samples/NAME-STAGE-STEP.png, and the same in TensorBoard; after the line of the step or before."""
@@ -89,12 +98,20 @@ class MetricsLog:
             self._board.flush()
 
     def close(self) -> None:
-        """Closes both."""
+        """Closes both.
+
+        Raises:
+          OSError: what is left of them could not be sent.
+        """
         if self._lines is not None:
             for file in (self._lines, self._board):
                 with contextlib.suppress(OSError):  # said by `write`
                     file.close()
             self._lines = None
+            try:
+                self._mirror.send(now=True)
+            finally:
+                self._mirror.close()
 
 
 class NoLog:
@@ -104,6 +121,9 @@ class NoLog:
         """Does nothing."""
 
     def picture(self, stage: str, step: int, name: str, png: bytes) -> None:
+        """Does nothing."""
+
+    def flush(self) -> None:
         """Does nothing."""
 
     def close(self) -> None:

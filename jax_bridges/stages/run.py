@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,16 +13,17 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints, NotSaved
 from jax_bridges.command import one_sentence, time_left
 from jax_bridges.config import record
 from jax_bridges.data import Loader, Source
+from jax_bridges.io.bucket import Mirror
 from jax_bridges.keys import Purpose
 from jax_bridges.stages.log import Callback, MetricsLog, NoLog
-from jax_bridges.starting import first_says, release_signals
+from jax_bridges.starting import draws_bars, first_says, release_signals
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -87,14 +87,15 @@ class Profile:
 
     def __init__(self, folder: Path, first: int, steps: int):
         """`steps` steps after the `first` ones of this start; 0: none."""
-        self._folder, self._first, self._running = str(folder), first, False
+        self._folder, self._first, self._running = folder, first, False
         self._steps = steps if hosts.is_chief() else 0
 
     def before(self, step: int, state: PyTree) -> None:
         """Starts or ends the recording before the step of this number, counted from this start."""
         if self._steps and step == self._first:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
+            self._mirror = Mirror(self._folder)
+            jax.profiler.start_trace(str(self._mirror.folder))
             self._running = True
         elif step == self._first + self._steps:
             self.close(state)
@@ -105,6 +106,8 @@ class Profile:
             self._running = False
             jax.block_until_ready(state)
             jax.profiler.stop_trace()
+            self._mirror.send(now=True)
+            self._mirror.close()
             print(f"profile: {self._folder}", flush=True)
 
 
@@ -272,7 +275,7 @@ def train_stage(
     meta = {"stage": stage.name, "config": record(config)}
     bar = tqdm(
         total=stage.steps, initial=done, desc=stage.name, unit="step", mininterval=1.0,
-        dynamic_ncols=True, disable=None if sys.stderr.isatty() and hosts.is_chief() else True,
+        dynamic_ncols=True, disable=not (draws_bars() and hosts.is_chief()),
     )  # fmt: skip
     try:
         with loader.iterate(done) as batches:
@@ -312,6 +315,7 @@ def train_stage(
                     since, at = time.perf_counter(), now
                 stopping = run.stop.is_set() and not last
                 if now % config.checkpoint_every == 0 or last or stopping:
+                    run.log.flush()  # what it says of the steps that are saved
                     checkpoints.save(state, meta)
                 if stopping:
                     raise Stopped(f"{stage.name}: saved at step {now} of {stage.steps}")

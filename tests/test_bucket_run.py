@@ -1,0 +1,91 @@
+"""Runs in a bucket that lose their hosts or their connection, and models that are read from there."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+import pytest
+
+import jax_bridges.main
+from jax_bridges.checkpoints import whole_steps
+from jax_bridges.io.bucket import place
+from tests.support.buckets import NAME, serving
+from tests.support.processes import ended, free_port, started
+from tests.support.runs import assert_same_end, tiny, write_config
+
+pytestmark = pytest.mark.usefixtures("handlers")
+ROOT = f"gs://{NAME}"
+
+
+@pytest.fixture(scope="module")
+def emulator(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("buckets")) as served:
+        yield served
+
+
+def command(path, workdir, *more):
+    return ("-m", "jax_bridges.main", f"--config={path}", f"--workdir={workdir}", *more)
+
+
+@pytest.mark.slow
+def test_two_hosts_are_killed_and_one_comes_to_the_same_end(images, emulator, tmp_path):
+    """Bit for bit: of two devices the sums are those of two numbers, in whatever order."""
+    config = tiny(
+        images,
+        **{"train.steps": 40, "parallel.mode": "fsdp", "parallel.fsdp": 2, "evaluate.every": 20},
+    )
+    path, whole = write_config(config, tmp_path), tmp_path / "whole"
+    with started(command(path, whole), devices=2) as processes:
+        ((code, said, errors),) = ended(processes)
+        assert code == 0, said + errors
+
+    address = f"--coordinator=127.0.0.1:{free_port()}"
+    both = [
+        command(path, f"{ROOT}/killed", address, "--processes=2", f"--process={i}")
+        for i in range(2)
+    ]
+    stage = place(f"{ROOT}/killed") / "checkpoints" / "train"
+    with started(*both, devices=1) as processes:
+        while not whole_steps(stage) and processes[0].poll() is None:
+            time.sleep(0.1)
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+        for process in processes:
+            process.communicate()
+    assert [p.returncode for p in processes] == [-signal.SIGKILL] * 2
+    step = max(whole_steps(stage))
+    assert 0 < step < 40
+
+    with started(command(path, f"{ROOT}/killed"), devices=2) as processes:
+        ((code, said, errors),) = ended(processes)
+    assert code == 0 and f"train: going on at step {step} of 40" in said, said + errors
+    assert_same_end(emulator.files / "killed", whole)
+    left = emulator.objects("killed/")
+    print("\n".join(left))
+    assert not [name for name in left if "tmp" in name or name.startswith("killed/.")]
+    plain = {name.split("/")[1] for name in left}
+    assert plain == {
+        "checkpoints", "config.json", "metrics.jsonl", "report.html", "results.json", "samples",
+        "tensorboard", "values.npz",
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_minute_without_a_connection_changes_nothing(images, emulator, tmp_path, capfd):
+    config = tiny(images)
+    jax_bridges.main.run(config, tmp_path / "disk")
+    back = threading.Timer(60, emulator.start)
+    lost = []
+
+    def lose(stage, step, metrics):
+        if (stage, step) == ("train", 3):
+            lost.append(time.monotonic())
+            emulator.stop()
+            back.start()
+
+    jax_bridges.main.run(config, f"{ROOT}/lost", callbacks=[lose])
+    assert time.monotonic() - lost[0] > 60
+    assert "does not answer" in capfd.readouterr().err
+    assert_same_end(emulator.files / "lost", tmp_path / "disk")
