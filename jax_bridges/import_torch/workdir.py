@@ -187,7 +187,7 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
     """The folder is made beside its place and then moved there; a bucket's is its own checkpoint."""
     workdir = workdir.absolute()
     bucket = is_bucket(workdir)
-    made = [p for p in workdir.parents if not p.exists()]  # innermost first
+    made = [] if bucket else [p for p in workdir.parents if not p.exists()]  # innermost first
     temporary = workdir if bucket else beside(workdir)
     try:
         temporary.mkdir(parents=True)
