@@ -71,15 +71,12 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A whole file, of which the reader need not ask how many records it has; attributes as it wants them."""
+    """A whole file, of which the reader then need not ask how many records it has; it names the attributes."""
 
     filename: str
     take: int
+    examples_in_shard: int
     skip: int = 0
-
-    @property
-    def examples_in_shard(self) -> int:
-        return self.take
 
 
 class RecordSource(SkippingSource):
@@ -161,7 +158,9 @@ def open_records(c: SimpleNamespace) -> RecordSource:
     missing = sorted(set(names) - {each.name for each in folder.iterdir()})
     if missing:
         raise FileNotFoundError(f"{folder} lacks {_names(missing[:3])}: copy or pack it again.")
-    shards = [Shard(str(folder / name), count) for name, count in zip(names, counts, strict=True)]
+    shards = [
+        Shard(str(folder / name), count, count) for name, count in zip(names, counts, strict=True)
+    ]
     classes = index["classes"] if c.label_key else 0
     return RecordSource(c, shards, classes, length=min(length, c.max_images or length))
 
