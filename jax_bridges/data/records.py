@@ -71,7 +71,7 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A whole file, of which the reader then need not ask how many records it has; it names the attributes."""
+    """A whole file, of which the reader need not ask how many records it has, as the reader names it."""
 
     filename: str
     take: int
