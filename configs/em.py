@@ -19,11 +19,13 @@ from jax_bridges.config import base_config
 def _denoise(config):
     config.em.operator, config.em.sigma_y = {"name": "identity"}, 0.4
     config.em.baselines = ("upper", "pinv", "tweedie", "sure")
+    config.evaluate.published = "em-denoise"
 
 
 def _deblur(config):
     config.em.operator = {"name": "blur", "taps": 9, "std": 2.0, "truncated": True}
     config.em.sigma_y = 0.02
+    config.evaluate.published = "em-deblur"
 
 
 def _gaussian(config):
@@ -93,6 +95,7 @@ def get_config(variant: str = ""):
     config.evaluate.images, config.evaluate.batch = 128, 64
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
     config.evaluate.pictures = 8
+    config.evaluate.published = "em-inpaint-random-60"
     if variant:
         look_up("variant of configs/em.py", VARIANTS, variant)(config)
         config.task = f"em_{variant}"

@@ -12,9 +12,16 @@ from collections.abc import Callable
 import jax
 from absl import logging
 
+from jax_bridges.starting import version
+
 
 class Parser(argparse.ArgumentParser):
     """One whose errors are ValueErrors of one sentence, like those of the work behind it."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        about = "the version, and ends"
+        self.add_argument("--version", action="version", version=version(), help=about)
 
     def error(self, message: str) -> None:
         raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")

@@ -1,4 +1,4 @@
-"""The configuration that `--config=FILE[:VARIANT]` and `--config.KEY=VALUE` name, for all commands."""
+"""The configuration that `--config=NAME[:VARIANT]` and `--config.KEY=VALUE` say, for all commands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,28 @@ from ml_collections import config_flags
 
 from jax_bridges import settings
 from jax_bridges.config import take_names
+from jax_bridges.configurations import find_config
 
 # What can be wrong with flags or with a configuration file; `sentence` says it.
 ERRORS = (flags.Error, ValueError, OSError)
 
+flags.disclaim_key_flags()  # `define_config` defines its caller's
+
 _OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+class _Parser(config_flags.config_flags.ConfigFileFlagParser):
+    """The library's, which also takes the name of a configuration that comes with the package."""
+
+    def parse(self, path: str):
+        return super().parse(find_config(path))
+
+
+def define_config(values: flags.FlagValues, about: str = "") -> flags.FlagHolder:
+    """Defines `--config=FILE[:VARIANT]`, or NAME[:VARIANT] (configurations.py), among `values`."""
+    holder = config_flags.DEFINE_config_file("config", None, about, flag_values=values)
+    values["config"].parser = _Parser("config")
+    return holder
 
 
 def read_command_line(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -58,7 +75,7 @@ def read_config(rest: Sequence[str]):
       ValueError: another argument, or a file, variant, key or value that is not there.
     """
     values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", None, flag_values=values)
+    holder = define_config(values)
     try:
         read_command_line(values, ["", *rest])
     except ERRORS as error:

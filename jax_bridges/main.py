@@ -1,4 +1,9 @@
-"""Train a bridge, distil it, evaluate both: `python -m jax_bridges.main --config=configs/inpaint.py`."""
+"""Train a bridge, distil it, evaluate both: `python -m jax_bridges.main --config=inpaint`.
+
+--config is the name of a configuration that comes with the package, with or without a :VARIANT
+("inpaint:long"), or a Python file of the same kind (configs/inpaint.py); --config.KEY=VALUE changes a key.
+--version says which version this is.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +21,15 @@ from pathlib import Path
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
 
 from jax_bridges import hosts
 from jax_bridges.acts import choose_act
 from jax_bridges.acts.longer import check_longer, is_longer
 from jax_bridges.acts.seeds import check_layout, of_seed, portable, run_seeds
 from jax_bridges.command import keep_compiled, run_command
-from jax_bridges.command_line import ERRORS, given_keys, read_command_line, sentence
+from jax_bridges.command_line import ERRORS, define_config, given_keys, read_command_line, sentence
 from jax_bridges.config import changed, differences, migrate, record
+from jax_bridges.configurations import named
 from jax_bridges.data import check_classes, has_validation, make_source
 from jax_bridges.io.atomic import check_writable, is_writable, write_atomic
 from jax_bridges.io.bucket import is_bucket, place
@@ -38,18 +43,6 @@ from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_evaluation, check_given, validate
-
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Configuration file, e.g. configs/inpaint.py; --helpfull lists its keys."
-)
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
-)
-_SEEDS = flags.DEFINE_integer(
-    "seeds", None, "So many runs in one folder, of config.seed and the seeds after it, averaged.", 1
-)
-_DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
-_HOSTS = [_DEFINE[type(like)](name, like, about) for name, (like, about) in hosts.FLAGS.items()]
 
 
 def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) -> Path:
@@ -220,14 +213,31 @@ def check_workdir(workdir: Path, resolved: dict) -> bool:
     return bool(longer)
 
 
+def define_flags() -> None:
+    """The command's, once. Not the module's: a program with flags of its own may import `run`."""
+    if "config" in flags.FLAGS:
+        return
+    names = ", ".join(named())
+    about = f"Configuration, NAME or FILE.py, with :VARIANT: {names}; --helpfull lists its keys."
+    define_config(flags.FLAGS, about)
+    about = "Folder the run leaves behind; runs/TASK by default. Several hosts share it."
+    flags.DEFINE_string("workdir", None, about)
+    about = "So many runs in one folder, of config.seed and the seeds after it, averaged."
+    flags.DEFINE_integer("seeds", None, about, 1)
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+    for name, (like, about) in hosts.FLAGS.items():
+        define[type(like)](name, like, about)
+
+
 def parse_flags(argv: list[str]) -> list[str]:
     """The flags; what is wrong with them, or with the configuration file, is one sentence and exit code 1."""
 
     def work() -> None:
         read_command_line(flags.FLAGS, argv)
-        if _CONFIG.value is None:
+        if flags.FLAGS.config is None:
+            names = ", ".join(named())
             raise ValueError(
-                "Say what to run: --config=configs/inpaint.py (or another file of configs/)."
+                f"Say what to run: --config=inpaint, one of {names}, or a file of yours."
             )
 
     code = run_command(work, ERRORS, sentence)
@@ -248,19 +258,20 @@ def seeds_from(config, count: int, given: Iterable[str]) -> tuple[int, ...]:
 def main(argv: list[str]) -> None:
     """Entry point: a compilation cache, exit codes."""
     del argv
-    config = _CONFIG.value
+    given_flags = flags.FLAGS
+    config = given_flags.config
     keep_compiled()
 
     def work() -> None:
-        hosts.join(*(flag.value for flag in _HOSTS))
+        hosts.join(*(given_flags[name].value for name in hosts.FLAGS))
         hosts.only_chief_prints()
-        given = given_keys(flags.FLAGS)
-        if _SEEDS.value:
-            config.seeds = seeds_from(config, _SEEDS.value, given)
+        given = given_keys(given_flags)
+        if given_flags.seeds:
+            config.seeds = seeds_from(config, given_flags.seeds, given)
         check_given(config, given)
         take_teacher(config, given)
         try:
-            run(config, _WORKDIR.value or f"runs/{config.task}")
+            run(config, given_flags.workdir or f"runs/{config.task}")
         except jax.errors.JaxRuntimeError as error:
             hosts.outlive(error)
             raise
@@ -276,6 +287,7 @@ def main(argv: list[str]) -> None:
 
 def entry() -> None:
     """The command, once it has said that it starts (`starting.begin`)."""
+    define_flags()
     stopping_says(" before the first step: nothing is lost, the same command starts again")
     app.run(main, flags_parser=parse_flags)
 

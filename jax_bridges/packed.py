@@ -18,9 +18,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jax_bridges.choices import look_up
 from jax_bridges.config import migrate
+from jax_bridges.io.bucket import place
 from jax_bridges.io.safetensors import write_safetensors
 from jax_bridges.io.torch_file import read_torch
-from jax_bridges.players import PLAYERS
+from jax_bridges.players import PLAYERS, read_player
 from jax_bridges.typing import PyTree
 
 SHIPPED = Path(__file__).parent / "shipped"
@@ -94,6 +95,50 @@ def list_shipped() -> str:
         card = path.with_suffix(".md").read_text("utf-8")
         lines.append(f"{name:18s} {card.splitlines()[0].lstrip('# ')}")
     return "\n".join(lines) or "No model comes with this installation."
+
+
+def read_model(
+    path: str | os.PathLike, player: str | None = None
+) -> tuple[dict[str, Any], PyTree, str]:
+    """(recorded configuration, averaged parameters, player) of what has weights, wherever they are.
+
+    Args:
+      path: the folder of a run or an import, a file of `packed.write_packed`, or a name of
+        `packed.shipped`, as "photos:inpaint".
+      player: one of PLAYERS; by default the student, or the teacher where there is none.
+
+    Raises:
+      FileNotFoundError, ValueError: one sentence.
+    """
+    path = find_model(path)
+    if path.suffix == SUFFIX and path.is_file():
+        packed, recorded, params = read_packed(path)
+        if player not in (None, packed):
+            raise ValueError(f"{path} is a {packed} by itself, no {player}.")
+        return recorded, params, packed
+    if not path.is_dir():
+        raise ValueError(
+            f"{path} is no folder of a run or an import; an exported student restores pictures by "
+            "jax_bridges.Restorer."
+        )
+    if player is None:
+        stage, _ = PLAYERS["student"]
+        player = "student" if (path / "checkpoints" / stage).is_dir() else "teacher"
+    return *read_player(path, player), player
+
+
+def find_model(path: str | os.PathLike) -> Path:
+    """The folder or file of a model; of one that ships with the package by its name.
+
+    Raises FileNotFoundError: there is none.
+    """
+    found = shipped().get(str(path), place(path))
+    if not found.exists():
+        names = f", or one of {', '.join(shipped())}" if shipped() else ""
+        raise FileNotFoundError(
+            f"There is no {found}: give the WORKDIR of a run or an exported file{names}."
+        )
+    return found
 
 
 class ListShipped(argparse.Action):

@@ -136,7 +136,7 @@ def main() -> int:
         flags, rest = arguments()
         config = read_config(rest)
         if config is None:
-            raise ValueError("Say whose data: --config=configs/superres.py, for example.")
+            raise ValueError("Say whose data: --config=superres, for example.")
         if Path(flags.out).exists() and not flags.force:
             raise ValueError(f"{flags.out} is there already: give another name, or --force.")
         check_writable(Path(flags.out).parent)

@@ -32,7 +32,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.command_flags import given_flags, refuse_given
@@ -48,6 +48,7 @@ from jax_bridges.restoring.pictures import JPEGS, QUALITY
 from jax_bridges.restoring.prior import TILINGS, PriorRestorer
 from jax_bridges.restoring.restorer import Restorer
 from jax_bridges.restoring.sheets import write_all
+from jax_bridges.starting import draws_bars
 from jax_bridges.zero_shot import SOLVERS
 
 
@@ -155,7 +156,7 @@ def run(argv: list[str]) -> list[Path]:
         for order in orders
         for sample in range(flags.samples)
     ]
-    silent = flags.quiet or not sys.stderr.isatty()
+    silent = flags.quiet or not draws_bars()
     with tqdm(desc="restore", unit=" tiles", disable=silent) as bar:
         for number, picture in restorer.many(tasks, flags.seed, bar.update):
             order = orders[number // flags.samples]

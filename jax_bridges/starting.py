@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import platform
 import signal
 import sys
 import threading
@@ -63,12 +64,23 @@ class AtOnce:
 _at_once: AtOnce | None = None
 
 
+def version() -> str:
+    """What `--version` prints: this package's, and those on which a report of a fault depends."""
+    from importlib import metadata
+
+    parts = [f"{name} {metadata.version(name)}" for name in ("jax", "flax")]
+    return ", ".join([f"jax_bridges {__version__}", *parts, f"Python {platform.python_version()}"])
+
+
 def begin() -> None:
     """Of a command, before its imports: says that it starts; Ctrl-C ends it at once, with a word.
 
-    With --quiet it says nothing.
+    With --quiet it says nothing; with --version that alone, and ends.
     """
     global _at_once
+    if "--version" in sys.argv[1:]:
+        print(version())
+        raise SystemExit
     if "--quiet" not in sys.argv[1:]:
         print(f"jax_bridges {__version__}: loading", file=sys.stderr, flush=True)
     _at_once = AtOnce()
@@ -84,6 +96,11 @@ def release_signals() -> None:
     """Signals no longer end the command at once, but go to who handles them; without `begin`, nothing."""
     if _at_once is not None:
         _at_once.release()
+
+
+def draws_bars() -> bool:
+    """Whether bars of progress can be drawn: on a terminal, or in a notebook; else there are lines."""
+    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.corruptions import check_noise, make_corruption
 from jax_bridges.corruptions.check import check_task
 from jax_bridges.data import is_paired
+from jax_bridges.report.published import published_tasks
 from jax_bridges.schema import Setting, check_known, whole
 from jax_bridges.training.methods import PRIOR_METHODS
 from jax_bridges.training.methods.prior import Task
@@ -41,6 +42,12 @@ def check_em(config: ConfigDict, bridge: Bridge) -> None:
     if config.train.mode != "bridge":
         raise ValueError(f"train.mode is '{config.train.mode}': an M-step needs 'bridge'.")
     _check_operator(config)
+    published, tasks = config.evaluate.published, published_tasks()
+    if published and f"{published}-samples" not in tasks:
+        known = ", ".join(name for name in tasks if f"{name}-samples" in tasks)
+        raise ValueError(
+            f"evaluate.published is '{published}', which tells of no prior's samples: take one of {known}."
+        )
     check_noise("em.sigma_y", em.sigma_y)
     if em.reset_rounds > em.rounds:
         raise ValueError(

@@ -37,7 +37,7 @@ contents() (
       if [[ -e "$file" || -L "$file" ]]; then printf '%s\0' "$file"; fi
     done
   else
-    find pyproject.toml setup.cfg README.md LICENSE jax_bridges configs -name __pycache__ -prune -o -type f -print0
+    find pyproject.toml setup.cfg setup.py README.md LICENSE jax_bridges configs -name __pycache__ -prune -o -type f -print0
   fi
 )
 

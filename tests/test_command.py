@@ -117,6 +117,7 @@ def parse(monkeypatch):
     def parse_flags(*arguments):
         argv = ["jax_bridges", *(each.replace("INPAINT", inpaint) for each in arguments)]
         monkeypatch.setattr(sys, "argv", argv)  # where the flag --config looks for its overrides
+        jax_bridges.main.define_flags()
         return jax_bridges.main.parse_flags(argv)
 
     yield parse_flags
@@ -129,7 +130,7 @@ def parse(monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], "Say what to run: --config=configs/inpaint.py"),
+        ([], "Say what to run: --config=inpaint, one of compare, edges_to_image, "),
         (["--config=configs/nope.py"], "No such file or directory: 'configs/nope.py'"),
         (["--config=configs/nope.py", "--config.train.steps=3"], "configs/nope.py"),
         (["--config=INPAINT:tiny"], "Unknown variant of configs/inpaint.py 'tiny': choose one of"),

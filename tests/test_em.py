@@ -133,6 +133,15 @@ def test_the_fit_is_probabilistic_pca():
     assert fit(x[:3], 64).factors.shape == (2, 2, 2, 2)
 
 
+def test_the_fit_on_the_samples_of_the_official_one():
+    """Rozet's `fit_moments`, three iterations, each from the samples that it drew (float32)."""
+    given = {key: FILE[f"roz/moments/{key}"] for key in ("x_samples", "mu", "cov")}
+    for x, mean, covariance in zip(*given.values(), strict=True):
+        found = fit(x[..., None, None].astype(np.float64), int(FILE["roz/moments/rank"]))
+        np.testing.assert_allclose(np.ravel(found.mean), mean, atol=1e-6)
+        np.testing.assert_allclose(covariance_of(found), covariance, atol=1e-6)
+
+
 # -- the E-step's sampler ----------------------------------------------------------------------------
 def keeps(name, nfe, **knobs):
     """What a solver leaves of the variance of a pixel that nothing is known of, exactly, by the variance."""
@@ -214,6 +223,19 @@ def test_the_scale_of_dps_is_no_smaller_misfit():
     assert choose_scale(misfits, 0.0) == 10.0
     assert choose_scale(misfits, 0.2) == 3.0  # 0.01 <= 1.1 * 0.04, and 0.05 is above
     assert choose_scale(misfits, 0.03) == 10.0  # none reaches it: the least
+
+
+@pytest.mark.parametrize("task, sigma_y", [("inpaint", 0.0), ("denoise", 0.2)])
+def test_the_scale_of_dps_on_the_official_programs_misfits(task, sigma_y):
+    """Its scales with their misfits and errors to the truth."""
+    scales, misfits, errors = FILE[f"emd/scale_grid_{task}"].T
+    chosen = choose_scale(dict(zip(scales, misfits, strict=True)), sigma_y)
+    if task == "inpaint":
+        assert chosen == scales[errors.argmin()] == 1.5
+    else:
+        # The least misfit, the paper's choice, is at 3; 2 is the smallest that explains the noise.
+        assert chosen == 2.0
+        assert scales[misfits.argmin()] == 3.0
 
 
 def test_health():

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from jax_bridges import main
+from jax_bridges.acts.em import of_papers
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import Observations, make_source
 from jax_bridges.data.source import permutation
@@ -58,6 +60,19 @@ def test_a_run_leaves_an_ordinary_prior(whole):
         assert len(one["x"]) == 8 and two["number"].tolist() == list(range(8, 40))
         assert set(one["number"]) < set(two["number"])
     assert "validation_psnr" in {k for line in lines(whole) if line["stage"] == "em" for k in line}
+
+
+def test_the_papers_rows_stand_with_the_task_that_they_measure(tiles):
+    """FID of samples beside samples, PSNR beside restorations; FD-Lite0 has none to stand beside."""
+    changes = {"evaluate.published": "em-inpaint-random-60", "evaluate.protocol": "own"}
+    config = em_config(tiles, **changes, **{"evaluate.metrics": ("psnr", "fid")})
+    rows = {(row.task, row.model): row for row in of_papers(SimpleNamespace(config=config), 250)}
+    assert rows["restoration", "EMDiffusion"].metrics == {"psnr": 24.70}
+    assert rows["samples", "AmbientDiffusion"].metrics == {"fid": 28.88}
+    assert not any(row.same_protocol or row.same_data for row in rows.values())
+    assert "stretched" in rows["samples", "EMDiffusion"].reference
+    config.evaluate.metrics = ("fd_lite0",)
+    assert of_papers(SimpleNamespace(config=config), 250) == []
 
 
 @pytest.mark.slow
@@ -243,6 +258,7 @@ def test_training_cannot_reach_what_is_hidden(tiles, tmp_path):
         ({"em.operator": {"name": "jpeg"}}, "'jpeg' is no linear operator"),
         ({"em.operator": {"name": "mixture"}}, "'mixture' is no linear operator"),
         ({"em.operator": {"name": "denoise"}}, "take 'identity'.*em.sigma_y"),
+        ({"evaluate.published": "sr4x"}, "take one of em-deblur, em-denoise, em-inpaint-random-60"),
         ({"em.operator": {"share": 0.5}}, "em.operator has no name"),
         ({"em.operator": {"name": "inpaint_random", "share": 2}}, "share must be between 0 and 1"),
         ({"em.sigma_y": 20.0}, r"20 of 255 is 0.157"),

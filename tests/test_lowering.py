@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jax_bridges.acts.em_rounds import e_step_method
 from jax_bridges.acts.zero_shot import restorer
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.models.classifier import ADMClassifier
-from jax_bridges.planning.abstract import (
-    abstract_batch,
-)
+from jax_bridges.planning.abstract import abstract_batch, abstract_run
 from jax_bridges.samplers import SAMPLERS
+from jax_bridges.stages.e_step import posterior_sampler
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.zero_shot import (
     SOLVERS,
@@ -29,10 +29,12 @@ from jax_bridges.zero_shot import (
     solve_mask_shift,
     tile_denoiser,
 )
+from tests.support.config_files import read
 from tests.support.lowering import (
     ADM,
     KEY,
     PRIOR,
+    Jitted,
     abstract,
     each_platform,
     lowered,
@@ -176,3 +178,33 @@ def test_solvers_that_are_guided(platform):
     )  # fmt: skip
     operator = make_corruption("superres", kind="pool")
     lowered(platform, lambda dtype: solving(dtype, "dps", operator, classifier=classifier))
+
+
+# -- learning a prior from corrupted images -------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("platform", ["float32", "bfloat16 on cuda"])
+def test_em_at_the_papers_sizes(platform):
+    """configs/em.py:cifar10: an E-step of 1000 calls is one loop, and the M-step of its network."""
+    config = read("em:cifar10")
+
+    def run(dtype):
+        config.network.dtype = dtype
+        return abstract_run(config, Jitted.create("fsdp"))
+
+    def e_step(dtype):
+        its = run(dtype)
+        method, corruption = e_step_method(its), make_corruption(**config.em.operator)
+        assert method.nfe == 1000
+        program = posterior_sampler(its, corruption, config.em.sigma_y, method)
+        shapes = {"y": (4, 32, 32, 3), "mask": (4, 32, 32, 1), "number": (4,)}
+        kinds = {"number": jnp.uint32}
+        batch = {
+            key: jax.ShapeDtypeStruct(shape, kinds.get(key, jnp.float32))
+            for key, shape in shapes.items()
+        }
+        scale = {"scale": jax.ShapeDtypeStruct((), jnp.float32)}
+        return program, ((weights(its), scale), batch, KEY)
+
+    assert "stablehlo.while" in lowered(platform, e_step)
+    text = lowered(platform, lambda dtype: step_of(run(dtype), "train"))
+    assert "512x32x32x3x" in text  # the paper's batch

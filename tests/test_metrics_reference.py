@@ -128,7 +128,7 @@ def test_what_the_command_refuses(images, tmp_path, without_network, monkeypatch
         return code, capsys.readouterr().err
 
     assert run(tmp_path / "no.npz") == (
-        1, "error: Say whose data: --config=configs/superres.py, for example.\n",
+        1, "error: Say whose data: --config=superres, for example.\n",
     )  # fmt: skip
     there = tmp_path / "there.npz"
     there.write_bytes(b"mine")

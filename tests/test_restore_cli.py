@@ -238,7 +238,7 @@ def test_notes_give_the_command_to_run(model, photo, capsys):
     assert "nothing but maps" in said[0] and "8x8 pixels in the middle of 16x16" in said[1]
     commands = [line.strip() for line in said if line.startswith("  ")]
     assert commands and len(set(commands)) == 1
-    assert commands[0].startswith("python -m jax_bridges.main --config=configs/inpaint.py ")
+    assert commands[0].startswith("python -m jax_bridges.main --config=inpaint ")
 
 
 def refused(capsys, *argv) -> str:

@@ -245,6 +245,7 @@ def test_errors_are_one_line_and_exit_code_1(images, tmp_path, monkeypatch, caps
         path = write_config(config, tmp_path / str(number))
         arguments = ["jax_bridges", f"--config={path}", f"--workdir={workdir}"]
         monkeypatch.setattr(sys, "argv", arguments)
+        jax_bridges.main.define_flags()
         flags.FLAGS(arguments)
         with pytest.raises(SystemExit) as left:
             jax_bridges.main.main(["jax_bridges"])

@@ -35,6 +35,7 @@ from jax_bridges.data import Estimates
 from jax_bridges.keys import SampleStream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
+from jax_bridges.report.published import published_rows
 from jax_bridges.report.row import Row
 from jax_bridges.stages.e_step import sample_told
 from jax_bridges.stages.evaluate import evaluate
@@ -77,7 +78,9 @@ def em(run: Run, begin: Callable[[], None]) -> None:
     jobs = em_jobs(run, rounds, steps, rounds.keep_best())
     trained = [(o, train_stage(o.run, o.stage, lambda state, step: None)) for o in others]
     jobs = sorted(jobs + baseline_jobs(run, trained), key=lambda job: TASKS.index(job.task))
-    results = evaluate(run, jobs, settings(run.config), name="em")
+    results = evaluate(
+        run, jobs, settings(run.config), name="em", published=partial(of_papers, run)
+    )
     log_rows(run, results["rows"])
 
 
@@ -174,6 +177,16 @@ def baseline_jobs(run: Run, trained: list[tuple[Baseline, PyTree]]) -> list[Job]
         its = name, "heun", calls, partial(prior_sampler, other.run, other), params, name, SAMPLES
         jobs.append(Job(*its, unpaired=True))
     return jobs
+
+
+def of_papers(run: Run, images: int) -> list[Row]:
+    """Rows of the task `evaluate.published` of published.csv, restorations and samples of the priors."""
+    config, rows = run.config.evaluate, []
+    for task, ending in ((RESTORED, ""), (SAMPLES, "-samples")) if config.published else ():
+        place = (config.published + ending, config.protocol, config.published_data, images)
+        for row in published_rows(*place, metrics=config.metrics):
+            rows.append(dataclasses.replace(row, task=task))
+    return rows
 
 
 def round_name(run: Run, k: int) -> str:

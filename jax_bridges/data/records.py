@@ -71,12 +71,16 @@ def shard_name(split: str, number: int, count: int) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """A whole file, of which the reader need not ask how many records it has, as the reader names it."""
+    """A whole file, of which the reader need not ask how many records it has; attributes as it wants them."""
 
     filename: str
     take: int
-    examples_in_shard: int
     skip: int = 0
+
+    @property
+    def examples_in_shard(self) -> int:
+        """`take`, as array_record's reader asks for it."""
+        return self.take
 
 
 class RecordSource(SkippingSource):
@@ -158,9 +162,7 @@ def open_records(c: SimpleNamespace) -> RecordSource:
     missing = sorted(set(names) - {each.name for each in folder.iterdir()})
     if missing:
         raise FileNotFoundError(f"{folder} lacks {_names(missing[:3])}: copy or pack it again.")
-    shards = [
-        Shard(str(folder / name), count, count) for name, count in zip(names, counts, strict=True)
-    ]
+    shards = [Shard(str(folder / name), count) for name, count in zip(names, counts, strict=True)]
     classes = index["classes"] if c.label_key else 0
     return RecordSource(c, shards, classes, length=min(length, c.max_images or length))
 

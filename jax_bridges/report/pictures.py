@@ -4,6 +4,7 @@ import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +18,34 @@ OUTLINE = (255, 64, 32)
 GAP = 8  # pixels of paper between two images
 MARGIN = 12
 COLUMN_WIDTH = 128  # the width aimed at where no scale is given
+
+
+def show(images: Mapping[str, Any] | Any, scale: int | None = None) -> Image.Image:
+    """Arrays of images as one picture, which shows itself in a notebook.
+
+    >>> import jax_bridges as jb, numpy as np
+    >>> noise = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
+    >>> jb.show({"noise": noise, "half of it": noise / 2}).size
+    (288, 320)
+
+    Args:
+      images: label -> `[N, H, W, 3]`, a column each, or such an array alone; float in [-1, 1], which is
+        clipped, or uint8. An image alone is `[H, W, 3]`.
+      scale: see `grid`.
+
+    Raises:
+      ValueError: see `grid`.
+    """
+    columns = images if isinstance(images, Mapping) else {"": images}
+    return grid({label: _to_uint8(array) for label, array in columns.items()}, scale)
+
+
+def _to_uint8(images: Any) -> np.ndarray:
+    images = np.asarray(images)
+    images = images[None] if images.ndim == 3 else images
+    if np.issubdtype(images.dtype, np.floating):
+        images = np.rint((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
+    return images
 
 
 def grid(

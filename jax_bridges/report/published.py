@@ -23,7 +23,7 @@ def load_published() -> tuple[dict, ...]:
     nfe                  str: "1000", ">=40", or "" where a method has none or it is not stated
     metric               str: FID, FID-10k (of 10,000 images), CA, IS, PSNR, SSIM, Cons
     value                float, in the paper's unit
-    protocol             str: the key of `metrics.PROTOCOLS` that measures likewise
+    protocol             str: the key of `metrics.PROTOCOLS` that measures likewise, or "none"
     images               int: how many were measured
     source               str: the paper and table it was read from
     """

@@ -20,25 +20,25 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
-from jax_bridges.config import base_config
 from jax_bridges.corruptions import keep_known, smooth_fill
-from jax_bridges.io.bucket import place
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
-from jax_bridges.models import portable
-from jax_bridges.packed import SUFFIX, read_packed, shipped
-from jax_bridges.players import is_teacher, read_player, recorded_config
+from jax_bridges.packed import SUFFIX, find_model, read_packed
+from jax_bridges.players import (
+    complete_recorded,
+    is_baseline,
+    is_teacher,
+    read_player,
+    recorded_config,
+)
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior
-from jax_bridges.training.methods import check_calls, sample_student
+from jax_bridges.training.methods import PAIR_METHODS, check_calls, sample_student
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
-
-_SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
 
 
 @dataclasses.dataclass
@@ -101,12 +101,7 @@ def open_model(
     Raises:
       FileNotFoundError, ValueError: one sentence.
     """
-    path = shipped().get(str(path), place(path))
-    if not path.exists():
-        names = f", or one of {', '.join(shipped())}" if shipped() else ""
-        raise FileNotFoundError(
-            f"There is no {path}: give the WORKDIR of a run or an exported file{names}."
-        )
+    path = find_model(path)
     if path.is_dir():
         return _from_workdir(path, player, nfe, sampler, tile, label, batch)
     if path.suffix == SUFFIX:
@@ -151,7 +146,7 @@ def _from_workdir(path, player, nfe, sampler, tile, label, batch) -> Model:
 
 
 def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Model:
-    config = _complete(recorded, tile)
+    config = complete_recorded(recorded, tile)
     system = _System.create(config)
     if not is_teacher(player):
         if sampler:
@@ -196,7 +191,12 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
     model = _model(text, system, classes, recorded, answer)
     still = system.corruption.masks == "needed" and system.corruption.fills != "noise"
-    model.varies = not still or nfe > 1 or not is_teacher(player)
+    if is_baseline(player):
+        model.varies = (
+            PAIR_METHODS[config.distill.method].varies or system.corruption.fills == "noise"
+        )
+    else:
+        model.varies = not still or nfe > 1 or not is_teacher(player)
     return model
 
 
@@ -213,7 +213,7 @@ def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:
         exported = jax.export.deserialize(bytearray(data))
     except Exception as error:  # flatbuffers and XLA raise many kinds for damaged files
         raise ValueError(f"{path} is damaged ({error}): export the run again.") from error
-    config = _complete(recorded, None)
+    config = complete_recorded(recorded, None)
     system = System.create(config)
     images = exported.in_avals[0].dtype
     classes = getattr(system.student, "num_classes", 0) or 0
@@ -323,19 +323,6 @@ def _model(text: str, system: System, classes: int, recorded: dict[str, Any], an
         recorded=recorded,
         answer=answer,
     )
-
-
-def _complete(recorded: dict[str, Any], tile: tuple[int, int] | None) -> ConfigDict:
-    """The recorded configuration with defaults for what it does not say (imports, older runs)."""
-    config = {"corruption": {"name": "paired"}} | recorded
-    full = base_config().to_dict()
-    for key, value in config.items():
-        full[key] = {**full[key], **value} if key in _SECTIONS else value
-    full["network"] = portable(full["network"])
-    if tile:
-        full["data"]["size"] = list(tile)
-        full["task"] = recorded["source"]["family"]
-    return ConfigDict(full)
 
 
 def check_label(label: int | None, classes: int) -> None:

@@ -125,7 +125,7 @@ def training_command(recorded: dict[str, Any], corruption: str | None = None) ->
     """
     data = recorded.get("data", {})
     corruption = corruption or recorded.get("corruption", {}).get("name", "inpaint_freeform")
-    words = ["python -m jax_bridges.main --config=configs/inpaint.py"]
+    words = ["python -m jax_bridges.main --config=inpaint"]
     words.append(f"--config.corruption.name={corruption}")
     if data.get("name", MAPS) == MAPS:
         words += ["--config.data.name=folder --config.data.path=PHOTOGRAPHS"]

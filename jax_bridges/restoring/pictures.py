@@ -160,6 +160,10 @@ class Picture:
             out += struct.pack(">I", zlib.crc32(name + data))
         return out
 
+    def _repr_png_(self) -> bytes:
+        """A notebook shows it."""
+        return self.to_png()
+
     def to_jpeg(self, quality: int = QUALITY) -> bytes:
         """A JPEG of 8 bits and full colour resolution, with profile, print size and EXIF.
 

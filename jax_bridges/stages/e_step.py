@@ -20,6 +20,7 @@ import numpy as np
 
 from jax_bridges import hosts
 from jax_bridges.bridges import Levels
+from jax_bridges.command import time_left
 from jax_bridges.corruptions import Corrupted, Corruption, InpaintMask, LinearOperator, Rows
 from jax_bridges.data import Observations, first, operator_of, pad
 from jax_bridges.io.atomic import write_atomic
@@ -33,6 +34,7 @@ from jax_bridges.zero_shot import Method, measure, sample_diffusion
 from jax_bridges.zero_shot.gaussian import sample_posterior
 
 HIDDEN = 0.1  # share of an observation's numbers that a validation has to predict
+EVERY = 10.0  # seconds between two words on how far it is
 LEAST_NOISE = 0.01  # sigma_y is taken for no less where a system is solved
 
 Sample = Callable[[PyTree, PyTree, Array], PyTree]
@@ -184,6 +186,7 @@ def sample_all(
     if name and whole.is_file():
         return _read(whole)
     size, found = run.config.evaluate.batch, []
+    progress = _Progress(f"em: E-step of {name}" if name else "em: validation", len(observed))
     for start in range(0, len(observed), size):
         part = parts / f"{start:09d}.npz"
         if not (name and part.is_file()):
@@ -197,6 +200,7 @@ def sample_all(
             made = {"x": np.asarray(x, np.float16), "square": square, "count": counts}
             made = {k: v[:count] for k, v in made.items()} | {"number": batch["number"]}
             made["seconds"] = np.array([time.perf_counter() - begin])
+            progress(start + count, count)
             if not name:
                 found.append(made)
                 continue
@@ -208,6 +212,23 @@ def sample_all(
         if hosts.is_chief():
             remove_folder(parts)
     return made
+
+
+class _Progress:
+    """Says after the first batch, then now and then, and at the end, how far an E-step is."""
+
+    def __init__(self, what: str, total: int):
+        self._what, self._total = what, total
+        self._begin, self._said, self._made = time.perf_counter(), 0.0, 0
+
+    def __call__(self, done: int, made: int) -> None:
+        """`made` of the `done` observations were sampled just now, the others by this start or another."""
+        self._made += made
+        now = time.perf_counter()
+        if hosts.is_chief() and (now - self._said > EVERY or done == self._total):
+            self._said, rate = now, self._made / (now - self._begin)
+            left = time_left((self._total - done) / rate)
+            print(f"{self._what} {done}/{self._total}  {rate:.1f} img/s  {left}", flush=True)
 
 
 def _write(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges import hosts
 from jax_bridges.data import Source, blocks_of, first, pad
@@ -33,6 +32,7 @@ from jax_bridges.report.table import format_table
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.pictures import pixels, save_pictures
 from jax_bridges.stages.run import Run, Stopped
+from jax_bridges.starting import draws_bars
 from jax_bridges.typing import PyTree
 
 _STEP = 128  # parts are multiples of it: DDBM's protocol measures batches of so many
@@ -130,8 +130,7 @@ def evaluate(
     table = _Table(run, HeldOut(run.test_data, count, config.batch))
     values: dict[str, Any] = table.images
     rows, shown = [], {}
-    silent = None if sys.stderr.isatty() and hosts.is_chief() else True
-    bar = tqdm(jobs, desc=name, unit="row", disable=silent)
+    bar = tqdm(jobs, desc=name, unit="row", disable=not (draws_bars() and hosts.is_chief()))
     for job in bar:
         row, each, images = table.row(job)
         values |= {f"{len(rows)}/{metric}": of_each for metric, of_each in each.items()}
@@ -245,6 +244,7 @@ class _Table:
         row = Row(
             job.model, job.sampler, job.nfe, self._held_out.count, job.task,
             restore.seconds_per_image(part) if job.nfe else None, metrics,
+            training_calls=job.training_calls,
         )  # fmt: skip
         return row, values, np.concatenate(shown) if shown else None
 

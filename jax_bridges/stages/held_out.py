@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints

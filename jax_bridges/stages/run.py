@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from jax_bridges import hosts
 from jax_bridges.checkpoints import Checkpoints, NotSaved
@@ -24,7 +23,7 @@ from jax_bridges.data import Loader, Source
 from jax_bridges.io.bucket import Mirror
 from jax_bridges.keys import Purpose
 from jax_bridges.stages.log import Callback, MetricsLog, NoLog
-from jax_bridges.starting import first_says, release_signals
+from jax_bridges.starting import draws_bars, first_says, release_signals
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
@@ -276,7 +275,7 @@ def train_stage(
     meta = {"stage": stage.name, "config": record(config)}
     bar = tqdm(
         total=stage.steps, initial=done, desc=stage.name, unit="step", mininterval=1.0,
-        dynamic_ncols=True, disable=None if sys.stderr.isatty() and hosts.is_chief() else True,
+        dynamic_ncols=True, disable=not (draws_bars() and hosts.is_chief()),
     )  # fmt: skip
     try:
         with loader.iterate(done) as batches:

@@ -35,12 +35,17 @@ for key in ("params", "ema", "t", "loss", "grad"):
     OUT[f"emd/mstep/{key}"] = EM[f"emd/mstep/{key}"]
 for key in ("x0", "noise"):
     OUT[f"emd/mstep/{key}"] = nhwc(EM[f"emd/mstep/{key}"])
-for name in ("ddpm_cg1", "ddpm_cg3", "ddim_cg3", "ddpm_covx"):
+for name in ("ddpm_cg1", "ddpm_cg3", "ddim_cg3"):
     for key in ("mu", "cov_D", "cov_U", "sigma_y", "start_mean"):
         OUT[f"roz/{name}/{key}"] = EM[f"roz/{name}/{key}"]
     for key in ("y", "z", "eps", "x_final"):
         OUT[f"roz/{name}/{key}"] = column(EM[f"roz/{name}/{key}"])
     OUT[f"roz/{name}/mask"] = column(1 - EM[f"roz/{name}/A"])
+for key in ("x_samples", "mu", "cov"):
+    OUT[f"roz/moments/{key}"] = EM[f"roz/moments/{key}"].astype(np.float32)
+OUT["roz/moments/rank"] = EM["roz/moments/rank"]
+for task in ("inpaint", "denoise"):
+    OUT[f"emd/scale_grid_{task}"] = EM[f"emd/scale_grid_{task}"]
 for key in ("mu_x", "cov_D", "cov_U"):
     OUT[f"post/{key}"] = ROZET[key]
 OUT["post/mask"], OUT["post/y"] = column(1 - ROZET["mask"]), column(ROZET["y"])
