@@ -155,8 +155,12 @@ def test_packed_images_are_read_from_a_bucket(images, emulator, monkeypatch):
 
 def test_an_imported_teacher_lies_in_a_bucket(emulator, tmp_path):
     file = saved(tmp_path, weights("ddbm"))
+    place(f"{ROOT}/w.safetensors").write_bytes(file.read_bytes())
     for where in (f"{ROOT}/import", tmp_path / "import"):
-        assert import_main([str(file), "--as=ddbm", "--schedule=vp", HEADS, str(where)]) == 0
+        assert (
+            import_main([f"{ROOT}/w.safetensors", "--as=ddbm", "--schedule=vp", HEADS, str(where)])
+            == 0
+        )
     one, two = (read_player(where, "teacher") for where in (f"{ROOT}/import", tmp_path / "import"))
     assert one[0] == two[0]
     jax.tree.map(np.testing.assert_array_equal, one[1], two[1])

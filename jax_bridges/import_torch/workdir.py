@@ -146,7 +146,7 @@ def import_workdir(
     Raises:
       FileNotFoundError, ValueError: one sentence; nothing has been left behind.
     """
-    file, workdir = Path(file), place(workdir)
+    file, workdir = place(file), place(workdir)
     look_up("family", FAMILIES, family)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f"{workdir} is not an empty folder: give a new one for the import.")
@@ -163,7 +163,7 @@ def import_workdir(
         ) from error
     _check_network(file, network, family)
     _check_types(file, _tensors(contents), half)
-    with open(file, "rb") as opened:
+    with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     pointwise = [np.ndim(a) for n, a in _tensors(contents) if n.endswith("qkv.weight")]
     recorded = {
