@@ -133,6 +133,7 @@ def _run(
     # -- plan, act, report ---------------------------------------------------------------------------
     choose_act(config).do(this, begin)
     if hosts.is_chief():
+        log.flush()
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
     hosts.barrier("done")  # the first to leave would end the others
