@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -137,6 +138,7 @@ def _run(
     # -- plan, act, report ---------------------------------------------------------------------------
     choose_act(config).do(this, begin)
     if hosts.is_chief():
+        log.flush()
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
     hosts.barrier("done")  # the first to leave would end the others
@@ -268,7 +270,8 @@ def main(argv: list[str]) -> None:
     keep_compiled()
 
     def work() -> None:
-        hosts.join(*(given_flags[name].value for name in hosts.FLAGS))
+        asked: list[Any] = [given_flags[name].value for name in hosts.FLAGS]
+        hosts.join(*asked)
         hosts.only_chief_prints()
         given = given_keys(given_flags)
         if given_flags.seeds:
