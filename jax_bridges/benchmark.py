@@ -7,6 +7,8 @@
         --devices=8 --fsdp=8 --compile
     python -m jax_bridges.benchmark --plan --config=configs/edges_to_image.py:handbags64 \
         --topology=v5e:4x4 --fsdp=16                                    # for TPUs that are not here
+    python -m jax_bridges.benchmark --plan --config=configs/inpaint.py:imagenet256_i2sb \
+        --topology=v5e:8x8 --slices=2 --fsdp=64 --no-compile            # and what goes over their links
 
 Measured are the functions that a run uses, compiled, warm, on random images and on random weights
 (or those of `--config.teacher.checkpoint`): medians of several repeats. TFLOP/s count the operations
@@ -232,7 +234,9 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     add("--size", type=int, default=0, help="pixels; 0: the network's own")
     add("--plan", action="store_true", help="measure nothing: costs of --config from shapes alone")
     add(
-        "--compile", action="store_true", help="with --plan: compile the steps for their memory too"
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="with --plan: compile the steps for their memory too, or not; with --topology it does",
     )
     add("--fsdp", type=int, default=0, help="devices over which the state is sharded; 0: config's")
     add("--mode", choices=MODES, help="of parallel.mode; the configuration's if not given")
@@ -290,20 +294,20 @@ def benchmark(options: argparse.Namespace, given) -> None:
 
 def plan(options: argparse.Namespace, given) -> None:
     """Prints what the configuration costs."""
-    devices = chip = None
+    devices = topology = None
     if options.topology:
-        topology = read_topology(options.topology)
-        chip, devices = topology.chip, compile_only_devices(topology)
+        topology = read_topology(options.topology, options.slices)
+        devices = compile_only_devices(topology)
     elif options.devices:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
     ((_, config),) = configurations(options, given)
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp, devices)
     validate(config, parallel.devices)
-    compiled = options.compile or bool(options.topology)
+    compiled = bool(options.topology) if options.compile is None else options.compile
     stages = [what for what in options.what.split(",") if what] or STAGES
-    made = plan_config(config, parallel, stages, compiled, chip, partial(print, flush=True))
-    print(describe(made, chip), flush=True)
+    made = plan_config(config, parallel, stages, compiled, topology, partial(print, flush=True))
+    print(describe(made, topology), flush=True)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import argparse
 from jax_bridges.command_flags import refuse_given
 from jax_bridges.schema import COUNT, TEXT, Setting, number, whole
 
-OF_PLANS = ("devices", "compile", "topology")
+OF_PLANS = ("devices", "compile", "topology", "slices")
 OF_MEASUREMENTS = ("nfe", "repeats", "peak_tflops", "json")
 # Their defaults are not the parser's, so that one that is not read can be told from one not given.
 OPTIONS = (
@@ -18,6 +18,9 @@ OPTIONS = (
     Setting("json", "benchmark.json", TEXT, "file of the results"),
     Setting("devices", 0, whole(least=0), "with --plan: pretend so many; 0: those there"),
     Setting("topology", "", TEXT, "with --plan: compile for a TPU that is not there, as v5e:4x4"),
+    Setting(
+        "slices", 1, COUNT, "with --topology: so many of them, joined by the data centre's network"
+    ),
 )
 
 
@@ -38,6 +41,8 @@ def complete_options(options: argparse.Namespace, configured: bool) -> None:
         refuse_given(options, OF_MEASUREMENTS, "is for measuring: leave it out with --plan.")
         if options.topology and options.devices:
             raise ValueError("--topology says how many devices there are: leave --devices out.")
+        if not options.topology:
+            refuse_given(options, ("slices",), "goes with --topology: give both, or leave it out.")
     else:
         refuse_given(options, OF_PLANS, "goes with --plan: give both, or leave it out.")
     if configured:

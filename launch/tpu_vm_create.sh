@@ -8,7 +8,7 @@
 #   --project PROJECT  or TPU_PROJECT in the environment
 #   --zone ZONE        or TPU_ZONE in the environment
 #   --runtime VERSION  of the TPU software, or TPU_RUNTIME (v2-alpha-tpuv5-lite for v5e)
-#   --spot             cheaper, and may be taken away at any time: see spot_loop.sh
+#   --spot             cheaper, and may be taken away at any time: launch/sky.yaml asks again by itself
 #   --wait MINUTES     for the TPU to be ready (0: do not wait; 60)
 #   --dry-run          print the commands
 #   --help             this text

@@ -26,8 +26,6 @@ DRY_RUNS = [
     f"tpu_vm_run.sh --name t --mount 10.0.0.2:/share --dry-run {RUN}/'in paint'",
     "tpu_vm_run.sh --name t --skip-setup --dry-run -- --config=c.py --workdir=/mnt/runs/c",
     "tpu_vm_delete.sh --name t --dry-run",
-    "spot_loop.sh --name t --type v5litepod-16 --mount 10.0.0.2:/share --dry-run -- "
-    "--config=c.py --workdir=/mnt/runs/c",
     "slurm.sh --nodes 2 --gpus 8 --time 1-00:00:00 --account a --partition p --dry-run -- "
     "--config=c.py --workdir=/scratch/c",
     "slurm.sh --dry-run -- --config=c.py --workdir=/scratch/c",
@@ -85,8 +83,6 @@ def test_what_a_dry_run_prints_is_shell():
         ("tpu_vm_run.sh --name t --dry-run -- --config=c.py", "give --workdir=DIR after --"),
         ("tpu_vm_run.sh --name t", "nothing to run"),
         ("tpu_vm_delete.sh", "The name is not set"),
-        ("spot_loop.sh --name t --type v5litepod-16", "nothing to run"),
-        ("spot_loop.sh --name t -- --config=c.py", "The accelerator type is not set"),
         ("slurm.sh --nodes 2", "nothing to run"),
         ("slurm.sh --nodes", "--nodes needs a value"),
         ("local.sh --cpu-devices many -- --config=c.py", "--cpu-devices is 'many'"),

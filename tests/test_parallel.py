@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import pytest
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.planning.abstract import abstract_arguments, abstract_run
+from jax_bridges.planning.collectives import Marked, count_sent
 from jax_bridges.planning.cost import count_flops
 from jax_bridges.platforms import aim_at
 from jax_bridges.samplers import sample_few_step
@@ -78,6 +80,19 @@ def test_parameters_travel_and_images_do_not(measured):
     wrong = [shape for shape in travels["all-gather"] if shape not in measured["shapes"]]
     assert not wrong, wrong
     assert "all-gather" not in measured["teacher"]["pmap"]["travels"]
+
+
+@pytest.mark.parametrize("mode", ["pmap", "2x4"])
+def test_a_plan_counts_what_the_compiled_program_sends(measured, mode):
+    """Of the trace: gathers to the byte, and sums but for the norms' and the losses'."""
+    found = measured["teacher"][mode]
+    sizes = {
+        kind: 4 * sum(math.prod(shape) for shape in shapes if shape)
+        for kind, shapes in found["travels"].items()
+    }
+    assert found["sent"].get("gather", 0) == sizes.get("all-gather", 0)
+    assert 0.98 * sizes["all-reduce"] < found["sent"]["reduce"] <= sizes["all-reduce"]
+    assert (found["sent"].get("gather", 0) > 0) == (mode != "pmap")
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
@@ -189,6 +204,8 @@ def teacher_run(modes, out):
         state = parallel.init(lambda p: State.create(teacher=Player.create(p, adam)), start)
         step = parallel.step(make_teacher_step(system, config.train, adam))
         given = state, None, parallel.put(batch(0)), jax.random.key(1)
+        marked = Marked.of(parallel).step(make_teacher_step(system, config.train, adam))
+        sent = count_sent(jax.make_jaxpr(marked)(*given).jaxpr)
         if name == "one":
             out["flops"] = count_flops(step, *given)
         step = step.lower(*given).compile()
@@ -198,6 +215,7 @@ def teacher_run(modes, out):
         out["teacher"][name] = dict(
             flops=step.cost_analysis()["flops"],
             travels=travels(step.as_text()),
+            sent={kind: sum(n for (k, _), n in sent.items() if k == kind) for kind, _ in sent},
             difference=difference(results["one"], state),
             uneven=uneven(state),
             loss=float(metrics["loss"]),

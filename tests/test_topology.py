@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from jax_bridges.planning.memory import GIB, Held, bytes_refused
+from jax_bridges.planning.network import Traffic
 from jax_bridges.planning.plan import Plan, StagePlan, describe
-from jax_bridges.planning.topology import CHIPS, compile_only_devices, read_topology
+from jax_bridges.planning.topology import compile_only_devices, read_topology
 from tests.support.commands import benchmark_main
 
 ROOT = Path(__file__).parents[1]
@@ -64,6 +65,8 @@ def test_without_the_compiler(monkeypatch, capsys):
     wrong = ("--topology=v5e:2x2", "--devices=4")
     status, out, error = benchmark_main(monkeypatch, capsys, "--plan", config, *wrong)
     assert (status, out) == (1, "") and "leave --devices out" in error
+    status, out, error = benchmark_main(monkeypatch, capsys, "--plan", config, "--slices=2")
+    assert (status, out) == (1, "") and "--slices goes with --topology" in error
 
 
 def test_what_the_compiler_refuses():
@@ -88,7 +91,8 @@ def test_a_plan_for_chips():
     plan = Plan(
         "sr", "photos of 64x64", "unet, float32", "4 x TPU v5 lite", 2_000_000, 3e9, 4, (stage,)
     )
-    assert describe(plan, CHIPS["v5e"]).splitlines() == [
+    topology = read_topology("v5e:2x2")
+    assert describe(plan, topology).splitlines() == [
         "task       sr: photos of 64x64",
         "network    unet, float32, 2.00M parameters, 3 GFLOP a call and image",
         "devices    4 x TPU v5 lite",
@@ -99,15 +103,46 @@ def test_a_plan_for_chips():
     ]
     large = dataclasses.replace(held, work=16 * GIB)
     large = dataclasses.replace(stage, held=large, compiled=3.0, problem="Set network.remat=True.")
-    said = describe(dataclasses.replace(plan, stages=(large,)), CHIPS["v5e"]).splitlines()[4:6]
+    said = describe(dataclasses.replace(plan, stages=(large,)), topology).splitlines()[4:6]
     assert said[0].endswith("holds 20 GiB (parameters 1, averages 1, optimiser 2, activations 16 GiB), "
                             "compiled in 3 s")  # fmt: skip
     assert said[1].strip() == "It does NOT fit. Set network.remat=True."
 
 
+def test_a_plan_says_what_the_links_carry():
+    """In units that a person would use, and which of two networks is the slower."""
+    held = Held(GIB, GIB, 2 * GIB, 0, limit=int(15.75 * GIB))
+    one = Traffic({"ICI": 2 * GIB, "DCN": 0.0}, {"ICI": 512 * 2**20, "DCN": 0.0}, 0.0123, "ICI")
+    two = dataclasses.replace(one, reduced={"ICI": 0.0, "DCN": 3 * 2**20}, seconds=2.0, bound="DCN")
+    none = Traffic({"ICI": 0.0, "DCN": 0.0}, {"ICI": 0.0, "DCN": 0.0}, 0.0, "ICI")
+    said = []
+    for traffic in (one, two, none):
+        stage = StagePlan("train", 10, 8, 0, 197e12, held, traffic)
+        plan = Plan("sr", "photos", "unet", "32 x TPU v5 lite", 2_000_000, 3e9, 32, (stage,))
+        said.append(describe(plan, read_topology("v5e:4x4", 2)).splitlines()[5].strip())
+    assert said == [
+        "a chip hears 2 GiB of parameters and 512 MiB of sums of gradients over ICI a step, "
+        "which takes no less than 0.0123 s",
+        "a chip hears 2 GiB of parameters and 0 MiB of sums of gradients over ICI and 0 MiB of "
+        "parameters and 3 MiB of sums of gradients over DCN a step, which takes no less than 2 s (DCN)",
+        "a chip hears nothing of the others in a step",
+    ]
+
+
+def test_slices_of_a_topology():
+    two = read_topology("v5p:4x4x8", 2)
+    assert (two.devices, two.slices, two.rings) == (256, 2, (True, True, True))
+    assert read_topology("v5e:8x16").rings == (False, True)
+    assert read_topology("v4:2x4x4").rings == (False, False, False)
+    with pytest.raises(
+        ValueError, match="between slices of v4: plan one slice, or take one of v5e"
+    ):
+        read_topology("v4:4x4x4", 2)
+
+
 def test_a_plan_of_what_was_tried():
     """A run that goes on: what is left counts."""
-    stage = StagePlan("distill", 100, 8, 40, 1e12, Held(2**20, 0, 0, 2**20, 0), 1.0, 60.0)
+    stage = StagePlan("distill", 100, 8, 40, 1e12, Held(2**20, 0, 0, 2**20, 0), None, 1.0, 60.0)
     plan = Plan("sr", "photos", "unet", "1 x cpu", 2_000_000, 3e9, 1, (stage,))
     assert describe(plan).splitlines()[3:] == [
         "distill    60 of 100 steps of 8 images, 1 TFLOP a step, 60000 ms: about 60.0 min",
@@ -136,6 +171,16 @@ def test_a_step_compiles_for_a_tpu_that_is_not_there():
     ).groups()
     assert 0 < float(work) < float(total)
     assert "x TPU v5 lite" in said and "compiled in" in said
+    assert re.search(r"a chip hears [\d.]+ MiB of parameters and [\d.]+ MiB of sums of", said)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")
+def test_a_step_over_two_slices_is_planned_without_compiling():
+    """Between the slices goes the sum of the gradients alone: of each parameter once in, once out."""
+    said = planned("--topology=v5e:2x2", "--slices=2", "--fsdp=4", "--no-compile")
+    assert "compiled in" not in said and "and what a step needs besides" in said
+    assert "0 MiB of parameters and" in said and "over DCN a step" in said and "(DCN)" in said
 
 
 @pytest.mark.skipif(not HERE, reason="needs libtpu: pip install '.[tpu]'")

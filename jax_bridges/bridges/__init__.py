@@ -8,6 +8,7 @@ from jax_bridges.bridges.diffusion import DDPM, EDM, Diffusion, Levels
 from jax_bridges.bridges.goub import GOUB
 from jax_bridges.bridges.i2sb import I2SB, I2SBinDDBM, symmetric_betas
 from jax_bridges.bridges.interpolant import Interpolant, StochasticInterpolant
+from jax_bridges.bridges.palette import Palette
 from jax_bridges.bridges.resshift import ResShift
 from jax_bridges.bridges.unidb import UniDB
 from jax_bridges.choices import choose
@@ -24,6 +25,7 @@ BRIDGES = {
     "interpolant": StochasticInterpolant.create,
     "ddpm": DDPM.create,  # diffusion priors: no x_T, for zero_shot
     "edm": EDM,
+    "palette": Palette.create,
 }
 
 
@@ -45,6 +47,7 @@ __all__ = [
     "I2SBinDDBM",
     "Interpolant",
     "Levels",
+    "Palette",
     "Posterior",
     "ResShift",
     "StochasticInterpolant",

@@ -32,7 +32,7 @@ from jax_bridges.corruptions.photo_file import PhotoFile
 from jax_bridges.corruptions.pointwise import Colorize, Denoise, Identity, Paired
 from jax_bridges.corruptions.sensing import BlockSensing, WalshHadamard
 from jax_bridges.corruptions.smooth import smooth_fill
-from jax_bridges.corruptions.superres import SuperResolution
+from jax_bridges.corruptions.superres import SuperResolution, bilinear
 
 CORRUPTIONS = {
     "inpaint_center": InpaintCenter,
@@ -120,6 +120,7 @@ __all__ = [
     "Rows",
     "SuperResolution",
     "WalshHadamard",
+    "bilinear",
     "check_noise",
     "fill_hole",
     "freeform_masks",

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Jaxpr
 from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from jax_bridges.models import mask_input
@@ -106,6 +107,13 @@ def abstract_arguments(run: Run, stage: Stage) -> tuple[PyTree, PyTree, PyTree, 
     batch = jax.tree.map(split, abstract_batch(run, stage.batch_shape))
     # The key's shape alone: a real key would bring its own device into the computation.
     return state, frozen, batch, jax.eval_shape(lambda: jax.random.key(0))
+
+
+def trace(run: Run, stage: Stage) -> Jaxpr:
+    """What JAX traces of the stage's step on shapes, with loops, for the devices of `run.parallel`."""
+    platform = platform_of(run.parallel.mesh)
+    with aim_at("any" if platform == "cpu" else platform):
+        return jax.make_jaxpr(stage.step)(*abstract_arguments(run, stage)).jaxpr
 
 
 def lower(run: Run, stage: Stage) -> jax.stages.Lowered:

@@ -50,7 +50,7 @@ def _operations(eqn: Any) -> float:
     name = eqn.primitive.name
     if name in _RULES:
         return _RULES[name](eqn)
-    inner = [_count(jaxpr) for jaxpr in _inside(eqn.params)]
+    inner = [_count(jaxpr) for jaxpr in inside(eqn.params)]
     if inner:
         return sum(inner)
     if name in _FREE or name in _TRANSCENDENTAL:
@@ -60,7 +60,7 @@ def _operations(eqn: Any) -> float:
     return float(_size(eqn.outvars[0])) if eqn.outvars else 0.0  # one a value
 
 
-def _inside(params: dict[str, Any]) -> Iterator[Jaxpr]:
+def inside(params: dict[str, Any]) -> Iterator[Jaxpr]:
     """The functions that an operation calls, each once."""
     for value in params.values():
         for each in value if isinstance(value, (tuple, list)) else (value,):
@@ -126,6 +126,6 @@ _RULES: dict[str, Callable[[Any], float]] = {
     "scatter-add": lambda eqn: float(_size(eqn.invars[2])),
     "scan": lambda eqn: eqn.params["length"] * _count(eqn.params["jaxpr"].jaxpr),
     "cond": lambda eqn: max(_count(branch.jaxpr) for branch in eqn.params["branches"]),
-    "shard_map": lambda eqn: eqn.params["mesh"].size * sum(map(_count, _inside(eqn.params))),
+    "shard_map": lambda eqn: eqn.params["mesh"].size * sum(map(_count, inside(eqn.params))),
     "dot_product_attention_fwd_wrapper": _attention,
 }

@@ -24,7 +24,9 @@ from jax_bridges.planning.abstract import (
     compile_step,
     random_batch,
     step_flops,
+    trace,
 )
+from jax_bridges.planning.collectives import Marked, count_sent
 from jax_bridges.planning.memory import (
     GIB,
     Held,
@@ -36,7 +38,8 @@ from jax_bridges.planning.memory import (
     refusal,
     refuse_too_large,
 )
-from jax_bridges.planning.topology import Chip
+from jax_bridges.planning.network import Network, Traffic
+from jax_bridges.planning.topology import Topology
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import train
@@ -55,6 +58,7 @@ class StagePlan:
       done: steps that a checkpoint holds already.
       flops: of a step, over all devices (`step_flops`).
       held: bytes of one device.
+      traffic: what a step sends between chips; None where the links between them are not known.
       compiled: seconds that compiling the step took; None: it was not compiled.
       seconds: of a step, as it runs here; None: it was not tried.
       problem: that it does not fit, and what to change; "" where it does.
@@ -66,6 +70,7 @@ class StagePlan:
     done: int
     flops: float
     held: Held
+    traffic: Traffic | None = None
     compiled: float | None = None
     seconds: float | None = None
     problem: str = ""
@@ -142,7 +147,7 @@ def plan_config(
     parallel: Parallel,
     stages: Sequence[str] = STAGES,
     compiled: bool = False,
-    chip: Chip | None = None,
+    topology: Topology | None = None,
     tell: Callable[[str], None] = print,
 ) -> Plan:
     """The plan of a configuration, from shapes alone: nothing is allocated and no data is opened.
@@ -153,14 +158,18 @@ def plan_config(
       config: validated.
       parallel: over the devices to plan for; pretended ones will do.
       stages: of STAGES, those to plan.
-      compiled, chip, tell: see `foresee`.
+      compiled, topology, tell: see `foresee`.
     """
     for name in stages:
         look_up("stage", dict.fromkeys(STAGES), name)
     run = abstract_run(config, parallel)
-    teacher = abstract_params(run.system, "teacher")
-    made = [(run, train(run) if name == "train" else distill(run, teacher)) for name in stages]
-    return make_plan(run, made, partial(foresee, compiled=compiled, chip=chip, tell=tell))
+    made = [(run, abstract_stage(run, name)) for name in stages]
+    return make_plan(run, made, partial(foresee, compiled=compiled, topology=topology, tell=tell))
+
+
+def abstract_stage(run: Run, name: str) -> Stage:
+    """One of STAGES of a run of shapes."""
+    return train(run) if name == "train" else distill(run, abstract_params(run.system, "teacher"))
 
 
 # -- one stage -----------------------------------------------------------------------------------
@@ -169,7 +178,7 @@ def foresee(
     stage: Stage,
     flops: float,
     compiled: bool = False,
-    chip: Chip | None = None,
+    topology: Topology | None = None,
     tell: Callable[[str], None] = print,
 ) -> StagePlan:
     """Plans a stage from shapes.
@@ -178,12 +187,15 @@ def foresee(
       compiled: lowers and compiles its step too, minutes for a large network. The numbers are those
         of the platform it is compiled for: XLA's CPU compiler computes bfloat16 in float32 and undoes
         remat, so there they bound an accelerator's from above.
-      chip: that it is for, where it is known; else its memory is `parallel.device_gib`.
+      topology: the chips that it is for, where they are known: their memory, and the links between
+        them. Else a device's memory is `parallel.device_gib`.
       tell: is told what is being compiled.
     """
-    held, took = held_state(run, stage), None
-    if chip is not None:
-        held = dataclasses.replace(held, limit=int(chip.gib * GIB))
+    held, took, traffic = held_state(run, stage), None, None
+    if topology is not None:
+        held = dataclasses.replace(held, limit=int(topology.chip.gib * GIB))
+        tell(f"tracing the step of {stage.name}")
+        traffic = foresee_traffic(run, stage.name, topology)
     if compiled:
         tell(f"compiling the step of {stage.name}")
         start = time.perf_counter()
@@ -192,8 +204,17 @@ def foresee(
         except jax.errors.JaxRuntimeError as error:
             held = held_refused(held, error)
         took = time.perf_counter() - start
-    about = stage.name, stage.steps, stage.images, run.done(stage.name), flops, held, took
+    about = stage.name, stage.steps, stage.images, run.done(stage.name), flops, held, traffic, took
     return StagePlan(*about, problem=refusal(run, stage, held))
+
+
+def foresee_traffic(run: Run, stage: str, topology: Topology) -> Traffic:
+    """What the step of one of STAGES sends between the chips of a topology, from its trace."""
+    marked = abstract_run(run.config, Marked.of(run.parallel))
+    sent = count_sent(trace(marked, abstract_stage(marked, stage)))
+    mesh = run.parallel.mesh
+    shape = mesh.shape["data"], mesh.shape["fsdp"]
+    return Network.create(topology, list(mesh.devices.flat), shape).traffic(sent)
 
 
 def try_stage(run: Run, stage: Stage, flops: float, trials: int = 2) -> StagePlan:
@@ -226,12 +247,12 @@ def try_stage(run: Run, stage: Stage, flops: float, trials: int = 2) -> StagePla
         jax.block_until_ready(metrics)
     seconds = (time.perf_counter() - start) / trials
     about = stage.name, stage.steps, stage.images, run.done(stage.name), flops, held
-    return StagePlan(*about, took, seconds)
+    return StagePlan(*about, compiled=took, seconds=seconds)
 
 
 # -- text ----------------------------------------------------------------------------------------
-def describe(plan: Plan, chip: Chip | None = None) -> str:
-    """The plan as a few lines of text; `chip` is that of the devices, where it is known."""
+def describe(plan: Plan, topology: Topology | None = None) -> str:
+    """The plan as a few lines of text; `topology` is that of the devices, where it is known."""
     lines = [
         f"task       {plan.task}: {plan.data}",
         f"network    {plan.network}, {plan.parameters / 1e6:.2f}M parameters, "
@@ -244,14 +265,16 @@ def describe(plan: Plan, chip: Chip | None = None) -> str:
         flops += left * stage.flops
         text = f"{left} of {stage.steps}" if stage.done else f"{left}"
         text += f" steps of {stage.images} images, {stage.flops / 1e12:.4g} TFLOP a step"
-        if chip is not None:
-            least = stage.flops / (plan.count * chip.tflops * 1e12)
+        if topology is not None:
+            least = stage.flops / (plan.count * topology.chip.tflops * 1e12)
             text += f", which take no less than {least:.3g} s"
         if stage.seconds is not None:
             seconds += left * stage.seconds
             text += f", {1e3 * stage.seconds:.0f} ms: about {duration(left * stage.seconds)}"
         lines.append(f"{stage.name:10s} {text}")
         lines.append(f"{'':10s} {_held(stage)}")
+        if stage.traffic is not None:
+            lines.append(f"{'':10s} {_traffic(stage.traffic)}")
         if stage.problem:
             lines.append(f"{'':10s} It does NOT fit. {stage.problem}")
     if plan.stages:
@@ -277,6 +300,19 @@ def _held(stage: StagePlan) -> str:
         return f"{text} and what a step needs besides"
     text += f", compiled in {duration(stage.compiled)}"
     return text + "; its compiler does not say what a step needs besides" * (held.work is None)
+
+
+def _traffic(traffic: Traffic) -> str:
+    links = [link for link in ("ICI", "DCN") if traffic.gathered[link] or traffic.reduced[link]]
+    if not links:
+        return "a chip hears nothing of the others in a step"
+    each = [
+        f"{in_units(traffic.gathered[link])} of parameters and {in_units(traffic.reduced[link])} of "
+        f"sums of gradients over {link}"
+        for link in links
+    ]
+    of = f" ({traffic.bound})" if len(links) > 1 else ""
+    return f"a chip hears {' and '.join(each)} a step, which takes no less than {traffic.seconds:.3g} s{of}"
 
 
 def _devices(parallel: Parallel) -> str:

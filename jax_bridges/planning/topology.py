@@ -25,7 +25,9 @@ class Chip:
       name, config: libtpu's names of the chip, and of how its cores work together.
       gib: memory that its compiler lets a program have.
       tflops: dense bfloat16 at most, by Google's documentation.
-      dimensions: of the network that joins the chips.
+      dimensions: of the network that joins the chips of a slice (ICI).
+      ici: gigabytes (1e9) a second of one of its links, one way; a chip has two links a dimension.
+      dcn: of a chip's share of the network between slices, one way; None where no rate is published.
     """
 
     name: str
@@ -33,13 +35,18 @@ class Chip:
     gib: float
     tflops: float
     dimensions: int
+    ici: float
+    dcn: float | None
 
 
+# Rates of links are of cloud.google.com/tpu/docs/{v5e,v5p,v6e}, read on 2026-11-27: both ways a chip has
+# 400, 1200 and 800 GB/s over its 4, 6 and 4 ports; the data centre network has 6.4 and 25.6 Tb/s for 256
+# chips of v5e and v6e, and 50 Gb/s a chip of v5p. v4's are of arXiv 2304.01433: six links of 50 GB/s.
 CHIPS = {
-    "v4": Chip("v4", "megacore", 30.75, 275, 3),
-    "v5e": Chip("v5e", "default", 15.75, 197, 2),
-    "v5p": Chip("v5", "megachip_tccontrol", 95.74, 459, 3),
-    "v6e": Chip("v6e", "default", 31.25, 918, 2),
+    "v4": Chip("v4", "megacore", 30.75, 275, 3, 50.0, None),
+    "v5e": Chip("v5e", "default", 15.75, 197, 2, 50.0, 3.125),
+    "v5p": Chip("v5", "megachip_tccontrol", 95.74, 459, 3, 100.0, 6.25),
+    "v6e": Chip("v6e", "default", 31.25, 918, 2, 100.0, 12.5),
 }
 
 # libtpu asks the machine's metadata server where it is, and writes to stderr what it misses.
@@ -53,26 +60,40 @@ _ENVIRONMENT = {
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """Chips of one kind in a grid, `v5e:4x4`; `text` is the name as given."""
+    """Chips of one kind in a grid, `v5e:4x4`; `text` is the name as given, `slices` how many such grids."""
 
     text: str
     chip: Chip
     grid: tuple[int, ...]
+    slices: int = 1
 
     @property
     def devices(self) -> int:
         """Number of chips; each is one device."""
-        return math.prod(self.grid)
+        return math.prod(self.grid) * self.slices
+
+    @property
+    def rings(self) -> tuple[bool, ...]:
+        """Of each axis, whether its ends are joined too.
+
+        Two-dimensional ones are where they have a whole pod's 16 chips, three-dimensional ones in slices
+        of whole cubes of 4 x 4 x 4 (cloud.google.com/tpu/docs, read on 2026-11-27).
+        """
+        if self.chip.dimensions == 2:
+            return tuple(n == 16 for n in self.grid)
+        return (all(n % 4 == 0 for n in self.grid),) * len(self.grid)
 
 
-def read_topology(text: str) -> Topology:
+def read_topology(text: str, slices: int = 1) -> Topology:
     """A topology from its name.
 
     Args:
       text: `KIND:AxB`, for v4 and v5p `KIND:AxBxC`; KIND one of CHIPS.
+      slices: so many of them, joined by the network of the data centre.
 
     Raises:
-      ValueError: an unknown kind, or a grid that such chips do not form.
+      ValueError: an unknown kind, or a grid that such chips do not form; several slices of chips
+        whose rate between slices is not known.
     """
     kind, _, shape = text.partition(":")
     chip = look_up("kind of TPU", CHIPS, kind)
@@ -82,7 +103,12 @@ def read_topology(text: str) -> Topology:
             f"The topology '{text}' is not known: give the chips along {chip.dimensions} axes, as "
             f"in {kind}:{example}."
         )
-    return Topology(text, chip, tuple(map(int, shape.split("x"))))
+    if slices > 1 and chip.dcn is None:
+        raise ValueError(
+            f"No rate is published of the network between slices of {kind}: plan one slice, or take "
+            f"one of {', '.join(name for name, each in CHIPS.items() if each.dcn)}."
+        )
+    return Topology(text, chip, tuple(map(int, shape.split("x"))), slices)
 
 
 def compile_only_devices(topology: Topology) -> list[Device]:
@@ -109,7 +135,7 @@ def compile_only_devices(topology: Topology) -> list[Device]:
             topology_name=f"{topology.chip.name}:{'x'.join(map(str, topology.grid))}",
             chip_config_name=topology.chip.config,
             chips_per_host_bounds=host,
-            num_slices=1,
+            num_slices=topology.slices,
         ).devices
     except Exception as error:  # libtpu's own, of several kinds
         raise ValueError(

@@ -1,0 +1,236 @@
+"""launch/*.yaml: what SkyPilot and xpk read in them, where they are installed, without a cloud.
+
+They are programs of half a gigabyte with environments of their own (`uv tool install 'skypilot[gcp]'`,
+`uv tool install xpk`), so they are not part of the extra [test]; what needs neither is asked here always.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from jax_bridges.command_line import read_config
+from jax_bridges.hosts import FLAGS
+from jax_bridges.starting import REQUEUE
+from tests.support import ROOT
+from tests.support.scripts import LAUNCH
+
+SKY, JOBSET = (LAUNCH / name for name in ("sky.yaml", "jobset.yaml"))
+
+
+def tool(name: str) -> str:
+    """The path of a program, or a skipped test that says which is missing."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"needs {name}, which is not on PATH")
+    return found
+
+
+def commands(path) -> list[str]:
+    """The commands in the comment at the top of a file, one a line, their lines joined."""
+    head = re.match(r"(#.*\n)+", path.read_text())[0]
+    lines = re.findall(r"^#   (.*)$", head, flags=re.MULTILINE)
+    return re.sub(r"\s*\\\n\s*", " ", "\n".join(lines)).splitlines()
+
+
+def pod() -> dict:
+    (job,) = yaml.safe_load(JOBSET.read_text())["spec"]["replicatedJobs"]
+    return job["template"]["spec"]
+
+
+# -- always ----------------------------------------------------------------------------------------
+def test_sky_starts_again_what_was_stopped_and_nothing_else():
+    recovery = yaml.safe_load(SKY.read_text())["resources"]["job_recovery"]
+    assert recovery == {"recover_on_exit_codes": [REQUEUE], "max_restarts_on_errors": 0}
+
+
+@pytest.mark.parametrize(
+    "extras, nodes, expected",
+    [
+        ("tpu", "4", ["--hosts=auto"]),
+        ("cuda", "1", ["--hosts=none"]),
+        ("cuda", "2", ["--coordinator=10.0.0.1:8476", "--processes=2", "--process=1"]),
+    ],
+)
+def test_sky_tells_each_host_of_the_others(tmp_path, extras, nodes, expected):
+    """Its script, run with a python that says what it was given, and with its own exit code."""
+    python = tmp_path / "jax_bridges/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\nexit 75\n')
+    python.chmod(0o755)
+    task = yaml.safe_load(SKY.read_text())
+    more = {
+        "WORKDIR": "gs://b/a run", "OPTIONS": "--config.train.steps=3 --config.seed=1",
+        "EXTRAS": extras, "SKYPILOT_NUM_NODES": nodes, "SKYPILOT_NODE_RANK": "1",
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "HOME": str(tmp_path), "PATH": os.environ["PATH"],
+    }  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", task["run"]], env=task["envs"] | more, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (REQUEUE, "")
+    assert done.stdout.splitlines() == [
+        "-m", "jax_bridges.main", *expected, "--config=configs/inpaint.py", "--workdir=gs://b/a run",
+        "--config.train.steps=3", "--config.seed=1",
+    ]  # fmt: skip
+    assert {word.split("=")[0].removeprefix("--") for word in expected} <= set(FLAGS)
+
+
+def test_what_both_install_and_start_is_there():
+    task, container = yaml.safe_load(SKY.read_text()), pod()["template"]["spec"]["containers"][0]
+    assert (
+        '".[$EXTRAS,gcs]"' in task["setup"]
+        and '".[$EXTRAS,gcs]"' in (LAUNCH / "Dockerfile").read_text()
+    )
+    done = subprocess.run(["bash", "-n"], input=task["setup"] + task["run"], text=True)
+    assert done.returncode == 0
+    assert container["command"] == ["python", "-m", "jax_bridges.main"]
+    assert (ROOT / task["envs"]["CONFIG"]).exists()
+
+
+def test_jobset_starts_again_what_was_stopped_and_not_what_was_refused():
+    """The hosts of a v5e-16, all of which end with any of them."""
+    job = pod()
+    (rule,) = job["podFailurePolicy"]["rules"]
+    codes = rule["onExitCodes"]
+    assert (rule["action"], codes["operator"], codes["values"]) == ("FailJob", "In", [1, 2])
+    assert REQUEUE not in codes["values"] and job["backoffLimit"] == 0
+    limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert job["parallelism"] * limits["google.com/tpu"] == 16
+
+
+# -- by the tools themselves -----------------------------------------------------------------------
+READ = """
+import json, sys, sky
+task = sky.Task.from_yaml_config(
+    sky.utils.yaml_utils.safe_load(open(sys.argv[1])), env_overrides=[("WORKDIR", "gs://b/run")]
+)
+(one,) = task.resources
+print("RESULT " + json.dumps(dict(
+    accelerators=one.accelerators, args=one.accelerator_args, spot=one.use_spot, cloud=str(one.cloud),
+    recovery=one.job_recovery, envs=task.envs, nodes=task.num_nodes,
+)))
+"""
+
+
+@pytest.mark.slow
+def test_skypilot_reads_it(tmp_path):
+    """By its own parser, schema and all; a task without a bucket is refused."""
+    with open(tool("sky")) as script:
+        python = script.readline().removeprefix("#!").strip()
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+    }
+    done = subprocess.run(
+        [python, "-c", READ, SKY], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
+    read = json.loads(lines[0].removeprefix("RESULT "))
+    assert read["accelerators"] == {"tpu-v5litepod-16": 1} and read["cloud"] == "GCP"
+    assert read["spot"] is True and read["nodes"] == 1
+    assert read["args"] == {"runtime_version": "v2-alpha-tpuv5-lite"}
+    assert read["recovery"]["recover_on_exit_codes"] == [75]
+    assert read["envs"]["WORKDIR"] == "gs://b/run" and read["envs"]["EXTRAS"] == "tpu"
+    wrong = READ.replace('env_overrides=[("WORKDIR", "gs://b/run")]', "")
+    done = subprocess.run(
+        [python, "-c", wrong, SKY], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "WORKDIR" in done.stderr
+
+
+@pytest.mark.slow
+def test_xpk_makes_the_same_jobset(tmp_path):
+    """From the command in the file's head, by a dry run; more is its own queue and image's wrapping."""
+    xpk = tool("xpk")
+    (command,) = (line for line in commands(JOBSET) if line.startswith("xpk workload create"))
+    name = r"\b(CLUSTER|PROJECT|ZONE|REGISTRY|BUCKET)\b"
+    words = shlex.split(
+        re.sub(name, lambda m: {"ZONE": "us-west4-a"}.get(m[0], m[0].lower()), command)
+    )
+    done = subprocess.run(
+        [xpk, *words[1:], "--dry-run"], capture_output=True, text=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    text = re.search(r"^apiVersion: jobset.*?(?=^\[XPK\])", done.stdout, flags=re.M | re.S)[0]
+    theirs, ours = yaml.safe_load(text), yaml.safe_load(JOBSET.read_text())
+    for key in ("apiVersion", "kind"):
+        assert theirs[key] == ours[key]
+    assert theirs["metadata"]["annotations"] == ours["metadata"]["annotations"]
+    assert theirs["spec"]["failurePolicy"] == ours["spec"]["failurePolicy"]
+    (their_job,), (our_job,) = (each["spec"]["replicatedJobs"] for each in (theirs, ours))
+    assert (their_job["name"], their_job["replicas"]) == (our_job["name"], our_job["replicas"])
+    theirs, ours = (each["template"]["spec"] for each in (their_job, our_job))
+    for key in ("parallelism", "completions", "backoffLimit"):
+        assert theirs[key] == ours[key]
+    # What it lets be started again holds 75 and the signals, what ours ends does not.
+    (rule,) = theirs["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["operator"] == "NotIn" and 75 in rule["onExitCodes"]["values"]
+    assert not {1, 2} & set(rule["onExitCodes"]["values"])
+    theirs, ours = (each["template"]["spec"] for each in (theirs, ours))
+    same = "restartPolicy nodeSelector hostNetwork dnsPolicy terminationGracePeriodSeconds".split()
+    for key in same:
+        assert theirs[key] == ours[key], key
+    (theirs,), (ours,) = (each["containers"] for each in (theirs, ours))
+    assert theirs["name"] == ours["name"] and theirs["resources"] == ours["resources"]
+    program = " ".join([*ours["command"], *ours["args"]]).replace("BUCKET", "bucket")
+    assert f"({program}) & PID=$!" in theirs["command"][-1]
+
+
+# -- the page ----------------------------------------------------------------------------------------
+def blocks() -> list[list[str]]:
+    """The commands of docs/pod.md, as words."""
+    text = "\n".join(
+        re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/pod.md").read_text(), flags=re.M | re.S)
+    )
+    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
+    found = [part.strip() for line in lines for part in re.split(r"&&|;", line)]
+    return [shlex.split(line) for line in found if line]
+
+
+def test_what_the_page_calls_is_there(monkeypatch):
+    """Modules, scripts and their options, configurations and settings."""
+    called = blocks()
+    modules = [words for words in called if words[:2] == ["python", "-m"]]
+    scripts = [words for words in called if words[0].startswith("launch/")]
+    assert len(modules) > 2 and len(scripts) > 3
+    for words in modules:
+        assert importlib.util.find_spec(words[2]), words[2]
+        settings = [w for w in words if w.startswith("--config")]
+        if settings:
+            monkeypatch.setattr("sys.argv", ["", *settings])  # where absl looks for them
+            read_config(settings)
+    for words in scripts:
+        options = {w for w in words[1 : (*words, "--").index("--")] if w.startswith("--")}
+        told = subprocess.run(
+            ["bash", ROOT / words[0], "--help"], capture_output=True, text=True
+        ).stdout
+        assert options <= set(re.findall(r"--[a-z-]+", told)), words
+    for name in re.findall(r"launch/[\w.]+", (ROOT / "docs/pod.md").read_text()):
+        assert list(LAUNCH.glob(name.removeprefix("launch/") + "*")), name
+
+
+@pytest.mark.slow
+def test_the_page_calls_skypilot_and_xpk_by_options_that_they_have(tmp_path):
+    paths = {name: tool(name) for name in ("sky", "xpk")}
+    for words in blocks():
+        if words[0] not in paths:
+            continue
+        sub = words[1:3] if words[1] in ("jobs", "workload", "cluster") else words[1:2]
+        options = {w.split("=")[0] for w in words if w.startswith("--")}
+        done = subprocess.run(
+            [paths[words[0]], *sub, "--help"], capture_output=True, text=True,
+            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert done.returncode == 0, words
+        assert options <= set(re.findall(r"--[a-z][a-z-]*", done.stdout)), words
