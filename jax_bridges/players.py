@@ -1,4 +1,4 @@
-"""Whose weights: the teacher's, the student's, or a comparison's student by its method.
+"""Whose weights: the teacher's, the student's, or a comparison's student or baseline by its method.
 
 They lie in a work directory, as a run or an import left it.
 """
@@ -6,6 +6,7 @@ They lie in a work directory, as a run or an import left it.
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,18 +18,20 @@ from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
 from jax_bridges.io.bucket import place
 from jax_bridges.models import make_network, mask_input, portable
-from jax_bridges.training.methods import METHODS
+from jax_bridges.training.methods import METHODS, PAIR_METHODS
 from jax_bridges.training.system import System, image_size
 from jax_bridges.typing import PyTree
 
-TRAIN, DISTILL = "train", "distill"  # stages: folders under checkpoints/, lines of metrics.jsonl
+# Stages: folders under checkpoints/, lines of metrics.jsonl.
+TRAIN, DISTILL, BASELINE = "train", "distill", "baseline"
 _SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
-# Whose weights: where they are kept, and as which player. A comparison has a student of each method. What
-# `evaluate.best` keeps of a stage lies beside it.
+# Whose weights: where they are kept, and as which player. A comparison has a student of each method, and
+# baselines that no teacher has taught. What `evaluate.best` keeps of a stage lies beside it.
 _LAST = {
     "student": (DISTILL, "generator"),
     "teacher": (TRAIN, "teacher"),
     **{method: (f"{DISTILL}_{method}", "generator") for method in METHODS},
+    **{method: (f"{BASELINE}_{method}", "generator") for method in PAIR_METHODS},
 }
 BEST = "_best"
 PLAYERS = _LAST | {f"{name}{BEST}": (f"{its}{BEST}", who) for name, (its, who) in _LAST.items()}
@@ -37,6 +40,11 @@ PLAYERS = _LAST | {f"{name}{BEST}": (f"{its}{BEST}", who) for name, (its, who) i
 def is_teacher(player: str) -> bool:
     """Whether one of PLAYERS is a teacher."""
     return player.removesuffix(BEST) == "teacher"
+
+
+def is_baseline(player: str) -> bool:
+    """Whether one of PLAYERS has learnt without a teacher."""
+    return player.removesuffix(BEST) in PAIR_METHODS
 
 
 def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, str]:
@@ -62,8 +70,8 @@ def read_player(workdir: str | os.PathLike, player: str) -> tuple[dict[str, Any]
 
     Args:
       workdir: what a run left behind; for the teacher also an import.
-      player: "student", "teacher", or a comparison's student by its method; each with "_best" for what
-        `evaluate.best` has kept of it.
+      player: "student", "teacher", or a comparison's student or baseline by its method; each with "_best"
+        for what `evaluate.best` has kept of it.
 
     Returns:
       (config, params), params as numpy arrays.
@@ -111,6 +119,9 @@ def complete_recorded(recorded: dict[str, Any], size: tuple[int, int] | None) ->
 
 
 def _shapes(config: dict[str, Any], player: str) -> PyTree:
+    if is_baseline(player):
+        method, system = PAIR_METHODS[player.removesuffix(BEST)], System.create(config)
+        return jax.eval_shape(partial(method.init, system), jax.random.key(0))
     network = make_network(**full_network(config, player))
     if "data" in config:
         size = image_size(config["data"]["size"])

@@ -42,7 +42,8 @@ from jax_bridges.schema import (
 from jax_bridges.settings_text import as_markdown, as_text
 from jax_bridges.training import optimizers, steps
 from jax_bridges.training.couplings import MODES
-from jax_bridges.training.methods import BASELINES, METHODS, PRIOR_METHODS
+from jax_bridges.training.methods import BASELINES, METHODS, PAIR_METHODS, PRIOR_METHODS
+from jax_bridges.training.methods.pairs import PAIR_SHARED
 from jax_bridges.training.parallel import MODES as PARALLEL_MODES
 from jax_bridges.training.settings import (
     BATCH,
@@ -130,6 +131,9 @@ def rows() -> tuple[Setting, ...]:
 
         S("compare.students", (), Each(Choice(METHODS), unique=True), "Methods of distillation to "
                 "compare (configs/compare.py); none: one student, by distill.method."),
+        S("compare.baselines", (), Each(Choice(PAIR_METHODS), unique=True), "Models of other kinds, "
+                "trained on the same pairs without a teacher; those that do not suit the task are left out, "
+                "with the reason."),
         S("compare.samplers", ("ancestral", "dbim", "dbim2", "dbim3", "heun"),
                 Each(Choice(SAMPLERS, named=True), unique=True), "Of the teacher."),
         S("compare.teacher_nfe", (1, 2, 5, 10, 20, 100), Each(COUNT), "Its network calls an image; "
@@ -140,6 +144,8 @@ def rows() -> tuple[Setting, ...]:
                 "are spared."),
         S("compare.prior_nfe", 50, whole(least=2), "Noise levels they visit, where the prior's run does not "
                 "say."),
+
+        *_pair_methods(),
 
         S("zero_shot.tasks", {}, NAMED, "What one diffusion prior restores, without teacher and student: "
                 "name -> {operator: a linear corruption, sigma_y: noise of y in units of [-1, 1], and "
@@ -234,6 +240,13 @@ def _baselines() -> Iterable[Setting]:
     yield from _BASELINES
     for name, method in PRIOR_METHODS.items():
         yield from under(f"em.{name}", method.settings)
+
+
+def _pair_methods() -> Iterable[Setting]:
+    """What the baselines of a comparison read: shared rows once, others where their method has them."""
+    yield from under("baselines", PAIR_SHARED)
+    for name, method in PAIR_METHODS.items():
+        yield from under(f"baselines.{name}", method.settings)
 
 
 # -- a configuration against the table -------------------------------------------------------------

@@ -100,11 +100,11 @@ def i2sb_steps(nfe: int, steps: int = 1000) -> np.ndarray:
 
 
 def padded(times: np.ndarray, room: int = 1024) -> tuple[np.ndarray, np.int32]:
-    """A grid as the samplers' `times` and `length`: its last time repeated up to a multiple of `room`.
+    """A grid as the samplers' `times` and `length`: its last time or row repeated up to a multiple of `room`.
 
     All grids that fit into the same room have one shape, so that one program samples with any of them.
     """
-    filler = np.full(-len(times) % room, times[-1])
+    filler = np.repeat(times[-1:], -len(times) % room, axis=0)
     return np.concatenate([times, filler]), np.int32(len(times))
 
 

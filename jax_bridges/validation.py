@@ -5,6 +5,7 @@ What each key may be is the table's (`settings.check`); here is what goes togeth
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 
 import jax
@@ -26,9 +27,10 @@ from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
 from jax_bridges.training.couplings import check_mode
-from jax_bridges.training.methods import METHODS, PRIOR_METHODS, check_method
+from jax_bridges.training.methods import METHODS, PAIR_METHODS, PRIOR_METHODS, check_method
+from jax_bridges.training.methods.pairs import of_pair_method, why_not_here
 from jax_bridges.training.optimizers import check_optimizer
-from jax_bridges.training.settings import placed
+from jax_bridges.training.settings import distill_settings, placed
 from jax_bridges.training.system import image_size
 from jax_bridges.validation_em import check_em
 from jax_bridges.zero_shot import make_method
@@ -100,6 +102,29 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     for method in methods:
         asked = tuple(config.evaluate.student_nfe)
         check_method(config.distill, method, bridge, corruption, asked)
+    for name in config.compare.baselines:
+        _check_baseline(config, name, corruption, devices)
+
+
+def _check_baseline(config: ConfigDict, name: str, corruption, devices: int) -> None:
+    """What a baseline of a comparison cannot be trained with, where the task suits it."""
+    method, part = PAIR_METHODS[name], f"baselines.{name}"
+    if why_not_here(method, config):
+        return
+    its = of_pair_method(method, config)
+    settings, bridge = distill_settings(its.distill), make_bridge(**its.bridge)
+    parts = devices * settings.microbatches
+    if settings.batch % parts:
+        key = f"{part}.batch" if "batch" in config.baselines[name] else "baselines.batch"
+        raise ValueError(
+            f"{key} is {settings.batch}: it must be a multiple of {parts} ({devices} devices x "
+            f"{settings.microbatches} microbatches)."
+        )
+    for key in method.optimizers(settings):
+        check_optimizer(settings[key], f"{part}.{key}")
+    method.check(settings, bridge, corruption)
+    _check_network(its)
+    _check_bridge(its, bridge)
 
 
 def _check_network(config: ConfigDict) -> None:
@@ -258,7 +283,7 @@ def _check_zero_shot(config: ConfigDict, bridge) -> None:
 
 def _check_compared_prior(config: ConfigDict, corruption) -> None:
     """Zero-shot rows beside the bridges': a comparison, of a task that such solvers know."""
-    if not config.compare.students:
+    if not (config.compare.students or config.compare.baselines):
         raise ValueError(
             "compare.prior adds rows to a comparison: name its students in compare.students "
             "(configs/compare.py)."
@@ -315,7 +340,9 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
     """
     unread = {  # prefix: why
         "train.": config.teacher.checkpoint and "teacher.checkpoint is a finished teacher",
-        "compare.": not config.compare.students and "compare.students is empty",
+        "compare.": not (config.compare.students or config.compare.baselines)
+        and "compare.students is empty",
+        "baselines.": not config.compare.baselines and "compare.baselines is empty",
         "zero_shot.": not config.zero_shot.tasks and "zero_shot.tasks is empty",
         "em.": not config.em.operator and "em.operator is empty",
         "distill.": (config.zero_shot.tasks and "a zero-shot run has no student")
@@ -325,12 +352,15 @@ def check_given(config: ConfigDict, given: Iterable[str]) -> None:
         for prefix, why in unread.items():
             if why and key.startswith(prefix) and config.get(prefix[:-1]) is not None:
                 raise ValueError(f"{key} was given, but {why}: leave one of them out.")
-    for name in PRIOR_METHODS:
-        for key in given:
-            if key.startswith(f"em.{name}.") and name not in config.em.baselines:
+    for act, part, names in (
+        ("em", "em", PRIOR_METHODS),
+        ("compare", "baselines", PAIR_METHODS),
+    ):
+        for name, key in itertools.product(names, given):
+            if key.startswith(f"{part}.{name}.") and name not in config[act].baselines:
                 raise ValueError(
-                    f"{key} was given, but em.baselines has no '{name}', which alone reads it: add it there, "
-                    "or leave the key out."
+                    f"{key} was given, but {act}.baselines has no '{name}', which alone reads it: add it "
+                    "there, or leave the key out."
                 )
     methods = tuple(config.compare.students) or (config.distill.method,)
     read = {row.key for method in methods for row in placed(method, METHODS[method].settings)}

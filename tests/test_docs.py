@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 
@@ -15,7 +16,7 @@ from jax_bridges import settings
 from jax_bridges.training.system import System
 from tests.support import ROOT, config_files, pages, restorers, runs, typed
 from tests.support.pages import PAGES
-from tools import site_hooks
+from tools import site_doctests, site_hooks
 
 CONFIGS = tuple(f"configs/{name}.py" for name in ("inpaint", "zero_shot", "compare", "em"))
 SHELL = [page for page in PAGES if pages.blocks(page, "sh")]
@@ -126,6 +127,9 @@ def test_python_runs(page, world, tmp_path, monkeypatch):
     for entry in world.iterdir():  # each page writes for itself
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
+    # The run that is there, of seconds, instead of ten minutes.
+    config = runs.tiny(world / "photos")
+    monkeypatch.setattr(jax_bridges, "get_config", lambda text: config)
     name = "page_" + re.sub(r"\W", "_", page)
     pages.run_python(page, pages.blocks(page, "python"), name)
 
@@ -140,6 +144,14 @@ def test_every_page_is_in_the_navigation():
     assert listed <= own | set(site_hooks.COPIED) | {"api/index.md"}
 
 
+def test_all_of_the_mathematics_and_the_face_are_in_the_api():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    pure = setup["importlinter:contract:pure"]["source_modules"].split()
+    shown = {module for _, modules in site_hooks.API.values() for module in modules}
+    assert {"jax_bridges", *pure} <= shown
+
+
 def test_a_public_name_without_a_docstring_ends_the_build(tmp_path, monkeypatch):
     (tmp_path / "house.py").write_text(
         '"""A house."""\n\n__all__ = ["told", "bare", "Half", "Filled"]\n\n'
@@ -149,6 +161,13 @@ def test_a_public_name_without_a_docstring_ends_the_build(tmp_path, monkeypatch)
     )
     house = griffe.load("house", search_paths=[tmp_path])
     assert site_hooks.undocumented(house) == ["house.bare", "house.Half.bare"]
+
+
+def test_examples_of_docstrings_are_blocks_of_code():
+    text = "A thing.\n\n>>> 1 + 1\n2\n>>> 3\n3\n\nArgs:\n  x: y.\n\n>>> 4\n4"
+    assert site_doctests.fenced(text) == (
+        "A thing.\n\n```pycon\n>>> 1 + 1\n2\n>>> 3\n3\n```\n\nArgs:\n  x: y.\n\n```pycon\n>>> 4\n4\n```"
+    )
 
 
 @pytest.mark.slow
@@ -163,6 +182,7 @@ def test_the_site_is_built(tmp_path):
         made
     )
     assert "sample_dbim" in made["api/samplers.html"]
+    assert "<blockquote>" not in made["api/face.html"]
     for page, text in made.items():
         asked = re.findall(r'<(?:script|img)[^>]* src="(https?:[^"]*)', text)
         asked += re.findall(r'<link rel="stylesheet" href="(https?:[^"]*)', text)

@@ -39,13 +39,25 @@ COPIED = {
 
 # Page of the API -> its title, and the modules on it.
 API = {
-    "run": ("Run", ["jax_bridges.main", "jax_bridges.config", "jax_bridges.report"]),
+    "face": ("jax_bridges", ["jax_bridges", "jax_bridges.trained"]),
+    "run": (
+        "Run",
+        [
+            "jax_bridges.main",
+            "jax_bridges.config",
+            "jax_bridges.configurations",
+            "jax_bridges.report",
+        ],
+    ),
     "restore": ("Restore", ["jax_bridges.restoring.restorer", "jax_bridges.restoring.prior"]),
     "bridges": ("Bridges", ["jax_bridges.bridges"]),
     "samplers": ("Samplers", ["jax_bridges.samplers"]),
     "times": ("Times", ["jax_bridges.times"]),
     "corruptions": ("Corruptions", ["jax_bridges.corruptions"]),
-    "denoisers": ("Denoisers", ["jax_bridges.preconditioning", "jax_bridges.wiener"]),
+    "denoisers": (
+        "Denoisers",
+        ["jax_bridges.preconditioning", "jax_bridges.scalings", "jax_bridges.wiener"],
+    ),
     "losses": ("Losses", ["jax_bridges.losses", "jax_bridges.corrupted_losses"]),
     "distillation": ("Distillation", ["jax_bridges.distillation"]),
     "methods": (
@@ -110,7 +122,7 @@ def api_pages() -> dict[str, str]:
     for page, (title, modules) in API.items():
         lines = [f"# {title}", ""]
         for name in modules:
-            module = package[name.removeprefix("jax_bridges.")]
+            module = package if name == package.name else package[name.removeprefix("jax_bridges.")]
             bare += undocumented(module)
             lines += [f"## `{name}`", "", f"::: {name}", "    options:", "      heading_level: 3"]
             told = [found for found in public(module) if not found.is_attribute or found.docstring]

@@ -31,7 +31,7 @@ ACTS = {
     "zero_shot": Act(
         lambda config: bool(config.zero_shot.tasks), zero_shot.zero_shot, zero_shot.settings
     ),
-    "compare": Act(lambda config: bool(config.compare.students), compare.compare, compare.settings),
+    "compare": Act(compare.is_comparison, compare.compare, compare.settings),
     "distil": Act(lambda config: True, distil.distil, distil.settings),
 }
 

@@ -1,4 +1,4 @@
-"""Several students of one teacher, compared with each other, with its samplers and with a prior."""
+"""Several students of one teacher, compared with each other, its samplers, baselines and a prior."""
 
 from __future__ import annotations
 
@@ -9,26 +9,43 @@ from functools import partial
 
 from ml_collections import ConfigDict
 
+from jax_bridges.acts.compare_baselines import (
+    MODEL,
+    baseline_config,
+    baseline_runs,
+    seconds_of,
+    taught,
+)
 from jax_bridges.acts.compare_prior import check_prior, prior_jobs
 from jax_bridges.acts.distil import of_papers, train_and_distil
 from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
-from jax_bridges.players import DISTILL
+from jax_bridges.players import DISTILL, is_baseline
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.evaluate import evaluate, row_settings
 from jax_bridges.stages.jobs import Job, source_job, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
+from jax_bridges.training.methods import find_method
+from jax_bridges.training.methods.pairs import teacher_calls
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
 
 
 def compare(run: Run, begin: Callable[[], None]) -> None:
-    """Trains `compare.students` and evaluates `compare_jobs`."""
-    runs = student_runs(run)
-    teacher, students, weights = train_and_distil(run, begin, runs)
-    jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in students.items()})
-    said = {"left_out": left_out, "weights_of": weights}
+    """Trains `compare.students` and `compare.baselines`, and evaluates `compare_jobs`."""
+    others, reasons = baseline_runs(run)
+    runs = student_runs(run) | others
+    teacher, trained, weights = train_and_distil(run, begin, runs)
+    jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in trained.items()})
+    said = {"left_out": " ".join(filter(None, (left_out, *reasons))), "weights_of": weights}
+    if run.config.compare.baselines:
+        said["trained_in"] = seconds_of(run.workdir)
     evaluate(run, jobs, settings(run.config), published=of_papers(run), **said)
+
+
+def is_comparison(config: ConfigDict) -> bool:
+    """Whether there is something to compare a teacher with."""
+    return bool(config.compare.students or config.compare.baselines)
 
 
 def settings(config: ConfigDict) -> str:
@@ -87,14 +104,33 @@ def teacher_rows(bridge: Bridge, compare) -> tuple[list[tuple[str, int, int]], l
     ]
 
 
+def told_cost(config: ConfigDict, jobs: list[Job]) -> list[Job]:
+    """Rows with what their training has cost; a student's with its teacher's, where that is known."""
+    train = taught(config)
+    by_teacher = None if train is None else teacher_calls(train)
+
+    def cost(job: Job) -> float | None:
+        if job.model == MODEL:
+            method, settings = find_method(baseline_config(config, job.sampler).distill)
+            return method.calls(settings) * settings.batch * settings.steps
+        if job.model == "teacher" or by_teacher is None:
+            return by_teacher
+        if job.model == "student":
+            method, settings = find_method(of_method(config, job.sampler).distill)
+            return by_teacher + method.calls(settings) * settings.batch * settings.steps
+        return None
+
+    return [dataclasses.replace(job, training_calls=cost(job)) for job in jobs]
+
+
 def compare_jobs(
-    run: Run, teacher: PyTree, students: dict[str, tuple[Run, PyTree]]
+    run: Run, teacher: PyTree, trained: dict[str, tuple[Run, PyTree]]
 ) -> tuple[list[Job], str]:
     """The rows of a comparison, and what was left out and why.
 
     Args:
       teacher: averaged parameters.
-      students: name of the stage -> its run and averaged parameters.
+      trained: name of a student's or baseline's stage -> its run and averaged parameters.
     """
     rows, left_out = teacher_rows(run.system.bridge, run.config.compare)
     # Pictures of all rows would be a wall: the teacher's first sampler, fewest and most calls of it.
@@ -105,10 +141,14 @@ def compare_jobs(
         label = f"teacher {sampler} {calls}" if (sampler, calls) in shown else ""
         make = partial(teacher_sampler, run, budget, sampler)
         jobs.append(Job("teacher", sampler, calls, make, teacher, label))
-    for student_run, params in students.values():
-        method = student_run.config.distill.method
-        for n in run.config.evaluate.student_nfe:
-            make = partial(student_sampler, student_run, n)
-            jobs.append(Job("student", method, n, make, params, f"student {method} {n}"))
+    for its, params in trained.values():
+        method, budgets = its.config.distill.method, its.config.evaluate.student_nfe
+        model = MODEL if is_baseline(method) else "student"
+        for n in budgets:
+            make = partial(student_sampler, its, n)
+            shown = model == "student" or n == max(budgets)
+            label = f"{model} {method} {n}" if shown else ""
+            jobs.append(Job(model, method, n, make, params, label))
+    jobs = told_cost(run.config, jobs) if run.config.compare.baselines else jobs
     jobs += prior_jobs(run, has_labels(run.config.data))
     return jobs, " ".join(left_out)

@@ -43,11 +43,11 @@ def train_and_distil(
 
     Args:
       begin: makes the work directory; called when nothing is left that could refuse the run.
-      student_runs: the run of each student, by the name of its stage.
+      student_runs: the run of each student or baseline, by the name of its stage.
 
     Returns:
-      Averaged parameters of the teacher, and of the student of each stage, that are to be evaluated; and
-      which step's they are, where `evaluate.best` asks for others than the last's.
+      Averaged parameters of the teacher, and of what each of these stages trained, that are to be evaluated;
+      and which step's they are, where `evaluate.best` asks for others than the last's.
     """
     # -- plan ------------------------------------------------------------------------------------------
     config, system, stages = run.config, run.system, []
@@ -67,7 +67,7 @@ def train_and_distil(
 
     # -- teacher ---------------------------------------------------------------------------------------
     previews, told = Previews(run), []
-    calls, few = (min(n) for n in (config.evaluate.teacher_nfe, config.evaluate.student_nfe))
+    calls = min(config.evaluate.teacher_nfe)
     evaluated = teacher
     if not config.teacher.checkpoint:
         show = partial(previews.teacher, TRAIN)
@@ -80,8 +80,10 @@ def train_and_distil(
     # -- students ----------------------------------------------------------------------------------------
     students = {}
     for its, stage in student_stages:
-        stage.frozen = teacher
+        if stage.frozen is not None:
+            stage.frozen = teacher
         show = partial(previews.student, its, stage.name, teacher)
+        few = min(its.config.evaluate.student_nfe)
         looks = watch(its, stage, f"student {few}", partial(student_sampler, its, few))
         last = train_stage(its, stage, show, looks)
         students[stage.name], of = chosen(its, stage, last)

@@ -14,8 +14,8 @@ from ml_collections import ConfigDict
 from jax_bridges.acts.compare import of_method
 from jax_bridges.acts.seeds import folder_of
 from jax_bridges.checkpoints import whole_steps
-from jax_bridges.players import DISTILL, TRAIN
-from jax_bridges.training.methods import method_of_length
+from jax_bridges.players import BASELINE, DISTILL, TRAIN
+from jax_bridges.training.methods import PAIR_METHODS, method_of_length
 from jax_bridges.training.optimizers import of_length
 from jax_bridges.training.settings import distill_part
 
@@ -23,7 +23,7 @@ from jax_bridges.training.settings import distill_part
 def is_longer(key: str, before: Any, after: Any) -> bool:
     """Whether the change of a key is that a stage has more steps than before."""
     numbers = isinstance(before, int) and isinstance(after, int)
-    lengths = ("train", "distill")
+    lengths = ("train", "distill", "baselines")
     return numbers and key.split(".")[0] in lengths and key.endswith(".steps") and after > before
 
 
@@ -40,7 +40,7 @@ def check_longer(
     Raises:
       ValueError: names the key that depends on the length; or the students of a teacher that would go on.
     """
-    parts = ("seeds", "teacher", "train", "distill", "compare")
+    parts = ("seeds", "teacher", "train", "distill", "compare", "baselines")
     config = ConfigDict({part: resolved[part] for part in parts})
     folders = [workdir / folder_of(seed) for seed in config.seeds] or [workdir]
     for key, stage, reasons in _stages(config):
@@ -76,6 +76,15 @@ def _stages(config: ConfigDict) -> Iterator[tuple[str, str, list[str]]]:
         stage = f"{DISTILL}_{method}" if config.compare.students else DISTILL
         reasons = method_of_length(of_method(config, method).distill)
         yield f"{distill_part(method)}.steps", stage, reasons
+    for name in config.compare.baselines:
+        settings, part = config.baselines[name], f"baselines.{name}"
+        reasons = [
+            clause
+            for key in PAIR_METHODS[name].optimizers(settings)
+            for clause in of_length(settings[key], f"{part}.{key}")
+        ] + PAIR_METHODS[name].of_length(settings)
+        # One that is to cost as much as the teacher has its length.
+        yield f"{part}.steps" if settings.steps else "train.steps", f"{BASELINE}_{name}", reasons
 
 
 def _begun(folder: Path, stage: str) -> bool:

@@ -8,6 +8,7 @@ from jax_bridges.bridges.diffusion import DDPM, EDM, Diffusion, Levels
 from jax_bridges.bridges.goub import GOUB
 from jax_bridges.bridges.i2sb import I2SB, I2SBinDDBM, symmetric_betas
 from jax_bridges.bridges.interpolant import Interpolant, StochasticInterpolant
+from jax_bridges.bridges.palette import Palette
 from jax_bridges.bridges.resshift import ResShift
 from jax_bridges.bridges.unidb import UniDB
 from jax_bridges.choices import choose
@@ -24,11 +25,18 @@ BRIDGES = {
     "interpolant": StochasticInterpolant.create,
     "ddpm": DDPM.create,  # diffusion priors: no x_T, for zero_shot
     "edm": EDM,
+    "palette": Palette.create,
 }
 
 
 def make_bridge(name: str, **settings) -> Bridge:
-    """Builds a bridge by name; raises ValueError for an unknown name or setting, listing the known."""
+    """Builds a bridge by name; raises ValueError for an unknown name or setting, listing the known.
+
+    >>> bridge = make_bridge("brownian", epsilon=0.5)
+    >>> a, b, c = bridge.coefficients(0.5)  # x_t = a x_T + b x_0 + c noise
+    >>> float(a), float(b), float(c)
+    (0.5, 0.5, 0.25)
+    """
     return choose("bridge", BRIDGES, name, settings)
 
 
@@ -45,6 +53,7 @@ __all__ = [
     "I2SBinDDBM",
     "Interpolant",
     "Levels",
+    "Palette",
     "Posterior",
     "ResShift",
     "StochasticInterpolant",

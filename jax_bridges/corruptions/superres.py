@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -69,6 +70,13 @@ def low_pass(x, factor: int):
     small = SuperResolution(factor=factor).forward(x)
     rows, columns = (bicubic_enlarge(n, factor) for n in x.shape[1:3])
     return separable(rows, small, columns)
+
+
+def bilinear(low, factor: int):
+    """low [B, h, w, C] enlarged `factor` times, linearly between pixel centres; clamped at the borders."""
+    batch, height, width, channels = low.shape
+    shape = (batch, height * factor, width * factor, channels)
+    return jax.image.resize(low, shape, "linear", antialias=False)
 
 
 @functools.lru_cache(maxsize=64)

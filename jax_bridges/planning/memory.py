@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh
 
 from jax_bridges.models import network_settings
 from jax_bridges.planning.abstract import abstract_state, bytes_per_device
+from jax_bridges.players import is_baseline
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.settings import distill_part, distill_settings
@@ -181,6 +182,8 @@ def advice(run: Run, stage: Stage, held: Held) -> str:
         method = config.distill.method
         part, owner = "distill", distill_part(method)
         settings = distill_settings(config.distill)
+        if is_baseline(method):
+            part, owner = "baselines", f"baselines.{method}"
     found = []
     devices, shards = run.parallel.devices, run.parallel.mesh.shape["fsdp"]
     if devices > shards:

@@ -11,7 +11,8 @@ from jax_bridges.metrics import METRICS, Metric
 
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
-_OWN = ("model", "sampler", "task", "nfe", "images", "seconds_per_image")
+_OWN = ("model", "sampler", "task", "nfe", "images", "seconds_per_image", "training_calls")
+_TAKEN = ("seconds_per_image", "training_calls")  # numbers, or null
 _SPREAD = ("intervals", "behind")  # (low, high) by key of a metric
 _PUBLISHED = ("source", "reference", "same_protocol", "same_data")
 
@@ -27,6 +28,7 @@ class Row:
       images: how many were measured; None where a paper does not say.
       task: rows of different tasks do not compete (zero-shot: it is the model's name, too); "": all do.
       seconds_per_image: None where it was not taken.
+      training_calls: network calls in training, of one image each, forward and backward; None: not told.
       metrics: value by key: that of METRICS, or with HOLE behind it inside the missing region. None:
         not measured, or not finite.
       intervals: (low, high) by key of a metric, of 95%: over images, and over seeds where there are several.
@@ -54,6 +56,7 @@ class Row:
     reference: str = ""
     same_protocol: bool | None = None
     same_data: bool | None = None
+    training_calls: float | None = None
 
     @classmethod
     def read(cls, item: Any, where: str = "a row") -> Row:
@@ -79,7 +82,8 @@ class Row:
 
     def plain(self) -> dict:
         """The object of results.json: plain numbers, null for those not finite, no key that says nothing."""
-        numbers = {"seconds_per_image": self.seconds_per_image, **self.metrics}
+        taken = {"seconds_per_image": self.seconds_per_image, "training_calls": self.training_calls}
+        numbers = {**taken, **self.metrics}
         own = {"model": self.model, "sampler": self.sampler, "task": self.task or None}
         own |= {"nfe": self.nfe, "images": self.images}
         if self.published:
@@ -162,10 +166,10 @@ def _check(where: str, row: Mapping) -> None:
     for name in _SPREAD:
         _check_ends(f'{where}["{name}"]', row.get(name, {}))
     for key, value in row.items():
-        if key in (*_OWN, *_PUBLISHED, *_SPREAD, "seeds", "std") and key != "seconds_per_image":
+        if key in (*_OWN, *_PUBLISHED, *_SPREAD, "seeds", "std") and key not in _TAKEN:
             continue
         need(
-            key == "seconds_per_image" or is_metric(key),
+            key in _TAKEN or is_metric(key),
             f'{where} has an unknown key "{key}"; known metrics: {", ".join(METRICS)} '
             f"(each also with {HOLE}); a new one is a record of METRICS in metrics/metric.py",
         )

@@ -82,6 +82,10 @@ def make_columns(rows: list[Row]) -> list[Column]:
             head = (name + suffix, metric.name, region, metric.unit, arrow)
             columns.append(Column(*head, tuple(values), shown, best))
     columns += _time_column(rows)
+    trained = [row.training_calls for row in rows]
+    if any(trained):
+        texts = [MISSING if n is None else f"{n:,.0f}" for n in trained]
+        columns.append(_plain("training_calls", "Training calls", trained, texts))
     images = [row.images for row in rows]
     if len({value for value in images if value is not None}) > 1:
         texts = [MISSING if value is None else f"{value}" for value in images]
@@ -113,6 +117,10 @@ def footnotes(rows: list[Row], columns: list[Column], best: str) -> str:
     if any(column.arrow for column in columns):
         notes.append("↑ higher is better, ↓ lower is better")
     notes.append("NFE: network calls per image")
+    if any(row.training_calls for row in rows):
+        notes.append(
+            "training calls: of one image, a backward pass two, a student's with its teacher's"
+        )
     images = {row.images for row in rows if row.images}
     if len(images) == 1:
         notes.append(f"{images.pop():,} images per row")

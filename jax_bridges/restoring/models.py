@@ -25,11 +25,17 @@ from jax_bridges.corruptions import keep_known, smooth_fill
 from jax_bridges.io.exported import split_export
 from jax_bridges.keys import ONLY, PictureStream
 from jax_bridges.packed import SUFFIX, find_model, read_packed
-from jax_bridges.players import complete_recorded, is_teacher, read_player, recorded_config
+from jax_bridges.players import (
+    complete_recorded,
+    is_baseline,
+    is_teacher,
+    read_player,
+    recorded_config,
+)
 from jax_bridges.restoring.jobs import Tiles
 from jax_bridges.samplers import make_sampler
 from jax_bridges.stages.prior import is_prior
-from jax_bridges.training.methods import check_calls, sample_student
+from jax_bridges.training.methods import PAIR_METHODS, check_calls, sample_student
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import Pair, System
 from jax_bridges.typing import Array, PyTree
@@ -185,7 +191,12 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
     model = _model(text, system, classes, recorded, answer)
     still = system.corruption.masks == "needed" and system.corruption.fills != "noise"
-    model.varies = not still or nfe > 1 or not is_teacher(player)
+    if is_baseline(player):
+        model.varies = (
+            PAIR_METHODS[config.distill.method].varies or system.corruption.fills == "noise"
+        )
+    else:
+        model.varies = not still or nfe > 1 or not is_teacher(player)
     return model
 
 

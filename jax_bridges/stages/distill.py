@@ -1,4 +1,4 @@
-"""Stage 2: the student, distilled from the teacher by `config.distill.method`."""
+"""Stage 2: the student, distilled from the teacher by `config.distill.method`; or what learns without one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from jax_bridges.keys import Purpose
 from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.stages.train import raw_teacher
-from jax_bridges.training.methods import find_method
+from jax_bridges.training.methods import PAIR_METHODS, find_method
 from jax_bridges.typing import PyTree
 
 
 def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
     """The stage that trains the player "generator" (IBMD: and "bridge_net"), started from the teacher.
+
+    One of PAIR_METHODS starts from nothing and reads no teacher.
 
     Args:
       teacher: its averaged parameters, or their shapes (for the plan).
@@ -21,7 +23,7 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
     """
     method, settings = find_method(run.config.distill)
     make_state, step = method.make(run.system, settings)
-    batch_shape = method.batch_shape(settings)
+    batch_shape, alone = method.batch_shape(settings), method.name in PAIR_METHODS
     return Stage(
         name=name,
         init=Purpose.INIT_STUDENT,
@@ -32,6 +34,6 @@ def distill(run: Run, teacher: PyTree, name: str = DISTILL) -> Stage:
         steps=settings.steps,
         max_skipped=settings.max_skipped,
         player="generator",
-        frozen=teacher,
+        frozen=None if alone else teacher,
         raw=partial(raw_teacher, run) if method.raw(settings) else None,
     )

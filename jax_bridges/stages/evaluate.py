@@ -244,6 +244,7 @@ class _Table:
         row = Row(
             job.model, job.sampler, job.nfe, self._held_out.count, job.task,
             restore.seconds_per_image(part) if job.nfe else None, metrics,
+            training_calls=job.training_calls,
         )  # fmt: skip
         return row, values, np.concatenate(shown) if shown else None
 

@@ -26,6 +26,7 @@ class Job:
       label: of its column in the pictures; "": it is not shown.
       task: of rows that compete among themselves; "" where all rows do.
       unpaired: its images restore nothing, they are samples: measured as a set alone.
+      training_calls: see `Row`.
     """
 
     model: str
@@ -36,6 +37,7 @@ class Job:
     label: str
     task: str = ""
     unpaired: bool = False
+    training_calls: float | None = None
 
 
 def teacher_sampler(run: Run, nfe: int, name: str = "") -> Callable:

@@ -11,6 +11,7 @@ from jax_bridges import hosts
 from jax_bridges.data import first, pad
 from jax_bridges.keys import Purpose
 from jax_bridges.metrics import PROTOCOLS
+from jax_bridges.players import BASELINE
 from jax_bridges.report.pictures import grid, save_png
 from jax_bridges.stages.jobs import source_images, student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run
@@ -53,14 +54,14 @@ class Previews:
         self._save(stage, step, {f"teacher {nfe}": images})
 
     def student(self, run: Run, stage: str, teacher: PyTree, state: State, step: int) -> None:
-        """The teacher and the student of `run`, both at their smallest number of calls."""
+        """The teacher and the student, or baseline, of `run`, both at their smallest number of calls."""
         nfe, few = (
-            min(n)
-            for n in (self.run.config.evaluate.teacher_nfe, self.run.config.evaluate.student_nfe)
+            min(n) for n in (self.run.config.evaluate.teacher_nfe, run.config.evaluate.student_nfe)
         )
+        name = run.config.distill.method if stage.startswith(BASELINE) else "student"
         by_teacher = self._images(teacher_sampler(self.run, nfe), teacher)
         by_student = self._images(student_sampler(run, few), state.players["generator"].ema)
-        self._save(stage, step, {f"teacher {nfe}": by_teacher, f"student {few}": by_student})
+        self._save(stage, step, {f"teacher {nfe}": by_teacher, f"{name} {few}": by_student})
 
 
 def outline(run: Run) -> tuple[int, int, int, int] | None:

@@ -25,6 +25,7 @@ from jax_bridges.typing import Array, Denoiser, PyTree
 
 Mean = Callable[[PyTree], PyTree]
 Step = Callable[..., tuple[State, dict[str, Array]]]
+View = Callable[[PyTree, Pair, Array | None], tuple[Denoiser, Pair]]
 
 WEIGHTS = {
     "native": lambda system, t, xT: system.preconditioning.weight(system.bridge, t, xT),
@@ -150,8 +151,25 @@ def make_held_out_loss(system: System, config) -> Callable[[PyTree, PyTree, Arra
     return loss
 
 
-def make_teacher_step(system: System, config, optimizer: optax.GradientTransformation) -> Step:
-    """Bridge matching: one optax update of the player "teacher" a batch `[B, ...]`."""
+def make_teacher_step(
+    system: System,
+    config,
+    optimizer: optax.GradientTransformation,
+    player: str = "teacher",
+    view: View | None = None,
+) -> Step:
+    """Bridge matching: one optax update of one player a batch `[B, ...]`.
+
+    Args:
+      config: `config.train`, or what has its keys.
+      view: `view(params, pair, dropout) -> (denoise, pair)`, what is trained on which pair; its own
+        denoiser and the pair itself by default.
+    """
+
+    def own(params: PyTree, pair: Pair, dropout: Array | None) -> tuple[Denoiser, Pair]:
+        return system.denoiser(params, pair, player, dropout=dropout), pair
+
+    view = view or own
 
     def step(state: State, frozen: PyTree, batch: PyTree, key: Array, mean: Mean):
         del frozen
@@ -159,15 +177,15 @@ def make_teacher_step(system: System, config, optimizer: optax.GradientTransform
         def loss(params: PyTree, part: PyTree) -> Array:
             pair = system.prepare(part, key, augment=True)
             dropout = None
-            if system.teacher.dropout:
+            if system.networks[player].dropout:
                 dropout = jax.random.fold_in(pair.keys[0], Stream.DROPOUT)
-            denoise = system.denoiser(params, pair, dropout=dropout)
+            denoise, pair = view(params, pair, dropout)
             return jnp.mean(matching_loss(system, config, denoise, pair.x0, pair.xT, pair))
 
-        teacher = state.players["teacher"]
-        value, grads = gradients(loss, teacher.params, batch, config.microbatches, mean)
-        teacher = teacher.update(grads, optimizer, state.step, config.ema)
+        trained = state.players[player]
+        value, grads = gradients(loss, trained.params, batch, config.microbatches, mean)
+        trained = trained.update(grads, optimizer, state.step, config.ema)
         metrics = {"loss": value, "gradient_norm": optax.tree.norm(grads)}
-        return State(step=state.step + 1, players={"teacher": teacher}), metrics
+        return State(step=state.step + 1, players={player: trained}), metrics
 
     return step

@@ -14,10 +14,18 @@ import sys
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 import jax_bridges.main
-from jax_bridges.command_line import ERRORS, given_keys, read_command_line, read_config, sentence
+from jax_bridges import hosts
+from jax_bridges.__main__ import COMMANDS
+from jax_bridges.command_line import (
+    ERRORS,
+    define_config,
+    given_keys,
+    read_command_line,
+    read_config,
+    sentence,
+)
 from jax_bridges.restoring.methods import parse_operator
 from jax_bridges.validation import check_given, validate
 from jax_bridges.zero_shot import SOLVERS
@@ -34,6 +42,7 @@ OTHERS = (
     r"ruff check \.",
     r"ruff format \.",
     r"lint-imports",
+    r"jax_bridges --version",  # tests/test_configurations.py
     r"mkdocs (build --strict|serve)",
     r"gcloud (auth|config set|services enable|storage (buckets create|ls|cp)) .*",
     r"docker push [\w/:]+",
@@ -58,6 +67,8 @@ def check(command: str) -> None:
     program, *arguments = words
     if program == "pip" and arguments[0] == "install":
         check_installed(arguments[1:])
+    elif program == "jax_bridges" and arguments[0] in COMMANDS:
+        check_module(f"jax_bridges.{arguments[0]}", *arguments[1:])
     elif program == "jax_bridges":
         check_main(arguments)
     elif program == "python" and arguments[:2] == ["-m", "pytest"]:
@@ -97,10 +108,10 @@ def check_script(script: str, arguments: list[str]) -> None:
 def check_main(arguments: list[str]) -> None:
     """`python -m jax_bridges.main`: flags, configuration, settings, and what goes together."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values)
-    for flag in flags.FLAGS.flags_by_module_dict()[jax_bridges.main.__name__]:
-        if flag.name != "config":
-            values[flag.name] = copy.deepcopy(flag)
+    define_config(values)
+    jax_bridges.main.define_flags()
+    for name in ("workdir", "seeds", *hosts.FLAGS):
+        values[name] = copy.deepcopy(flags.FLAGS[name])
     with as_typed("main", arguments):
         try:
             read_command_line(values, ["main", *arguments])

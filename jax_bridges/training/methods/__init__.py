@@ -1,7 +1,8 @@
 """The methods by which a student is trained. `METHODS` maps `config.distill.method` to one.
 
 A further one is a file here, beside its pure losses in distillation/, and a line of METHODS. Those by which
-a prior is learned from observations alone are PRIOR_METHODS, with corrupted_losses.py.
+a prior is learned from observations alone are PRIOR_METHODS, with corrupted_losses.py; those that learn the
+task without a teacher, from pairs or sets, are PAIR_METHODS.
 """
 
 from __future__ import annotations
@@ -14,10 +15,16 @@ from jax_bridges.bridges import Bridge
 from jax_bridges.choices import look_up
 from jax_bridges.corruptions import Corruption
 from jax_bridges.keys import Keys
+from jax_bridges.training.methods.adm_sr import ADM_SR
 from jax_bridges.training.methods.ambient import AMBIENT
 from jax_bridges.training.methods.base import Grid, Method
+from jax_bridges.training.methods.cdsb import CDSB
 from jax_bridges.training.methods.consistency import CBD, CBT
+from jax_bridges.training.methods.ddib import DDIB
 from jax_bridges.training.methods.ibmd import IBMD
+from jax_bridges.training.methods.pairs import PairMethod
+from jax_bridges.training.methods.palette import PALETTE
+from jax_bridges.training.methods.pix2pix import PIX2PIX
 from jax_bridges.training.methods.prior import PriorMethod
 from jax_bridges.training.methods.sure import SURE
 from jax_bridges.training.methods.tweedie import TWEEDIE
@@ -28,13 +35,20 @@ from jax_bridges.typing import Array, PyTree
 
 METHODS = {method.name: method for method in (IBMD, CBD, CBT)}
 PRIOR_METHODS: dict[str, PriorMethod] = {method.name: method for method in (AMBIENT, SURE, TWEEDIE)}
+PAIR_METHODS: dict[str, PairMethod] = {
+    method.name: method for method in (PALETTE, ADM_SR, PIX2PIX, DDIB, CDSB)
+}
 # `config.em.baselines`: those, and what bridge matching learns of clean images and of A^+ y.
 BASELINES = ("upper", "pinv", *PRIOR_METHODS)
 
 
 def find_method(distill) -> tuple[Method, Any]:
-    """The method that `config.distill` names, and its settings; an unknown name is a ValueError."""
-    found = look_up("method of distillation", METHODS, distill.get("method", "ibmd"))
+    """The method that `config.distill` names, and its settings; an unknown name is a ValueError.
+
+    The recorded configuration of one of PAIR_METHODS names it there as well (`of_pair_method`).
+    """
+    name = distill.get("method", "ibmd")
+    found = PAIR_METHODS.get(name) or look_up("method of distillation", METHODS, name)
     return found, distill_settings(distill)
 
 

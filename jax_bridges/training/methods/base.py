@@ -18,10 +18,10 @@ from jax_bridges.schema import Setting
 from jax_bridges.training.state import State
 from jax_bridges.training.steps import Step
 from jax_bridges.training.system import System
-from jax_bridges.typing import Array
+from jax_bridges.typing import AnyArray, Array
 
 MakeState = Callable[..., State]
-Grid = tuple[Array, Array]  # times and length, as the samplers take them
+Grid = tuple[AnyArray, Array | None]  # times, or steps, and length, as the samplers take them
 
 
 @dataclasses.dataclass(frozen=True)
