@@ -164,8 +164,28 @@ def relinked(markdown: str, source: str, page: str) -> str:
     return re.sub(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)", link, markdown)
 
 
+def add_left_out(nav: list[Any], pages: list[str]) -> None:
+    """Puts pages that the navigation does not name at its end: those of docs/ at the guide's."""
+
+    def named(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        inner = part.values() if isinstance(part, dict) else part
+        return [page for each in inner for page in named(each)]
+
+    known = named(nav)
+    sections = {title: part for entry in nav for title, part in entry.items()}
+    for page in pages:
+        section = sections.get("Results" if page.startswith("results/") else "Guide")
+        if page not in known and isinstance(section, list):
+            section.append(page)
+
+
 def on_config(config):
-    """Lists the pages of the API in the navigation."""
+    """Lists all pages in the navigation."""
+    add_left_out(
+        config.nav, [*(path.name for path in sorted((ROOT / "docs").glob("*.md"))), *COPIED]
+    )
     for entry in config.nav:
         for part in next(iter(entry.values())) if isinstance(entry, dict) else ():
             if isinstance(part, dict) and part.get("API") == "api/index.md":
