@@ -68,8 +68,10 @@ class Checkpoints:
 
     def _sweep(self) -> None:
         """Removes what a killed run was writing into a bucket, where the next save would join it."""
-        whole = whole_steps(self.folder) if is_bucket(self.folder) else None
-        for each in [] if whole is None else self.folder.glob("*"):
+        if not is_bucket(self.folder):
+            return
+        whole = whole_steps(self.folder)
+        for each in self.folder.glob("*"):
             if each.name.isdigit() and int(each.name) not in whole:
                 remove_folder(each)
 

@@ -182,7 +182,7 @@ def _end_as_lost(number: int) -> None:
     os._exit(REQUEUE)
 
 
-def outlive(error: jax.errors.JaxRuntimeError) -> None:
+def outlive(error: Exception) -> None:
     """Returns unless a host was lost, which an error in what all compute together may be the first to tell.
 
     JAX itself finds out later, and then this process ends, see `start`.

@@ -18,6 +18,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags
@@ -47,6 +48,11 @@ from jax_bridges.validation import check_evaluation, check_given, validate
 
 def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) -> Path:
     """Everything from a configuration to report.html; goes on where an earlier start stopped.
+
+        config = jb.get_config("inpaint")
+        config.train.steps = 2000
+        jb.run(config, "runs/mine", [lambda stage, step, metrics: print(stage, step, metrics["loss"])])
+        jb.load("runs/mine", "teacher").sample(xT, sampler="dbim", nfe=10)
 
     Args:
       config: a complete configuration (jax_bridges/config.py).
@@ -132,6 +138,7 @@ def _run(
     # -- plan, act, report ---------------------------------------------------------------------------
     choose_act(config).do(this, begin)
     if hosts.is_chief():
+        log.flush()
         report = build_report(workdir)
         print(f"report: {report}", flush=True)
     hosts.barrier("done")  # the first to leave would end the others
@@ -263,7 +270,8 @@ def main(argv: list[str]) -> None:
     keep_compiled()
 
     def work() -> None:
-        hosts.join(*(given_flags[name].value for name in hosts.FLAGS))
+        asked: list[Any] = [given_flags[name].value for name in hosts.FLAGS]
+        hosts.join(*asked)
         hosts.only_chief_prints()
         given = given_keys(given_flags)
         if given_flags.seeds:

@@ -121,7 +121,7 @@ def runs_of(count: int, shards: int) -> list[range]:
 def _records(source: FileSource, part: range) -> Iterable[bytes]:
     for i in part:
         views = {v: Path(p).read_bytes() for v, p in zip(VIEWS, source.paths[i], strict=False)}
-        label = None if source.labels is None else source.labels[i]
+        label = None if source.labels is None else int(source.labels[i])
         yield encode(views, source.names[i], label)
 
 

@@ -58,7 +58,7 @@ def write_packed(
             )
     look_up("player", PLAYERS, player)
     about = {"format": _FORMAT, "player": player, "config": json.dumps(config)}
-    return write_safetensors(Path(path), arrays, about)
+    return write_safetensors(place(path), arrays, about)
 
 
 def read_packed(path: str | os.PathLike) -> tuple[str, dict[str, Any], PyTree]:
@@ -68,9 +68,9 @@ def read_packed(path: str | os.PathLike) -> tuple[str, dict[str, Any], PyTree]:
       FileNotFoundError: there is none.
       ValueError: it is damaged, or no file of this kind.
     """
-    path = Path(path)
+    path = place(path)
     arrays = read_torch(path)  # says what is wrong with the file
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
     about = header.get("__metadata__", {})
     if about.get("format") != _FORMAT:

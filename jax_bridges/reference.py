@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,6 +30,7 @@ from jax_bridges.command_line import read_config
 from jax_bridges.data import make_source
 from jax_bridges.data.source import SPLITS, Source
 from jax_bridges.io.atomic import check_writable
+from jax_bridges.io.bucket import place
 from jax_bridges.metrics import PROTOCOLS, check_metrics, inception_outputs, over_hosts
 from jax_bridges.metrics.frechet import Moments
 from jax_bridges.metrics.inception import FEATURES
@@ -137,9 +137,9 @@ def main() -> int:
         config = read_config(rest)
         if config is None:
             raise ValueError("Say whose data: --config=superres, for example.")
-        if Path(flags.out).exists() and not flags.force:
+        if place(flags.out).exists() and not flags.force:
             raise ValueError(f"{flags.out} is there already: give another name, or --force.")
-        check_writable(Path(flags.out).parent)
+        check_writable(place(flags.out).parent)
         hosts.join(*(getattr(flags, name) for name in hosts.FLAGS))
         hosts.only_chief_prints()
         keep_compiled()

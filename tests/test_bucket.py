@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace as Config
 
 import jax
@@ -11,11 +12,17 @@ import pytest
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints, whole_steps
 from jax_bridges.data import make_source
+from jax_bridges.import_torch.__main__ import main as import_main
 from jax_bridges.io import bucket as buckets
 from jax_bridges.io.atomic import check_writable, is_writable, open_atomic, write_atomic
 from jax_bridges.io.bucket import COMMITTED, copy_folder, place, remove_folder
 from jax_bridges.pack import pack
+from jax_bridges.players import read_player
+from jax_bridges.report.results import read_results
+from jax_bridges.stages.train import check_teacher
+from jax_bridges.table import read_runs
 from tests.support.buckets import NAME, refusing, serving
+from tests.support.imports import HEADS, saved, weights
 from tests.support.processes import free_port
 from tests.support.runs import assert_same_end, tiny
 
@@ -85,12 +92,25 @@ def test_a_copied_checkpoint_is_none_before_its_last_object(emulator, monkeypatc
         np.testing.assert_array_equal(checkpoints.restore_ema(like)["teacher"]["w"], np.arange(3.0))
 
 
-def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path):
+def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path, capsys):
     config = tiny(images, checkpoint_every=4)  # train: 4 and 6; distill: 4
     jax_bridges.main.run(config, tmp_path / "disk")
     report = jax_bridges.main.run(config, f"{ROOT}/run")
     assert str(report) == f"{ROOT}/run/report.html"
     assert_same_end(emulator.files / "run", tmp_path / "disk")
+    for player in ("teacher", "student"):
+        one, two = (read_player(where, player) for where in (f"{ROOT}/run", tmp_path / "disk"))
+        jax.tree.map(np.testing.assert_array_equal, one[1], two[1])
+    assert (
+        read_runs([f"{ROOT}/run"])["run"]
+        == read_results(place(f"{ROOT}/run") / "results.json")["rows"]
+    )
+    # A finished run is only shown; one of another seed starts from its teacher.
+    jax_bridges.main.run(config, f"{ROOT}/run")
+    assert "evaluate: already done" in capsys.readouterr().out
+    config.teacher.checkpoint = f"{ROOT}/run"
+    check_teacher(json.loads(config.to_json_best_effort()))
+    assert f"teacher    {ROOT}/run: step 6 of 6" in capsys.readouterr().out
 
 
 def test_what_is_no_bucket_to_write_to_is_one_sentence(emulator, monkeypatch):
@@ -131,3 +151,19 @@ def test_packed_images_are_read_from_a_bucket(images, emulator, monkeypatch):
     assert len(
         make_source(Config(name="array_record", path=f"{ROOT}/packed", size=16), "train")
     ) == len(plain)
+
+
+def test_an_imported_teacher_lies_in_a_bucket(emulator, tmp_path):
+    file = saved(tmp_path, weights("ddbm"))
+    place(f"{ROOT}/w.safetensors").write_bytes(file.read_bytes())
+    for where in (f"{ROOT}/import", tmp_path / "import"):
+        assert (
+            import_main([f"{ROOT}/w.safetensors", "--as=ddbm", "--schedule=vp", HEADS, str(where)])
+            == 0
+        )
+    one, two = (read_player(where, "teacher") for where in (f"{ROOT}/import", tmp_path / "import"))
+    assert one[0] == two[0]
+    jax.tree.map(np.testing.assert_array_equal, one[1], two[1])
+    assert (
+        import_main([str(file), "--as=ddbm", "--schedule=vp", HEADS, f"{ROOT}/import"]) == 1
+    )  # it is not empty

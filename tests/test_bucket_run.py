@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
 
+import jax
+import numpy as np
 import pytest
 
 import jax_bridges.main
 from jax_bridges.checkpoints import whole_steps
 from jax_bridges.io.bucket import place
 from tests.support.buckets import NAME, serving
+from tests.support.em import em_config, make_tiles
 from tests.support.processes import ended, free_port, started
-from tests.support.runs import assert_same_end, tiny, write_config
+from tests.support.runs import assert_same_end, saved, tiny, write_config
 
 pytestmark = pytest.mark.usefixtures("handlers")
 ROOT = f"gs://{NAME}"
@@ -74,7 +78,7 @@ def test_two_hosts_are_killed_and_one_comes_to_the_same_end(images, emulator, tm
 
 @pytest.mark.slow
 def test_a_minute_without_a_connection_changes_nothing(images, emulator, tmp_path, capfd):
-    config = tiny(images)
+    config = tiny(images, **{"profile.first": 1, "profile.steps": 1})
     jax_bridges.main.run(config, tmp_path / "disk")
     back = threading.Timer(60, emulator.start)
     lost = []
@@ -89,3 +93,23 @@ def test_a_minute_without_a_connection_changes_nothing(images, emulator, tmp_pat
     assert time.monotonic() - lost[0] > 60
     assert "does not answer" in capfd.readouterr().err
     assert_same_end(emulator.files / "lost", tmp_path / "disk")
+    assert [name for name in emulator.objects("lost/profile/train") if name.endswith(".xplane.pb")]
+
+
+@pytest.mark.slow
+def test_rounds_of_em_and_seeds_in_a_bucket_are_those_on_a_disk(emulator, tmp_path):
+    (tmp_path / "tiles").mkdir()
+    config = em_config(make_tiles(tmp_path / "tiles"), seeds=(0, 1))
+    for where in (tmp_path / "disk", f"{ROOT}/em"):
+        jax_bridges.main.run(config, where)
+    one, two = (
+        json.loads((where / "results.json").read_text())["rows"]
+        for where in (tmp_path / "disk", emulator.files / "em")
+    )
+    assert len(one) == len(two) > 0
+    for mine, theirs in zip(one, two, strict=True):
+        mine.pop("seconds_per_image", None), theirs.pop("seconds_per_image", None)
+        assert mine == theirs
+    for seed in ("seed0", "seed1"):
+        one, two = (saved(w / seed, "train") for w in (tmp_path / "disk", emulator.files / "em"))
+        jax.tree.map(np.testing.assert_array_equal, one, two)

@@ -124,7 +124,7 @@ class RecordSource(SkippingSource):
             images = read_images(tuple(views[v] for v in self._views.values()), *self._settings)
         except BadImage as bad:
             raise BadImage(f"{name}: {bad}" if name else str(bad)) from bad
-        return [*images, np.int32(label)] if self.classes else images
+        return images if label is None or not self.classes else [*images, np.int32(label)]
 
 
 def open_records(c: SimpleNamespace) -> RecordSource:

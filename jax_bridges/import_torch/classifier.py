@@ -29,7 +29,7 @@ def read_classifier(file: str | Path, **known: Any) -> tuple[ADMClassifier, dict
     Raises:
       FileNotFoundError, ValueError: one sentence that names the file.
     """
-    contents = read_torch(Path(file))
+    contents = read_torch(file)
     try:
         if not isinstance(contents, Mapping):
             raise ValueError("it holds no named tensors.")

@@ -146,7 +146,7 @@ def import_workdir(
     Raises:
       FileNotFoundError, ValueError: one sentence; nothing has been left behind.
     """
-    file, workdir = Path(file), place(workdir)
+    file, workdir = place(file), place(workdir)
     look_up("family", FAMILIES, family)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise ValueError(f"{workdir} is not an empty folder: give a new one for the import.")
@@ -163,7 +163,7 @@ def import_workdir(
         ) from error
     _check_network(file, network, family)
     _check_types(file, _tensors(contents), half)
-    with open(file, "rb") as opened:
+    with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "sha256").hexdigest()
     pointwise = [np.ndim(a) for n, a in _tensors(contents) if n.endswith("qkv.weight")]
     recorded = {
@@ -187,7 +187,7 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
     """The folder is made beside its place and then moved there; a bucket's is its own checkpoint."""
     workdir = workdir.absolute()
     bucket = is_bucket(workdir)
-    made = [p for p in workdir.parents if not p.exists()]  # innermost first
+    made = [] if bucket else [p for p in workdir.parents if not p.exists()]  # innermost first
     temporary = workdir if bucket else beside(workdir)
     try:
         temporary.mkdir(parents=True)

@@ -15,6 +15,7 @@ import functools
 import io
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -308,11 +309,12 @@ def reason(error: BaseException, path: str | os.PathLike) -> str:
     """What an error of the client, or of orbax at work in a bucket, means; "" where that is not known."""
     text = f"{type(error).__name__}: {error}"
     bucket = os.fspath(path)[len(SCHEME) :].split("/")[0]
-    if any(
-        each in text for each in ("Forbidden", "PERMISSION_DENIED", "401", "403", "Credentials")
-    ):
+    told = re.search(r"http_response_code='(\d+)'", text)  # by TensorStore
+    code = int(told[1]) if told else getattr(error, "code", None)
+    refused = ("Forbidden: ", "PERMISSION_DENIED", "RefreshError", "Credentials", "GoogleAuthError")
+    if code in (401, 403) or any(each in text for each in refused):
         return f"this machine has no right to use the bucket {bucket}: {_RIGHTS}"
-    if isinstance(error, FileNotFoundError) or "404" in text:
+    if code == 404 or isinstance(error, FileNotFoundError):
         return (
             f"there is no bucket {bucket}: make it (gcloud storage buckets create), or name another"
         )

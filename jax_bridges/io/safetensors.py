@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jax_bridges.io.atomic import open_atomic
+from jax_bridges.io.bucket import place
 
 _TYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"} | {
     f"{kind}{bits}": f"{kind[0].upper()}{bits}"
@@ -31,7 +32,7 @@ def write_safetensors(
     Raises:
       ValueError: an array whose type the format does not know.
     """
-    path, header, end = Path(path), {}, 0
+    path, header, end = place(path), {}, 0
     if metadata:
         header["__metadata__"] = dict(metadata)
     for name, array in arrays.items():

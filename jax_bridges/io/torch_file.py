@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from jax_bridges.io.bucket import is_bucket, place
+
 _DTYPES = {
     name: np.dtype(name)
     for name in ("float64", "float32", "float16", "complex128", "complex64", "bool")
@@ -93,15 +95,18 @@ def read_torch(path: str | Path) -> Any:
     that is damaged, foreign, or names anything but tensors and plain containers. Code in the file
     is never run.
     """
-    path = Path(path)
+    path = place(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such checkpoint file.")
     if not path.is_file():
         raise ValueError(f"{path}: is a folder; name one .pt, .pth or .safetensors file in it.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path}: the file is empty (an interrupted download?); fetch it again.")
-    with path.open("rb") as file:
-        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    if is_bucket(path):
+        data = memoryview(bytearray(path.read_bytes()))
+    else:
+        with path.open("rb") as file:
+            data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     head = bytes(data[:512])
     if head.startswith(b"PK"):
         return _read_zip(path, data)

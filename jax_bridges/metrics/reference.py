@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jax_bridges import hosts
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import place
 from jax_bridges.metrics.frechet import Moments
 
 
@@ -57,7 +57,7 @@ def save_statistics(path: str | os.PathLike, moments: Moments, **about: str) -> 
 
 def statistics_resize(path: str | os.PathLike) -> str:
     """Under which convention the images were resized, if the file says so; else ""."""
-    with np.load(path) as saved:
+    with place(path).open("rb") as file, np.load(file) as saved:
         return str(saved["resize"]) if "resize" in saved.files else ""
 
 
@@ -72,9 +72,9 @@ def load_statistics(path: str | os.PathLike) -> Moments:
 
     Raises FileNotFoundError; ValueError for another file, and for one of images without statistics.
     """
-    path = Path(path)
+    path = place(path)
     try:
-        with np.load(path) as saved:
+        with path.open("rb") as file, np.load(file) as saved:
             keys = set(saved.files)
             acts = next((saved[k] for k in ("act", "pool_3") if k in keys), None)
             if {"mu", "sigma"} <= keys:

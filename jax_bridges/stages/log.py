@@ -103,15 +103,15 @@ class MetricsLog:
         Raises:
           OSError: what is left of them could not be sent.
         """
-        if self._lines is not None:
-            for file in (self._lines, self._board):
-                with contextlib.suppress(OSError):  # said by `write`
-                    file.close()
-            self._lines = None
-            try:
+        try:
+            if self._lines is not None:
+                for file in (self._lines, self._board):
+                    with contextlib.suppress(OSError):  # said by `write`
+                        file.close()
+                self._lines = None
                 self._mirror.send(now=True)
-            finally:
-                self._mirror.close()
+        finally:
+            self._mirror.close()
 
 
 class NoLog:
