@@ -57,7 +57,7 @@ def test_settings_files_and_commands_within_a_line_are_there(page):
             typed.check(span)
         elif re.match(r"(jax_bridges|configs|tests|tools|launch|results|benchmarks|docs)/", span):
             path, _, variant = span.partition(":")
-            assert (ROOT / path).exists(), span
+            assert any(ROOT.glob(path)), span
             if variant and variant != "TASK":
                 config_files.read(f"{path.removeprefix('configs/').removesuffix('.py')}:{variant}")
         elif (
@@ -70,20 +70,20 @@ def test_settings_files_and_commands_within_a_line_are_there(page):
             assert span in keys | sections or own in brought, span
 
 
-def test_links_lead_somewhere():
-    for page, path in PAGES.items():
-        for target in re.findall(r"\]\(([^)\s]+)\)", pages.prose(page)):
-            if re.match(r"[a-z]+:", target):
-                continue
-            place, _, anchor = target.partition("#")
-            file = (path.parent / place).resolve() if place else path
-            assert file.exists() or place.startswith("api/"), f"{page}: {target}"
-            assert not anchor or anchor in pages.anchors(file), f"{page}: {target}"
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", pages.prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        place, _, anchor = target.partition("#")
+        file = (PAGES[page].parent / place).resolve() if place else PAGES[page]
+        assert file.exists() or place.startswith("api/"), target
+        assert not anchor or anchor in pages.anchors(file), target
 
 
 def test_each_equation_is_where_the_page_of_papers_says():
     rows = re.findall(r"^\|.*\|.*\| (.*) \|$", PAGES["docs/papers.md"].read_text(), re.MULTILINE)
-    places = [place for row in rows[2:] for place in row.split("; ")]
+    places = [place for row in rows[1:] for place in row.split("; ")]
     assert len(places) > 40
     for place in places:
         names = re.findall(r"`([^`]+)`", place)
@@ -138,10 +138,14 @@ def test_python_runs(page, world, tmp_path, monkeypatch):
 
 
 def test_every_page_is_in_the_navigation():
-    listed = set(re.findall(r": ([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    text = (ROOT / "mkdocs.yml").read_text()
+    listed = re.findall(r": ([\w/]+\.md)$", text, re.MULTILINE)
+    guide = {"Guide": []}
+    site_hooks.add_left_out([{"Start": "index.md"}, guide], ["index.md", "new.md", "results/a.md"])
+    assert guide == {"Guide": ["new.md"]}
     own = {path.name for path in (ROOT / "docs").glob("*.md")}
-    assert own <= listed and set(site_hooks.COPIED) <= listed
-    assert listed <= own | set(site_hooks.COPIED) | {"api/index.md"}
+    assert len(listed) == len(set(listed))
+    assert set(listed) <= own | set(site_hooks.COPIED) | {"api/index.md"}
 
 
 def test_all_of_the_mathematics_and_the_face_are_in_the_api():

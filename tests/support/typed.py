@@ -38,8 +38,11 @@ OTHERS = (
     r"\. \.venv/bin/activate",
     r"export( [A-Z_]+=[\w.-]+)+",
     r"pre-commit install",
-    r"pip install pre-commit",
-    r"ruff check \.",
+    r"pip install (pre-commit|'skypilot\[gcp\]>=[\d.]+')",
+    r"(gcloud|sky|kubectl|tensorboard) .*",
+    r"docker push .*",
+    r"xpk cluster create .*",
+    r"ruff check --fix \.",
     r"ruff format \.",
     r"lint-imports",
     r"jax_bridges --version",  # tests/test_configurations.py
@@ -67,6 +70,9 @@ def check(command: str) -> None:
     program, *arguments = words
     if program == "pip" and arguments[0] == "install":
         check_installed(arguments[1:])
+    elif program == "xpk":  # what it starts
+        started = [word for word in arguments if word.startswith("--command=")]
+        check(started[0].removeprefix("--command="))
     elif program == "jax_bridges" and arguments[0] in COMMANDS:
         check_module(f"jax_bridges.{arguments[0]}", *arguments[1:])
     elif program == "jax_bridges":
@@ -90,7 +96,7 @@ def check_installed(arguments: list[str]) -> None:
     setup.read(ROOT / "setup.cfg")
     targets = [word for word in arguments if not word.startswith("-")]
     for target in targets:
-        own = re.fullmatch(r"\.(?:\[([\w,]+)\])?", target)
+        own = re.fullmatch(r"(?:\.|jax_bridges)(?:\[([\w,]+)\])?", target)
         assert own, f"pip install {target}"
         asked = set(own[1].split(",")) if own[1] else set()
         assert asked <= set(setup["options.extras_require"]), target
