@@ -22,6 +22,9 @@ def look_up(kind: str, table: Mapping[str, Any], name: str) -> Any:
 def parse_choice(text: str) -> tuple[str, dict[str, Any]]:
     """("superres", {"factor": 4}) from "superres:factor=4"; values are Python literals or words.
 
+    >>> parse_choice("inpaint_freeform:area=(10,20),fill=zero")
+    ('inpaint_freeform', {'area': (10, 20), 'fill': 'zero'})
+
     Raises ValueError for a setting without "=".
     """
     name, _, rest = text.partition(":")

@@ -16,6 +16,13 @@ from jax_bridges.hints import suggest
 def base_config() -> ConfigDict:
     """A complete configuration: centre inpainting of 32x32 pieces of the Earth. Tasks change a few keys.
 
+    >>> import jax_bridges as jb
+    >>> config = jb.base_config()
+    >>> config.corruption = {"name": "superres", "factor": 4}
+    >>> config.task, config.train.steps = "enlarge", 2000
+    >>> config.bridge.name, config.data.size
+    ('i2sb', 32)
+
     Every key with its default, its range and what it means: `jax_bridges.settings`, docs/settings.md.
     """
     config = ConfigDict()

@@ -40,6 +40,16 @@ def bridge_matching(
     `E[x_0 | x_t]` (unconditional network) or `E[x_0 | x_t, x_T]` (conditional): I2SB eq. 12, DDBM eq. 9,
     IBMD eq. 4 and 6.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from jax_bridges.bridges import make_bridge
+    >>> x0, xT = jnp.zeros((2, 4, 4, 3)), jnp.ones((2, 4, 4, 3))
+    >>> t = jnp.array([0.1, 0.9])
+    >>> def denoise(xt, t, xT):  # a network's prediction of x_0
+    ...     return 0.5 * xT
+    >>> noise = jax.random.normal(jax.random.key(0), x0.shape)
+    >>> bridge_matching(denoise, make_bridge("brownian"), x0, xT, t, noise, weight=jnp.ones(2)).tolist()
+    [0.25, 0.25]
+
     Args:
       x0, xT, noise: `[B, H, W, C]`; t, weight: `[B]`; mask: `[B, H, W, 1]` or None.
     """

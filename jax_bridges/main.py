@@ -49,6 +49,11 @@ from jax_bridges.validation import check_evaluation, check_given, validate
 def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) -> Path:
     """Everything from a configuration to report.html; goes on where an earlier start stopped.
 
+        config = jb.get_config("inpaint")
+        config.train.steps = 2000
+        jb.run(config, "runs/mine", [lambda stage, step, metrics: print(stage, step, metrics["loss"])])
+        jb.load("runs/mine", "teacher").sample(xT, sampler="dbim", nfe=10)
+
     Args:
       config: a complete configuration (jax_bridges/config.py).
       workdir: folder for config.json, metrics.jsonl, checkpoints/, samples/, results.json, report.html.

@@ -56,7 +56,7 @@ def config(added):
         **{
             "data.name": "stripes", "data.path": "", "evaluate.metrics": ("psnr", "mae"),
             "evaluate.sampler": "renoise:noise=0.5", "evaluate.student_nfe": (1,),
-            "distill.method": "shortcut", "bridge.name": "sine:scale=0.5",
+            "distill.method": "shortcut", "bridge.name": "cubic:scale=0.5",
             "corruption.name": "posterize:levels=3",
         },
     )  # fmt: skip
@@ -71,21 +71,21 @@ def test_there_is_one_of_each_kind(added):
 
 
 def test_a_bridge(added):
-    bridge = make_bridge("sine", scale=2.0)
+    bridge = make_bridge("cubic", scale=2.0)
     a, b, c = bridge.coefficients(jnp.array([0.0, 0.5, 1.0]))
-    np.testing.assert_allclose(a, [0, 0.5, 1], atol=1e-6)
-    np.testing.assert_allclose(b, [1, 0.5, 0], atol=1e-6)
-    np.testing.assert_allclose(c, [0, 1, 0], atol=1e-6)  # 2 sin cos of 45 degrees
+    np.testing.assert_allclose(a, [0, 1 / 8, 1], rtol=1e-6)
+    np.testing.assert_allclose(b, [1, 7 / 8, 0], rtol=1e-6)
+    np.testing.assert_allclose(c, [0, 2 * 7**0.5 / 8, 0], rtol=1e-6)
     post, at = bridge.posterior(0.8, 0.3), bridge.coefficients(jnp.array([0.8, 0.3]))
     np.testing.assert_allclose(post.x0 + post.xt * at.b[0], at.b[1], rtol=1e-5)
     np.testing.assert_allclose(post.xt * at.a[0], at.a[1], rtol=1e-5)
     np.testing.assert_allclose(post.std**2 + (post.xt * at.c[0]) ** 2, at.c[1] ** 2, rtol=1e-5)
     with pytest.raises(ValueError, match="scales"):
-        make_bridge("sine", scales=2.0)
+        make_bridge("cubic", scales=2.0)
 
 
 def test_a_sampler(added):
-    bridge, xT = make_bridge("sine"), jnp.full((2, 4, 4, 3), -0.5)
+    bridge, xT = make_bridge("cubic"), jnp.full((2, 4, 4, 3), -0.5)
     keys = jax.random.split(jax.random.key(0), 2)
     answer = count_calls(lambda xt, t, xT: jnp.full_like(xt, 0.25))
     x0 = SAMPLERS["renoise"](answer, bridge, xT, 5, keys)

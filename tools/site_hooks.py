@@ -7,6 +7,7 @@ ends the build.
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -31,6 +32,10 @@ COPIED = {
     "results/benchmarks.md": "benchmarks/README.md",
     "results/gpu.md": "benchmarks/gpu.md",
     **{
+        f"examples/{path.stem}.md": f"examples/{path.name}"
+        for path in sorted((ROOT / "examples").glob("*.ipynb"))
+    },
+    **{
         f"results/{path.name}": f"results/{path.name}"
         for path in sorted((ROOT / "results").glob("*.md"))
         if path.name != "README.md"
@@ -39,13 +44,25 @@ COPIED = {
 
 # Page of the API -> its title, and the modules on it.
 API = {
-    "run": ("Run", ["jax_bridges.main", "jax_bridges.config", "jax_bridges.report"]),
+    "face": ("jax_bridges", ["jax_bridges", "jax_bridges.trained"]),
+    "run": (
+        "Run",
+        [
+            "jax_bridges.main",
+            "jax_bridges.config",
+            "jax_bridges.configurations",
+            "jax_bridges.report",
+        ],
+    ),
     "restore": ("Restore", ["jax_bridges.restoring.restorer", "jax_bridges.restoring.prior"]),
     "bridges": ("Bridges", ["jax_bridges.bridges"]),
     "samplers": ("Samplers", ["jax_bridges.samplers"]),
     "times": ("Times", ["jax_bridges.times"]),
     "corruptions": ("Corruptions", ["jax_bridges.corruptions"]),
-    "denoisers": ("Denoisers", ["jax_bridges.preconditioning", "jax_bridges.wiener"]),
+    "denoisers": (
+        "Denoisers",
+        ["jax_bridges.preconditioning", "jax_bridges.scalings", "jax_bridges.wiener"],
+    ),
     "losses": ("Losses", ["jax_bridges.losses", "jax_bridges.corrupted_losses"]),
     "distillation": ("Distillation", ["jax_bridges.distillation"]),
     "methods": (
@@ -110,7 +127,7 @@ def api_pages() -> dict[str, str]:
     for page, (title, modules) in API.items():
         lines = [f"# {title}", ""]
         for name in modules:
-            module = package[name.removeprefix("jax_bridges.")]
+            module = package if name == package.name else package[name.removeprefix("jax_bridges.")]
             bare += undocumented(module)
             lines += [f"## `{name}`", "", f"::: {name}", "    options:", "      heading_level: 3"]
             told = [found for found in public(module) if not found.is_attribute or found.docstring]
@@ -152,8 +169,40 @@ def relinked(markdown: str, source: str, page: str) -> str:
     return re.sub(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)", link, markdown)
 
 
+def read(path: str) -> str:
+    """A file as Markdown; of a notebook its text and its code, one after the other."""
+    text = (ROOT / path).read_text()
+    if not path.endswith(".ipynb"):
+        return text
+    parts = []
+    for cell in json.loads(text)["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+    return "\n\n".join([*parts, f"*This page is the notebook `{path}`.*"]) + "\n"
+
+
+def add_left_out(nav: list[Any], pages: list[str]) -> None:
+    """Puts pages that the navigation does not name at its end: those of docs/ at the guide's."""
+
+    def named(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        inner = part.values() if isinstance(part, dict) else part
+        return [page for each in inner for page in named(each)]
+
+    known = named(nav)
+    sections = {title: part for entry in nav for title, part in entry.items()}
+    for page in pages:
+        section = sections.get("Results" if page.startswith("results/") else "Guide")
+        if page not in known and isinstance(section, list):
+            section.append(page)
+
+
 def on_config(config):
-    """Lists the pages of the API in the navigation."""
+    """Lists all pages in the navigation."""
+    add_left_out(
+        config.nav, [*(path.name for path in sorted((ROOT / "docs").glob("*.md"))), *COPIED]
+    )
     for entry in config.nav:
         for part in next(iter(entry.values())) if isinstance(entry, dict) else ():
             if isinstance(part, dict) and part.get("API") == "api/index.md":
@@ -164,7 +213,7 @@ def on_config(config):
 
 def on_files(files: Files, config) -> Files:
     """Adds the pages that are not in docs/."""
-    made = {page: (ROOT / path).read_text() for page, path in COPIED.items()} | api_pages()
+    made = {page: read(path) for page, path in COPIED.items()} | api_pages()
     for page, text in made.items():
         files.append(File.generated(config, page, content=text))
     return files

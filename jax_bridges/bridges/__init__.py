@@ -30,7 +30,13 @@ BRIDGES = {
 
 
 def make_bridge(name: str, **settings) -> Bridge:
-    """Builds a bridge by name; raises ValueError for an unknown name or setting, listing the known."""
+    """Builds a bridge by name; raises ValueError for an unknown name or setting, listing the known.
+
+    >>> bridge = make_bridge("brownian", epsilon=0.5)
+    >>> a, b, c = bridge.coefficients(0.5)  # x_t = a x_T + b x_0 + c noise
+    >>> float(a), float(b), float(c)
+    (0.5, 0.5, 0.25)
+    """
     return choose("bridge", BRIDGES, name, settings)
 
 

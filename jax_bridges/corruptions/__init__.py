@@ -70,6 +70,15 @@ I2SB_TASKS = {
 def make_corruption(name: str, **settings) -> Corruption:
     """The corruption `name` of CORRUPTIONS with these settings, e.g. ("superres", factor=2).
 
+    >>> import jax, jax.numpy as jnp
+    >>> x0 = jnp.ones((2, 8, 8, 3))
+    >>> corruption = make_corruption("inpaint_center", fill="zero")
+    >>> xT, mask = corruption(x0, jax.random.split(jax.random.key(0), 2))
+    >>> xT.shape, float(mask.mean())
+    ((2, 8, 8, 3), 0.25)
+    >>> make_corruption("superres", factor=4).forward(x0).shape  # the linear operator A
+    (2, 2, 2, 3)
+
     A mixture's or composition's `parts` may be corruptions, names or pairs (name, settings); without parts it
     has I2SB's nine tasks. Lists, as configurations hold them, become tuples.
 

@@ -6,9 +6,8 @@ does (by `builder.as_data_source`, as here). The images are decoded here, by the
 need TensorFlow, once, on any machine:
 
     pip install 'jax_bridges[tfds]'
-    python
-    >>> import tensorflow_datasets as t
-    >>> t.builder("NAME", data_dir="DIR", file_format="array_record").download_and_prepare()
+    python -c 'import tensorflow_datasets as t
+    t.builder("NAME", data_dir="DIR", file_format="array_record").download_and_prepare()'
 
 (The command `tfds build` would do the same, but wants Apache Beam too.)
 """

@@ -120,6 +120,18 @@ def generator_loss(
     Differentiate it for what x0 depends on: the gradient flows through x0 itself and, by
     `x_t = a x_T + b x_0 + c noise`, through the inputs of the teacher and of the bridge net.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from jax_bridges.bridges import make_bridge
+    >>> xT, t = jnp.ones((2, 4, 4, 3)), jnp.array([0.1, 0.9])
+    >>> noise = jax.random.normal(jax.random.key(0), xT.shape)
+    >>> def loss(x0):  # the generator's answer, of which the teacher thinks 0, and the bridge net what it is
+    ...     teacher, bridge_net = lambda xt, t, xT: 0 * xt, lambda xt, t, xT: 0.3 + 0 * xt
+    ...     return generator_loss(teacher, bridge_net, make_bridge("brownian"), x0, xT, t, noise, jnp.ones(2))
+    >>> [round(float(value), 4) for value in loss(0.3 * xT)]
+    [0.09, 0.09]
+    >>> jax.grad(lambda x0: loss(x0).mean())(0.3 * xT).min() > 0  # downhill is the teacher's answer
+    Array(True, dtype=bool)
+
     Args:
       teacher, bridge_net: frozen here.
       x0: `[B, H, W, C]` the generator's answer; xT, noise: the same shape.

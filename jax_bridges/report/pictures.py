@@ -25,8 +25,8 @@ def show(images: Mapping[str, Any] | Any, scale: int | None = None) -> Image.Ima
 
     >>> import jax_bridges as jb, numpy as np
     >>> noise = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
-    >>> jb.show({"noise": noise, "half of it": noise / 2}).size
-    (288, 320)
+    >>> jb.show({"noise": noise, "half of it": noise / 2}).size[0]
+    288
 
     Args:
       images: label -> `[N, H, W, 3]`, a column each, or such an array alone; float in [-1, 1], which is

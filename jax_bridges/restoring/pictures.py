@@ -251,6 +251,11 @@ def check_suffix(path: Path, quality: int | None) -> None:
 def read_picture(source: str | os.PathLike | bytes | Image.Image | np.ndarray | Picture) -> Picture:
     """A picture from a file, its bytes, a Pillow image, or pixels.
 
+    >>> import numpy as np
+    >>> picture = read_picture(np.full((40, 60, 3), 128, np.uint8))
+    >>> picture.size, picture.pixels.dtype, picture.alpha is None
+    ((40, 60), dtype('uint8'), True)
+
     Args:
       source: pixels are uint8 or uint16 `[H, W]`, `[H, W, 1]`, `[H, W, 3]` or, with alpha,
         `[H, W, 4]`.

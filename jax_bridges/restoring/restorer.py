@@ -28,7 +28,17 @@ from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 
 
 class Restorer:
-    """A model that restores pictures of any size; `Restorer(path)(picture)`."""
+    """A model that restores pictures of any size; `Restorer(path)(picture)`.
+
+    >>> import jax_bridges as jb, numpy as np
+    >>> restorer = jb.Restorer("photos:inpaint", batch=1)  # comes with the package; a run's folder as well
+    >>> pixels = np.full((40, 60, 3), 128, np.uint8)  # or a path, a Pillow image, bytes
+    >>> picture = restorer(pixels, boxes=[(10, 12, 20, 8)], seed=0)  # left, top, width, height
+    >>> picture.size, bool((picture.pixels[:12] == 128).all())
+    ((40, 60), True)
+    >>> picture.save("restored.png")
+    PosixPath('restored.png')
+    """
 
     def __init__(
         self,

@@ -84,6 +84,16 @@ def knobs_of(entry: Sampler) -> tuple[Setting, ...]:
 def make_sampler(text: str) -> Sampler:
     """The sampler of a name, or of a name with knobs: "heun", "dbim:eta=1", "heun:churn=None,clip=True".
 
+    >>> import jax, jax.numpy as jnp
+    >>> from jax_bridges.bridges import make_bridge
+    >>> bridge, xT = make_bridge("i2sb"), jnp.ones((1, 4, 4, 3))
+    >>> sampler = make_sampler("dbim:eta=1")
+    >>> def denoise(xt, t, xT):  # any x0-predictor; this one believes in black
+    ...     return jnp.zeros_like(xt)
+    >>> x0 = sampler(denoise, bridge, xT, nfe=5, keys=jax.random.key(0))
+    >>> x0.shape, bool(jnp.abs(x0).max() < 0.1)
+    ((1, 4, 4, 3), True)
+
     Any is guided by `pg` (`prior_guidance`), at two network calls for one: "dbim:eta=1,pg=1.5".
 
     Raises:

@@ -41,6 +41,18 @@ class Method:
 def make_method(name: str, bridge: Bridge, settings: Mapping[str, Any], nfe: int) -> Method:
     """The solver `name` at `nfe` levels of the prior, or at those that its settings ask for.
 
+    >>> import jax, jax.numpy as jnp
+    >>> from jax_bridges.bridges import make_bridge
+    >>> from jax_bridges.corruptions import make_corruption
+    >>> operator = make_corruption("superres", kind="pool", factor=2)
+    >>> method = make_method("ddnm", make_bridge("ddpm"), {}, nfe=5)
+    >>> def denoise(x, t):  # a prior's x0-predictor; this one knows but gray
+    ...     return jnp.zeros_like(x)
+    >>> y = jnp.full((1, 4, 4, 3), 0.5)
+    >>> x0 = method.solver.solve(denoise, operator, y, 0.0, method.levels, jax.random.key(0), **method.knobs)
+    >>> x0.shape, bool(jnp.allclose(operator.forward(x0), y, atol=1e-5))
+    ((1, 8, 8, 3), True)
+
     Args:
       settings: knobs of the solver that a text can hold (`low_pass` is a factor there); `nfe`, the
         noise levels that it visits; and for sdedit `start`, the share of the time below which it begins.

@@ -14,10 +14,18 @@ import sys
 
 import pytest
 from absl import flags
-from ml_collections import config_flags
 
 import jax_bridges.main
-from jax_bridges.command_line import ERRORS, given_keys, read_command_line, read_config, sentence
+from jax_bridges import hosts
+from jax_bridges.__main__ import COMMANDS
+from jax_bridges.command_line import (
+    ERRORS,
+    define_config,
+    given_keys,
+    read_command_line,
+    read_config,
+    sentence,
+)
 from jax_bridges.restoring.methods import parse_operator
 from jax_bridges.validation import check_given, validate
 from jax_bridges.zero_shot import SOLVERS
@@ -30,11 +38,20 @@ OTHERS = (
     r"\. \.venv/bin/activate",
     r"export( [A-Z_]+=[\w.-]+)+",
     r"pre-commit install",
-    r"pip install pre-commit",
-    r"ruff check \.",
+    r"pip install (pre-commit|'skypilot\[gcp\]>=[\d.]+')",
+    r"(gcloud|sky|kubectl|tensorboard) .*",
+    r"docker push .*",
+    r"xpk cluster create .*",
+    r"ruff check --fix \.",
     r"ruff format \.",
     r"lint-imports",
+    r"jax_bridges --version",  # tests/test_configurations.py
     r"mkdocs (build --strict|serve)",
+    r"gcloud (auth|config set|services enable|storage (buckets create|ls|cp)) .*",
+    r"docker push [\w/:]+",
+    # By their own parsers in test_launch_engines.py.
+    r"pip install 'skypilot\[gcp\]>=0\.14'",
+    r"(sky (check|jobs)|xpk (cluster|workload)) .*",
 )
 
 
@@ -53,6 +70,11 @@ def check(command: str) -> None:
     program, *arguments = words
     if program == "pip" and arguments[0] == "install":
         check_installed(arguments[1:])
+    elif program == "xpk":  # what it starts
+        started = [word for word in arguments if word.startswith("--command=")]
+        check(started[0].removeprefix("--command="))
+    elif program == "jax_bridges" and arguments[0] in COMMANDS:
+        check_module(f"jax_bridges.{arguments[0]}", *arguments[1:])
     elif program == "jax_bridges":
         check_main(arguments)
     elif program == "python" and arguments[:2] == ["-m", "pytest"]:
@@ -74,7 +96,7 @@ def check_installed(arguments: list[str]) -> None:
     setup.read(ROOT / "setup.cfg")
     targets = [word for word in arguments if not word.startswith("-")]
     for target in targets:
-        own = re.fullmatch(r"\.(?:\[([\w,]+)\])?", target)
+        own = re.fullmatch(r"(?:\.|jax_bridges)(?:\[([\w,]+)\])?", target)
         assert own, f"pip install {target}"
         asked = set(own[1].split(",")) if own[1] else set()
         assert asked <= set(setup["options.extras_require"]), target
@@ -92,10 +114,10 @@ def check_script(script: str, arguments: list[str]) -> None:
 def check_main(arguments: list[str]) -> None:
     """`python -m jax_bridges.main`: flags, configuration, settings, and what goes together."""
     values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", None, flag_values=values)
-    for flag in flags.FLAGS.flags_by_module_dict()[jax_bridges.main.__name__]:
-        if flag.name != "config":
-            values[flag.name] = copy.deepcopy(flag)
+    define_config(values)
+    jax_bridges.main.define_flags()
+    for name in ("workdir", "seeds", *hosts.FLAGS):
+        values[name] = copy.deepcopy(flags.FLAGS[name])
     with as_typed("main", arguments):
         try:
             read_command_line(values, ["main", *arguments])
