@@ -55,9 +55,8 @@ def _marked(parallel: Parallel) -> Callable[[Array], Array]:
         return param
 
     def back(_: None, grad: Array) -> tuple[Array]:
-        for _ in range(2):
-            grad = jax.lax.with_sharding_constraint(grad, everywhere)
-        return (grad,)
+        once = jax.lax.with_sharding_constraint(grad, everywhere)
+        return (jax.lax.with_sharding_constraint(once, everywhere),)
 
     mark.defvjp(lambda param: (param, None), back)
     return mark

@@ -49,8 +49,10 @@ CHIPS = {
     "v6e": Chip("v6e", "default", 31.25, 918, 2, 100.0, 12.5),
 }
 
-# libtpu asks the machine's metadata server where it is, and writes to stderr what it misses.
+# libtpu asks the machine's metadata server where it is, writes to stderr what it misses, and is one
+# process's alone: where no TPU is held, several may compile.
 _ENVIRONMENT = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
