@@ -66,7 +66,7 @@ class Stream(enum.IntEnum):
     TIME = 2  # t of a loss: ONLY
     NOISE = 3  # of x_t in a loss: ONLY
     STUDENT = 4  # the student's calls in training: as sample_few_step
-    COUPLE = 5  # the other end of a simulated pair (reflow, dsbm): as its sampler
+    COUPLE = 5  # the other end of a simulated pair (reflow, dsbm), or a path (cdsb): as its sampler
     CALL = 6  # which of the student's calls is trained: CallDraw
     DROPOUT = 7  # flax's, of the first example for all that a device sees
     RENOISE = 8  # of the point that a chain's x_0 is taken back to: ONLY

@@ -6,7 +6,6 @@ They are programs of half a gigabyte with environments of their own (`uv tool in
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -17,10 +16,9 @@ import subprocess
 import pytest
 import yaml
 
-from jax_bridges.command_line import read_config
 from jax_bridges.hosts import FLAGS
 from jax_bridges.starting import REQUEUE
-from tests.support import ROOT
+from tests.support import ROOT, pages
 from tests.support.scripts import LAUNCH
 
 SKY, JOBSET = (LAUNCH / name for name in ("sky.yaml", "jobset.yaml"))
@@ -188,49 +186,21 @@ def test_xpk_makes_the_same_jobset(tmp_path):
 
 
 # -- the page ----------------------------------------------------------------------------------------
-def blocks() -> list[list[str]]:
-    """The commands of docs/pod.md, as words."""
-    text = "\n".join(
-        re.findall(r"^```sh\n(.*?)^```", (ROOT / "docs/pod.md").read_text(), flags=re.M | re.S)
-    )
-    lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
-    found = [part.strip() for line in lines for part in re.split(r"&&|;", line)]
-    return [shlex.split(line) for line in found if line]
-
-
-def test_what_the_page_calls_is_there(monkeypatch):
-    """Modules, scripts and their options, configurations and settings."""
-    called = blocks()
-    modules = [words for words in called if words[:2] == ["python", "-m"]]
-    scripts = [words for words in called if words[0].startswith("launch/")]
-    assert len(modules) > 2 and len(scripts) > 3
-    for words in modules:
-        assert importlib.util.find_spec(words[2]), words[2]
-        settings = [w for w in words if w.startswith("--config")]
-        if settings:
-            monkeypatch.setattr("sys.argv", ["", *settings])  # where absl looks for them
-            read_config(settings)
-    for words in scripts:
-        options = {w for w in words[1 : (*words, "--").index("--")] if w.startswith("--")}
-        told = subprocess.run(
-            ["bash", ROOT / words[0], "--help"], capture_output=True, text=True
-        ).stdout
-        assert options <= set(re.findall(r"--[a-z-]+", told)), words
-    for name in re.findall(r"launch/[\w.]+", (ROOT / "docs/pod.md").read_text()):
-        assert list(LAUNCH.glob(name.removeprefix("launch/") + "*")), name
-
-
 @pytest.mark.slow
-def test_the_page_calls_skypilot_and_xpk_by_options_that_they_have(tmp_path):
-    paths = {name: tool(name) for name in ("sky", "xpk")}
-    for words in blocks():
-        if words[0] not in paths:
-            continue
-        sub = words[1:3] if words[1] in ("jobs", "workload", "cluster") else words[1:2]
-        options = {w.split("=")[0] for w in words if w.startswith("--")}
-        done = subprocess.run(
-            [paths[words[0]], *sub, "--help"], capture_output=True, text=True,
-            env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
-        )  # fmt: skip
-        assert done.returncode == 0, words
-        assert options <= set(re.findall(r"--[a-z][a-z-]*", done.stdout)), words
+@pytest.mark.parametrize("name", ["sky", "xpk"])
+def test_the_page_calls_them_by_options_that_they_have(name, tmp_path):
+    path, called = tool(name), 0
+    for block in pages.blocks("docs/pod.md", "sh"):
+        for words in map(shlex.split, pages.lines(block)):
+            if words[0] != name:
+                continue
+            sub = [word for word in words[1:3] if re.fullmatch("[a-z]+", word)]
+            options = {word.split("=")[0] for word in words if word.startswith("--")}
+            done = subprocess.run(
+                [path, *sub, "--help"], capture_output=True, text=True,
+                env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
+            )  # fmt: skip
+            assert done.returncode == 0, words
+            assert options <= set(re.findall(r"--[a-z][a-z-]*", done.stdout)), words
+            called += 1
+    assert called > 1

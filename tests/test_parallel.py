@@ -6,6 +6,7 @@ the rest of the tests runs on one device, as a laptop does.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -84,15 +85,18 @@ def test_parameters_travel_and_images_do_not(measured):
 
 @pytest.mark.parametrize("mode", ["pmap", "2x4"])
 def test_a_plan_counts_what_the_compiled_program_sends(measured, mode):
-    """Of the trace: gathers to the byte, and sums but for the norms' and the losses'."""
-    found = measured["teacher"][mode]
-    sizes = {
-        kind: 4 * sum(math.prod(shape) for shape in shapes if shape)
-        for kind, shapes in found["travels"].items()
-    }
-    assert found["sent"].get("gather", 0) == sizes.get("all-gather", 0)
-    assert 0.98 * sizes["all-reduce"] < found["sent"]["reduce"] <= sizes["all-reduce"]
-    assert (found["sent"].get("gather", 0) > 0) == (mode != "pmap")
+    """Gathers to the byte, sums but for the norms' and the losses'.
+
+    Counted is one microbatch. Of the two, unrolled on a CPU, XLA may gather and sum each or both at once.
+    """
+    found, sizes = measured["teacher"][mode], {}
+    for kind, shapes in found["travels"].items():
+        sizes[kind] = 4 * sum(math.prod(shape) for shape in shapes if shape)
+    gathered, summed = (found["sent"].get(kind, 0) for kind in ("gather", "reduce"))
+    assert (gathered > 0) == (mode != "pmap")
+    assert sizes.get("all-gather", 0) in (gathered, 2 * gathered)
+    turns = round(sizes["all-reduce"] / summed)
+    assert turns in (1, 2) and summed == pytest.approx(sizes["all-reduce"] / turns, rel=0.02)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2", "2x4"])
@@ -204,7 +208,9 @@ def teacher_run(modes, out):
         state = parallel.init(lambda p: State.create(teacher=Player.create(p, adam)), start)
         step = parallel.step(make_teacher_step(system, config.train, adam))
         given = state, None, parallel.put(batch(0)), jax.random.key(1)
-        marked = Marked.of(parallel).step(make_teacher_step(system, config.train, adam))
+        one = copy.deepcopy(config.train)
+        one.microbatches = 1
+        marked = Marked.of(parallel).step(make_teacher_step(system, one, adam))
         sent = count_sent(jax.make_jaxpr(marked)(*given).jaxpr)
         if name == "one":
             out["flops"] = count_flops(step, *given)

@@ -99,7 +99,7 @@ def test_a_plan_for_chips():
         "train      10 steps of 8 images, 197 TFLOP a step, which take no less than 0.25 s",
         "           a device of 15.75 GiB holds 4 GiB (parameters 1, averages 1, optimiser 2 GiB) "
         "and what a step needs besides",
-        "training   1.97e+15 FLOP",
+        "training   1.97e+15 FLOP, no less than 0.00278 chip-hours",
     ]
     large = dataclasses.replace(held, work=16 * GIB)
     large = dataclasses.replace(stage, held=large, compiled=3.0, problem="Set network.remat=True.")
@@ -115,17 +115,23 @@ def test_a_plan_says_what_the_links_carry():
     one = Traffic({"ICI": 2 * GIB, "DCN": 0.0}, {"ICI": 512 * 2**20, "DCN": 0.0}, 0.0123, "ICI")
     two = dataclasses.replace(one, reduced={"ICI": 0.0, "DCN": 3 * 2**20}, seconds=2.0, bound="DCN")
     none = Traffic({"ICI": 0.0, "DCN": 0.0}, {"ICI": 0.0, "DCN": 0.0}, 0.0, "ICI")
-    said = []
+    said, hours = [], []
     for traffic in (one, two, none):
         stage = StagePlan("train", 10, 8, 0, 197e12, held, traffic)
         plan = Plan("sr", "photos", "unet", "32 x TPU v5 lite", 2_000_000, 3e9, 32, (stage,))
-        said.append(describe(plan, read_topology("v5e:4x4", 2)).splitlines()[5].strip())
+        lines = describe(plan, read_topology("v5e:4x4", 2)).splitlines()
+        said.append(lines[5].strip())
+        hours.append(lines[6].rpartition(" FLOP, ")[2])
     assert said == [
         "a chip hears 2 GiB of parameters and 512 MiB of sums of gradients over ICI a step, "
         "which takes no less than 0.0123 s",
         "a chip hears 2 GiB of parameters and 0 MiB of sums of gradients over ICI and 0 MiB of "
         "parameters and 3 MiB of sums of gradients over DCN a step, which takes no less than 2 s (DCN)",
         "a chip hears nothing of the others in a step",
+    ]
+    # Ten steps of 32 chips, of whichever takes longer: 1/32 s of arithmetic, or 2 s of the links.
+    assert hours == [
+        f"no less than {hours} chip-hours" for hours in ("0.00278", "0.178", "0.00278")
     ]
 
 

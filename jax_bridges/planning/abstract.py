@@ -16,6 +16,7 @@ from jax_bridges.platforms import aim_at, platform_of, target
 from jax_bridges.stages.run import Run, Stage
 from jax_bridges.training.methods import find_method
 from jax_bridges.training.parallel import Parallel
+from jax_bridges.training.steps import step_calls
 from jax_bridges.training.system import System
 from jax_bridges.typing import PyTree
 
@@ -168,10 +169,6 @@ def step_flops(config, stage: str, call: float) -> float:
     remat repeats is not counted.
     """
     if stage == "train":
-        train = config.train
-        made = (
-            0 if train.mode == "bridge" else train.simulation_steps
-        )  # DSBM's first round has none
-        return (3 + made) * call * train.batch
+        return step_calls(config.train) * call * config.train.batch
     method, settings = find_method(config.distill)
     return method.calls(settings) * call * settings.batch

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -45,7 +46,7 @@ class Marked(Parallel):
         return _marked(self)(param)
 
 
-def _marked(parallel: Parallel):
+def _marked(parallel: Parallel) -> Callable[[Array], Array]:
     """Identity, whose gradient is constrained twice to be whole: what `_pair` takes for a sum."""
     everywhere = NamedSharding(parallel.mesh, PartitionSpec())
 

@@ -259,7 +259,7 @@ def describe(plan: Plan, topology: Topology | None = None) -> str:
         f"{plan.call_flops / 1e9:.3g} GFLOP a call and image",
         f"devices    {plan.devices}",
     ]
-    seconds = flops = 0.0
+    seconds = flops = chip_seconds = 0.0
     for stage in plan.stages:
         left = stage.steps - stage.done
         flops += left * stage.flops
@@ -268,6 +268,8 @@ def describe(plan: Plan, topology: Topology | None = None) -> str:
         if topology is not None:
             least = stage.flops / (plan.count * topology.chip.tflops * 1e12)
             text += f", which take no less than {least:.3g} s"
+            slowest = max(least, stage.traffic.seconds if stage.traffic else 0.0)
+            chip_seconds += left * slowest * plan.count
         if stage.seconds is not None:
             seconds += left * stage.seconds
             text += f", {1e3 * stage.seconds:.0f} ms: about {duration(left * stage.seconds)}"
@@ -279,7 +281,8 @@ def describe(plan: Plan, topology: Topology | None = None) -> str:
             lines.append(f"{'':10s} It does NOT fit. {stage.problem}")
     if plan.stages:
         known = f"about {duration(seconds)} in all, then the evaluation; " if seconds else ""
-        lines.append(f"training   {known}{flops:.3g} FLOP")
+        hours = f", no less than {chip_seconds / 3600:.3g} chip-hours" if topology else ""
+        lines.append(f"training   {known}{flops:.3g} FLOP{hours}")
     return "\n".join(lines)
 
 

@@ -46,6 +46,12 @@ HOLE_MEAN = Setting(
 # fmt: on
 
 
+def step_calls(train) -> int:
+    """What a step of the teacher costs an example by `config.train`, in network calls (`Method.calls`)."""
+    made = 0 if train.mode == "bridge" else train.simulation_steps  # DSBM's first round has none
+    return 3 + made
+
+
 def hole_weight(pair: Pair) -> Array:
     """`[B]`, pixels of the image over those of the hole; 1 where there is no hole."""
     if pair.mask is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from ml_collections import ConfigDict
 from jax_bridges.training.methods import PAIR_METHODS, find_method
 from jax_bridges.training.methods.pairs import of_pair_method
 from jax_bridges.training.system import System
-from tests.support.toy import pointwise, small_config
+from tests.support.toy import Pointwise, pointwise, small_config
 
 # x_T ~ N(0, 1), x_0 | x_T ~ N(R x_T, S2): the pair of Gaussians of all their closed forms.
 R, S2 = 0.8, 0.36
@@ -32,11 +34,17 @@ def rival_config(name: str, **changes) -> ConfigDict:
     return of_pair_method(method, config)
 
 
-def rival(name: str, **changes):
-    """(method, its settings, a system with pointwise networks)."""
+def rival(name: str, width: int = 8, **changes):
+    """(method, its settings, a system with pointwise networks, which see x_T where its own do)."""
     config = rival_config(name, **changes)
     method, settings = find_method(config.distill)
-    return method, settings, pointwise(System.create(config), width=8)
+    system = System.create(config)
+    networks = pointwise(system, width).networks
+    for player, network in networks.items():
+        if isinstance(network, Pointwise):
+            conditional = system.networks[player].conditional
+            networks[player] = network.clone(conditional=conditional)
+    return method, settings, dataclasses.replace(system, networks=networks)
 
 
 def law_of(sample, draws: int) -> tuple[float, float]:

@@ -47,6 +47,11 @@ OTHERS = (
     r"lint-imports",
     r"jax_bridges --version",  # tests/test_configurations.py
     r"mkdocs (build --strict|serve)",
+    r"gcloud (auth|config set|services enable|storage (buckets create|ls|cp)) .*",
+    r"docker push [\w/:]+",
+    # By their own parsers in test_launch_engines.py.
+    r"pip install 'skypilot\[gcp\]>=0\.14'",
+    r"(sky (check|jobs)|xpk (cluster|workload)) .*",
 )
 
 

@@ -68,8 +68,8 @@ def step_of(
     system: System, settings, params: PyTree, pair: Pair, dropout: Array | None = None
 ) -> Callable[[Array, Array], Array]:
     """`step(x, k) -> x + network(x, k, x_T)`, k one number or `[B]`: the mean of step k of a player."""
-    whole = dataclasses.replace(pair, mask=None)  # a path moves all pixels
-    network = system.denoiser(params, whole, "generator", dropout=dropout)
+    alone = dataclasses.replace(pair, mask=None)  # a path moves all pixels
+    network = system.denoiser(params, alone, "generator", dropout=dropout)
 
     def step(x: Array, k: Array) -> Array:
         t = jnp.asarray(k, x.dtype) / (settings.path - 1)
@@ -81,13 +81,12 @@ def step_of(
 def _repeated(pair: Pair, times: int) -> Pair:
     """Each example so many times, next to each other: on the device where it is."""
 
-    def again(a: Array | None) -> Array | None:
-        if a is None:
-            return None
+    def again(a: Array) -> Array:
         shape = (len(a), times, *a.shape[1:])
         return jnp.broadcast_to(a[:, None], shape).reshape(-1, *shape[2:])
 
-    return Pair(*(again(v) for v in (pair.x0, pair.xT, pair.mask, pair.keys, pair.label)))
+    label = None if pair.label is None else again(pair.label)
+    return Pair(again(pair.x0), again(pair.xT), None, again(pair.keys), label)
 
 
 def _make(system: System, settings) -> tuple[MakeState, Step]:

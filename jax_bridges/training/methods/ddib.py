@@ -77,6 +77,7 @@ def _make(system: System, settings) -> tuple[MakeState, Step]:
                 denoise = prior_of(system, params, which, pair, dropout)
                 return jnp.mean(matching_loss(system, train, denoise, image, image, pair))
 
+            # One time and noise for both: networks that share nothing do not notice.
             return {"target_loss": of(TARGET, pair.x0), "source_loss": of(SOURCE, pair.xT)}
 
         found, grads = gradients(

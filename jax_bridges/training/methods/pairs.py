@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from jax_bridges.schema import Setting, whole
 from jax_bridges.training.methods.base import Method
 from jax_bridges.training.settings import BATCH, EMA, MAX_SKIPPED, MICROBATCHES
+from jax_bridges.training.steps import step_calls
 from jax_bridges.training.system import System
 from jax_bridges.typing import Array, PyTree
 
@@ -61,9 +62,8 @@ class PairMethod(Method):
 
 
 def teacher_calls(train: Any) -> float:
-    """Network calls, forward and backward, of a teacher's training by `config.train`."""
-    made = 0 if train.mode == "bridge" else train.simulation_steps  # DSBM's first round has none
-    return (3 + made) * train.batch * train.steps
+    """Network calls, forward and backward, of a teacher's whole training by `config.train`."""
+    return step_calls(train) * train.batch * train.steps
 
 
 def why_not_here(method: PairMethod, config: ConfigDict) -> str:
