@@ -91,6 +91,7 @@ def get_config(variant: str = ""):
     config.train.times, config.train.weight = "towards_clean", "native"
     config.train.optimizer.learning_rate = 1.5e-3
     config.em.operator, config.em.sigma_y = {"name": "inpaint_random", "share": 0.6}, 0.02
+    config.em.reset_rounds = 0  # an E-step of all observations would take most of the time
     config.em.baselines = ("upper",)
     config.evaluate.images, config.evaluate.batch = 128, 64
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")

@@ -127,7 +127,9 @@ def api_pages() -> dict[str, str]:
     for page, (title, modules) in API.items():
         lines = [f"# {title}", ""]
         for name in modules:
-            module = package if name == package.name else package[name.removeprefix("jax_bridges.")]
+            module: Any = (
+                package if name == package.name else package[name.removeprefix("jax_bridges.")]
+            )
             bare += undocumented(module)
             lines += [f"## `{name}`", "", f"::: {name}", "    options:", "      heading_level: 3"]
             told = [found for found in public(module) if not found.is_attribute or found.docstring]

@@ -50,7 +50,8 @@ TILINGS = ("blend", "mask_shift")
 class PriorRestorer:
     """A prior, a solver and an operator; `PriorRestorer(path, operator="superres")(picture)`.
 
-    restorer = jb.PriorRestorer("runs/zero_shot", "ddnm", "colorize+superres:kind=pool,factor=2")
+    operator = "colorize+superres:kind=pool,factor=2"
+    restorer = jb.PriorRestorer("runs/zero_shot", "ddnm", operator)
     restorer("small_and_gray.png").save("large.png")
     """
 
