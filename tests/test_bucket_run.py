@@ -38,6 +38,7 @@ def test_two_hosts_are_killed_and_one_comes_to_the_same_end(images, emulator, tm
     """Bit for bit: of two devices the sums are those of two numbers, in whatever order."""
     config = tiny(
         images,
+        checkpoint_every=10,
         **{"train.steps": 40, "parallel.mode": "fsdp", "parallel.fsdp": 2, "evaluate.every": 20},
     )
     path, whole = write_config(config, tmp_path), tmp_path / "whole"

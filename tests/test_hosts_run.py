@@ -8,14 +8,12 @@ import shutil
 import signal
 import time
 
-import jax
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
 from jax_bridges.checkpoints import Checkpoints
 from tests.support.processes import ended, free_port, spoken, started
-from tests.support.runs import lines, tiny, wait_for_lines, write_config
+from tests.support.runs import lines, read_arrays, tiny, wait_for_lines, write_config
 
 STEPS = 30
 
@@ -32,21 +30,6 @@ def both(path, workdir):
         command(path, workdir, f"--coordinator=127.0.0.1:{port}", "--processes=2", f"--process={i}")
         for i in range(2)
     ]
-
-
-def read_arrays(workdir, stage) -> dict[str, dict[str, np.ndarray]]:
-    """Parameters, averages and optimiser of a stage by leaf, written by whatever devices."""
-    folder = workdir.absolute() / "checkpoints" / stage
-    newest = max((p for p in folder.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
-    found = {}
-    with ocp.PyTreeCheckpointer() as reader:
-        for item in ("params", "ema", "opt"):
-            tree = reader.metadata(newest / item).item_metadata.tree
-            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            tree = reader.restore(newest / item, restore_args=how)
-            leaves = jax.tree_util.tree_leaves_with_path(tree)
-            found[item] = {jax.tree_util.keystr(path): np.float64(leaf) for path, leaf in leaves}
-    return found
 
 
 def largest(one: dict, other: dict, relative: bool = False) -> float:
