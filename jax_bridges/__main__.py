@@ -15,6 +15,7 @@
 Each is `python -m jax_bridges.COMMAND` too, and has --help.
 """
 
+import os
 import runpy
 import sys
 
@@ -34,7 +35,10 @@ def entry() -> None:
         runpy.run_module(f"jax_bridges.{first}", run_name="__main__", alter_sys=True)
         return
     if first in ("", "--help", "-h", "help"):
-        print(__doc__.partition("\n\n")[2].rstrip())
+        try:
+            print(__doc__.partition("\n\n")[2].rstrip(), flush=True)
+        except BrokenPipeError:  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     if not first.startswith("-"):
         from jax_bridges.hints import did_you_mean

@@ -7,6 +7,7 @@ is whole, so that a run killed at any moment leaves only whole checkpoints behin
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from pathlib import Path
@@ -20,6 +21,9 @@ from jax_bridges.config import migrate
 from jax_bridges.io.bucket import COMMITTED, is_bucket, place, reason, remove_folder
 from jax_bridges.training.state import Player, State
 from jax_bridges.typing import PyTree
+
+# Whoever loads a model is told of each folder that is only read from, which is as it should be.
+logging.getLogger("absl").addFilter(lambda record: "directory is read only" not in str(record.msg))
 
 # Raised when the layout of the items changes. 2: a bridge net is told the call by an input of its own.
 FORMAT = 2

@@ -116,6 +116,9 @@ def test_help_names_every_command(monkeypatch, capsys):
         said = capsys.readouterr().out
         for name in console.COMMANDS:
             assert f"    jax_bridges {name}" in said
+    command = f"{sys.executable} -m jax_bridges | head -1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.startswith("    jax_bridges --config=inpaint ") and done.stderr == ""
     modules = {p.stem for p in (ROOT / "jax_bridges").glob("*.py")} | {"import_torch"}
     assert set(console.COMMANDS) <= modules
 
