@@ -41,7 +41,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_learnt_of_gaussian_pairs(name):
     own, calls, (slope, rest) = CASES[name]
-    own = {"steps": 900, "optimizer.learning_rate": 5e-3, **own}
+    own = {"steps": 250, "optimizer.learning_rate": 1e-2, **own}
     changes = {f"baselines.{name}.{key}": value for key, value in own.items()}
     changes |= {"baselines.batch": COUNT, "keep_known": False}
     method, settings, system = rival(name, 32, **changes)
