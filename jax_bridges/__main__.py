@@ -36,7 +36,7 @@ def entry() -> None:
         return
     if first in ("", "--help", "-h", "help"):
         try:
-            print(__doc__.partition("\n\n")[2].rstrip(), flush=True)
+            print((__doc__ or "").partition("\n\n")[2].rstrip(), flush=True)
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return

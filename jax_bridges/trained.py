@@ -18,6 +18,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from ml_collections import ConfigDict
 
 from jax_bridges.bridges import Bridge, Diffusion
@@ -114,7 +115,7 @@ class Trained:
           ValueError, OSError: the data of its run are not there.
         """
         source = make_source(self.config.data, split)
-        batch = first(source, min(count, len(source)))
+        batch = jax.tree.map(jnp.asarray, first(source, min(count, len(source))))
         pair = self.system.prepare(batch, jax.random.key(0), augment=False)
         return pair.x0, pair.xT, pair.mask
 
@@ -297,7 +298,7 @@ class Trained:
         )
         with _one_sentence(f"{name} has the shape {images.shape}, expected is [{words}]{advice}."):
             chex.assert_shape(images, expected)
-        if not isinstance(images, jax.core.Tracer):
+        if not isinstance(images, Tracer):
             far = float(np.abs(images).max()) if images.size else 0.0
             if not far <= _FURTHEST:
                 raise ValueError(
