@@ -37,9 +37,9 @@ def explicit_slope(calls: int) -> float:
     return float(sample_ddib(exact, exact, jnp.ones((1, 1, 1, 1)), steps, clip=False)[0, 0, 0, 0])
 
 
-# Settings, network calls, and (slope, rest) of the answers: of the law of x_0 given x_T; of its median;
-# None: of the monotone map between the two marginals, which are the same, up to its steps. ADM's upsampler is Palette with x_T
-# enlarged, which single pixels do not bear; CDSB's rounds are in test_cdsb.py.
+# Settings, network calls, and (slope, rest) of the answers: of the law of x_0 given x_T; of its median; None:
+# of the monotone map between the two marginals, which are the same, up to its steps. ADM's upsampler is
+# Palette with x_T enlarged, which single pixels do not bear; CDSB's rounds are in test_cdsb.py.
 CASES = {
     "palette": ({}, 250, (R, REST)),
     "pix2pix": ({"critic_channels": 4, "critic_layers": 1}, 1, (R, 0.0)),
