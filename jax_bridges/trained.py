@@ -149,8 +149,8 @@ class Trained:
         """
         if not is_teacher(self.player):
             raise ValueError(
-                f"A {self.player} is a generator, no denoiser, as it has an input of noise: use sample(), or "
-                'the teacher, load(path, "teacher").'
+                f"A {self.player} is a generator, no denoiser: use sample(), or the teacher, "
+                'load(path, "teacher").'
             )
         xt = self._images("xt", xt)
         if (xT is None) != self.prior:
@@ -381,7 +381,9 @@ def load(
     if "data" in recorded and sides:
         raise ValueError(f"{path} records the size it was trained at: leave size out.")
     sized = "data" in recorded or sides is not None
-    prior = is_prior(recorded)
+    prior = is_teacher(player) and is_prior(
+        recorded
+    )  # a baseline may be a diffusion that is told x_T
     if not sized:  # the smallest that the network takes
         sides = (2 ** (len(recorded["network"]["channel_mult"]) - 1),) * 2
     config = (

@@ -17,6 +17,7 @@ from jax_bridges.players import PLAYERS, read_player
 from jax_bridges.report.row import Row
 from jax_bridges.report.table import format_table
 from jax_bridges.restore import Restorer
+from jax_bridges.trained import load
 from jax_bridges.training.methods import PAIR_METHODS, find_method
 from jax_bridges.training.methods.pairs import why_not_here
 from jax_bridges.training.system import System
@@ -112,6 +113,13 @@ def test_a_baseline_is_restored_with_and_exported(images, tmp_path):
     assert np.array_equal(answer[~inside], PICTURE[~inside])
     with pytest.raises(ValueError, match="A table of 1000 steps can keep 1 to 1000"):
         Restorer(tmp_path, "palette", nfe=1001)
+    model = load(tmp_path, "palette")  # told x_T, so no prior, though its bridge is one's
+    assert not model.prior and "palette" in repr(model)
+    x = np.zeros((2, 16, 16, 3), np.float32)
+    one, other = (np.asarray(model.sample(x, nfe=3, seed=seed)) for seed in (0, 1))
+    assert one.shape == x.shape and not np.array_equal(one, other)
+    with pytest.raises(ValueError, match="A palette is a generator, no denoiser"):
+        model.denoise(x, 0.5, x)
     out = export([str(tmp_path), str(tmp_path / "p.jax"), "--player=palette", "--nfe=2"])
     data, written, calls = split_export(out.read_bytes())
     assert written is not None
