@@ -92,6 +92,7 @@ def test_a_copied_checkpoint_is_none_before_its_last_object(emulator, monkeypatc
         np.testing.assert_array_equal(checkpoints.restore_ema(like)["teacher"]["w"], np.arange(3.0))
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path, capsys):
     config = tiny(images, **{"train.steps": 2, "distill.steps": 1, "checkpoint_every": 9})
     jax_bridges.main.run(config, tmp_path / "disk")

@@ -128,6 +128,7 @@ def test_a_metric(added):
     assert METRICS["mae"].each(part).tolist() == [200, 7]
 
 
+@pytest.mark.slow
 def test_a_method_learns_what_its_teacher_answers(added):
     """The student starts as the teacher at one call, and comes nearer to the teacher at ten."""
     config = toy.small_config(**{"distill.method": "shortcut", "distill.batch": 8})
@@ -168,6 +169,7 @@ def test_all_of_them_in_one_run(config, tmp_path):
     assert logged and all(np.isfinite(line["loss"]) for line in logged)
 
 
+@pytest.mark.slow
 def test_an_act_is_done_where_it_is_wanted(config, tmp_path):
     """With the bridge, the sampler, the corruption, the data and the metric."""
     config.teach = True

@@ -61,6 +61,7 @@ def test_it_is_the_exact_solution_whatever_the_hole(size):
     np.testing.assert_array_equal(np.asarray(found)[known], images[known].astype(np.float32))
 
 
+@pytest.mark.slow
 def test_a_cubic_is_continued_exactly_and_nothing_known_is_zero():
     y, x = np.mgrid[-1:1:32j, -1:1:32j]
     image = np.stack([x**3 - y, x * y**2, 0.5 * x**2 - y**2], -1)[None] / 2

@@ -227,6 +227,7 @@ def sampled(system, params, steps=200, images=200, start=None):
     return tuple(np.asarray(v).ravel() for v in draw(params))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimised")
 def test_dsbm_step_finds_the_schroedinger_bridge():
     """From unpaired Gaussians: marginals kept both ways, and the coupling of the closed form."""

@@ -201,7 +201,8 @@ def test_configuration_defaults():
     assert (c.name, c.size, c.on_bad_file) == ("earth", (32, 32), "refuse")
     assert set(vars(c)) == {row.key for row in SETTINGS} | {"split"}
     named = {"edges", "edges2handbags", "diode_normals"}  # of other files
-    assert set(DATASETS) == {"arrays", "earth", "earth_relief", "folder", "pairs", "tfds"} | named
+    files = {"arrays", "array_record", "folder", "pairs", "tfds"}
+    assert set(DATASETS) == {"earth", "earth_relief"} | files | named
     assert [is_paired(Config(name=n)) for n in ("earth", "earth_relief", "folder", "pairs")] == [
         False, True, False, True,
     ]  # fmt: skip

@@ -120,6 +120,7 @@ def test_steps_go_up_level_by_level_and_down_again():
 ZERO = {"corruption.fill": "zero"}
 
 
+@pytest.mark.slow
 def test_two_priors_learn_each_its_own_side_and_know_no_pairs():
     method, settings, system = rival("ddib", **ZERO)
     make_state, step = method.make(system, settings)

@@ -121,6 +121,7 @@ def world(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("page", PYTHON)
 def test_python_runs(page, world, tmp_path, monkeypatch):

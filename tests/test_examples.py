@@ -81,7 +81,16 @@ def with_examples() -> list[str]:
     return ["jax_bridges", *(name for name, path in files.items() if ">>> " in text(path))]
 
 
-@pytest.mark.parametrize("name", with_examples())
+LONG = (
+    "jax_bridges.trained",
+    "jax_bridges.restoring.restorer",
+)  # they compile a network that ships
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in with_examples()],
+)
 def test_examples_in_docstrings_are_true(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
