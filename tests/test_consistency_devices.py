@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import jax
@@ -18,7 +17,7 @@ from jax_bridges.training.methods import find_method
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import State
 from jax_bridges.training.system import System
-from tests.support.processes import environment
+from tests.support.processes import result_of
 from tests.support.toy import image_batch, pointwise, random_params, small_config
 
 pytestmark = pytest.mark.slow
@@ -29,15 +28,7 @@ METHODS = {"cbd": {}, "cbt": {"distill.cbt.target": "ema", "distill.microbatches
 @pytest.fixture(scope="module")
 def measured():
     """What `main` below has printed in a process with 8 devices."""
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env=environment(8),
-        capture_output=True,
-        text=True,
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
+    return result_of(sys.executable, __file__, devices=8)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2"])

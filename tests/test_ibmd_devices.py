@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
 import sys
 
 import jax
@@ -22,7 +21,7 @@ from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.system import System
 from tests.support.games import batch, difference, moved
-from tests.support.processes import ended, environment, free_port, spoken, started
+from tests.support.processes import ended, free_port, result_of, spoken, started
 from tests.support.toy import pointwise, random_params, small_config
 
 pytestmark = pytest.mark.slow
@@ -49,11 +48,7 @@ def result(out: str) -> dict:
 @pytest.fixture(scope="module")
 def measured():
     """What `main` has printed in a process with 8 devices."""
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment(8), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return result(done.stdout)
+    return result_of(sys.executable, __file__, devices=8)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ They are programs of half a gigabyte with environments of their own (`uv tool in
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -19,6 +18,7 @@ import yaml
 from jax_bridges.hosts import FLAGS
 from jax_bridges.starting import REQUEUE
 from tests.support import ROOT, pages
+from tests.support.processes import result_of
 from tests.support.scripts import LAUNCH
 
 SKY, JOBSET = (LAUNCH / name for name in ("sky.yaml", "jobset.yaml"))
@@ -128,12 +128,7 @@ def test_skypilot_reads_it(tmp_path):
         "HOME": str(tmp_path),
         "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
     }
-    done = subprocess.run(
-        [python, "-c", READ, SKY], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    read = json.loads(lines[0].removeprefix("RESULT "))
+    read = result_of(python, "-c", READ, SKY, cwd=ROOT, env=environment)
     assert read["accelerators"] == {"tpu-v5litepod-16": 1} and read["cloud"] == "GCP"
     assert read["spot"] is True and read["nodes"] == 1
     assert read["args"] == {"runtime_version": "v2-alpha-tpuv5-lite"}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
 import sys
 
 import jax
@@ -17,7 +16,7 @@ import pytest
 from jax_bridges.training.methods import PAIR_METHODS
 from jax_bridges.training.parallel import Parallel
 from tests.support.games import BATCH, batch, difference, moved
-from tests.support.processes import environment
+from tests.support.processes import result_of
 from tests.support.rivals import rival
 
 pytestmark = pytest.mark.slow
@@ -27,12 +26,7 @@ STEPS = 4
 @pytest.fixture(scope="module")
 def measured():
     """What `main` below has printed in a process with 8 devices."""
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment(8), capture_output=True, text=True
-    )
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
+    return result_of(sys.executable, __file__, devices=8)
 
 
 @pytest.mark.parametrize("mode", ["pmap", "4x2", "parts"])

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import math
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -36,20 +35,14 @@ from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.steps import make_teacher_step
 from tests.support.compiler import count_hits
 from tests.support.games import BATCH, STEPS, UPDATES, batch, difference, make_system, moved, shard
-from tests.support.processes import environment
+from tests.support.processes import result_of
 from tests.support.toy import optimizer_config, pointwise, random_params, small_config
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
     """What `main` below has printed in a process with 8 devices."""
-    done = subprocess.run(
-        [sys.executable, __file__, tmp_path_factory.mktemp("checkpoints")],
-        env=environment(8), capture_output=True, text=True,
-    )  # fmt: skip
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
-    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
-    return json.loads(lines[0].removeprefix("RESULT "))
+    return result_of(sys.executable, __file__, tmp_path_factory.mktemp("checkpoints"), devices=8)
 
 
 def test_eight_devices(measured):

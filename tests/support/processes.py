@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import socket
@@ -34,6 +35,15 @@ def environment(devices: int = 1, **more: str) -> dict[str, str]:
     flags = xla_flags(f"--xla_force_host_platform_device_count={devices}")
     set_ = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     return {**os.environ, **set_, **more}
+
+
+def result_of(*command, devices=1, **how):
+    """What a program has printed, as JSON, in its line RESULT; `how` as of `subprocess.run`."""
+    how = {"env": environment(devices), **how}
+    done = subprocess.run(command, capture_output=True, text=True, **how)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT ")]
+    assert lines, done.stdout[-2000:] + done.stderr[-4000:]
+    return json.loads(lines[0].removeprefix("RESULT "))
 
 
 @contextlib.contextmanager
