@@ -12,6 +12,7 @@ import pytest
 import jax_bridges.main
 from jax_bridges.checkpoints import Checkpoints, whole_steps
 from jax_bridges.data import make_source
+from jax_bridges.export import run as export
 from jax_bridges.import_torch.__main__ import main as import_main
 from jax_bridges.io import bucket as buckets
 from jax_bridges.io.atomic import check_writable, is_writable, open_atomic, write_atomic
@@ -19,6 +20,7 @@ from jax_bridges.io.bucket import COMMITTED, copy_folder, place, remove_folder
 from jax_bridges.pack import pack
 from jax_bridges.players import read_player
 from jax_bridges.report.results import read_results
+from jax_bridges.restore import Restorer
 from jax_bridges.stages.train import check_teacher
 from jax_bridges.table import read_runs
 from tests.support.buckets import NAME, refusing, serving
@@ -106,6 +108,15 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path, caps
         read_runs([f"{ROOT}/run"])["run"]
         == read_results(place(f"{ROOT}/run") / "results.json")["rows"]
     )
+    # Pictures are restored from there as from the disk, and by what is exported to there.
+    assert export([f"{ROOT}/run", f"{ROOT}/s.jax", "--nfe=1"]) == place(f"{ROOT}/s.jax")
+    picture = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    there, here, exported = (
+        Restorer(model, nfe=nfe)(picture, boxes=[(4, 4, 8, 8)]).pixels
+        for model, nfe in ((f"{ROOT}/run", 1), (tmp_path / "disk", 1), (f"{ROOT}/s.jax", None))
+    )
+    np.testing.assert_array_equal(there, here)
+    np.testing.assert_allclose(exported, here, atol=1)  # in units of 255
     # A finished run is only shown; one of another seed starts from its teacher.
     jax_bridges.main.run(config, f"{ROOT}/run")
     assert "evaluate: already done" in capsys.readouterr().out
