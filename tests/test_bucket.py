@@ -123,6 +123,15 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(images, emulator, tmp_path, caps
     config.teacher.checkpoint = f"{ROOT}/run"
     check_teacher(json.loads(config.to_json_best_effort()))
     assert f"teacher    {ROOT}/run: step 2 of 2" in capsys.readouterr().out
+    config.teacher.checkpoint = ""
+    for name, start in (("from_disk", tmp_path / "disk"), ("from_bucket", f"{ROOT}/run")):
+        config.teacher.init = str(start)
+        jax_bridges.main.run(config, tmp_path / name)
+    one, two = (read_player(tmp_path / name, "teacher")[1] for name in ("from_disk", "from_bucket"))
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+    plain = read_player(tmp_path / "disk", "teacher")[1]
+    same = jax.tree.map(np.array_equal, one, plain)
+    assert not all(jax.tree.leaves(same))
 
 
 def test_what_is_no_bucket_to_write_to_is_one_sentence(emulator, monkeypatch):
