@@ -4,7 +4,7 @@
 
 Without `teacher.checkpoint` the teacher is trained first. The variant names the task, a file of
 configs/ and, after a second colon, its variant: `configs/compare.py:superres`. With `all` before it there are
-baselines too, which learn the task without the teacher, each for as long as that was trained:
+baselines too, which learn the task without the teacher, each in the time that its training takes here:
 `configs/compare.py:all`, `configs/compare.py:all:superres`.
 """
 
@@ -39,6 +39,7 @@ def get_config(variant: str = ""):
     plain = config.task
     config.task = f"compare_{'all_' * (first == 'all')}{plain}"
     if first == "all":
+        config.compare.equal = "seconds"
         config.compare.baselines = tuple(PAIR_METHODS)
     config.compare.students = ("ibmd", "cbd", "cbt")
     config.compare.samplers = (*config.compare.samplers, *NEWER)

@@ -134,6 +134,9 @@ def rows() -> tuple[Setting, ...]:
         S("compare.baselines", (), Each(Choice(PAIR_METHODS), unique=True), "Models of other kinds, "
                 "trained on the same pairs without a teacher; those that do not suit the task are left out, "
                 "with the reason."),
+        S("compare.equal", "updates", Choice(("updates", "seconds")), "What each gets alike. updates: a "
+                "student distill.steps, a baseline the network calls of the teacher's training; seconds of "
+                "this machine: a student those of the first one, a baseline the teacher's."),
         S("compare.samplers", ("ancestral", "dbim", "dbim2", "dbim3", "heun"),
                 Each(Choice(SAMPLERS, named=True), unique=True), "Of the teacher."),
         S("compare.teacher_nfe", (1, 2, 5, 10, 20, 100), Each(COUNT), "Its network calls an image; "

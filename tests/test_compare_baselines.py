@@ -8,18 +8,23 @@ import numpy as np
 import pytest
 
 import jax_bridges.main
-from jax_bridges.acts.compare_baselines import baseline_config, seconds_of, taught
+from jax_bridges.acts import compare_time
+from jax_bridges.acts.compare import student_runs
+from jax_bridges.acts.compare_baselines import baseline_config, baseline_runs, seconds_of, taught
+from jax_bridges.acts.compare_time import equal_time
 from jax_bridges.acts.longer import check_longer, is_longer
 from jax_bridges.config import base_config
 from jax_bridges.export import run as export
 from jax_bridges.io.exported import split_export
-from jax_bridges.players import PLAYERS, read_player
+from jax_bridges.planning.abstract import abstract_run
+from jax_bridges.players import PLAYERS, read_player, recorded_config
 from jax_bridges.report.row import Row
 from jax_bridges.report.table import format_table
 from jax_bridges.restore import Restorer
 from jax_bridges.trained import load
 from jax_bridges.training.methods import PAIR_METHODS, find_method
 from jax_bridges.training.methods.pairs import why_not_here
+from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System
 from jax_bridges.validation import check_given, validate
 from tests.support.config_files import read
@@ -73,7 +78,8 @@ def test_baselines_from_end_to_end(images, tmp_path, capsys):
     assert "Training calls" in (workdir / "report.html").read_text()
     assert "train " in results["measured"]["trained_in"]
 
-    everyone = comparison(images, tuple(PAIR_METHODS), **students)
+    timed = {"compare.equal": "seconds"}
+    everyone = comparison(images, tuple(PAIR_METHODS), **students, **timed)
     jax_bridges.main.run(everyone, workdir)
     assert f"baseline_palette: already done ({TRAIN} steps)" in capsys.readouterr().out
     again = json.loads((workdir / "results.json").read_text())
@@ -81,7 +87,7 @@ def test_baselines_from_end_to_end(images, tmp_path, capsys):
     left = {name for name in PAIR_METHODS if f"{name}: " in again["measured"]["left_out"]}
     assert found | left == set(PAIR_METHODS) and not found & left
     for name in found:
-        length = baseline_config(everyone, name).distill[name].steps
+        length = recorded_config(workdir, name)["distill"][name]["steps"]
         assert steps(workdir, f"baseline_{name}") == list(range(1, length + 1))
         assert "generator" in saved(workdir, f"baseline_{name}")["ema"]
         answer = Restorer(workdir, name)(PICTURE, boxes=[(4, 4, 8, 8)], seed=3).pixels
@@ -250,3 +256,31 @@ def test_the_defaults_ask_for_no_baseline():
     assert all(config.baselines[name].steps == 0 for name in PAIR_METHODS)
     assert DISTILL  # a student is no baseline
     assert not set(PAIR_METHODS) & {"student", "teacher", "ibmd", "cbd", "cbt"}
+
+
+def test_equal_time_gives_each_what_fills_it(images, tmp_path, monkeypatch, capsys):
+    """A step of ibmd takes 4 ms, of cbd 1, of palette 2 and of the teacher 3."""
+    config = comparison(
+        images,
+        **{"compare.students": ("ibmd", "cbd"), "compare.equal": "seconds", "distill.steps": 5},
+    )
+    validate(config)
+    paces = {"distill_ibmd": 4e-3, "distill_cbd": 1e-3, "baseline_palette": 2e-3, "train": 3e-3}
+    monkeypatch.setattr(compare_time, "_pace", lambda run, stage: paces[stage.name])
+    run = abstract_run(config, Parallel.create("auto", 1))
+    runs = student_runs(run) | baseline_runs(run)[0]
+    timed = equal_time(run, runs)
+    found = {n: find_method(its.config.distill)[1].steps for n, its in timed.items()}
+    filled = {"distill_ibmd": 5, "distill_cbd": 20, "baseline_palette": round(3 * TRAIN / 2)}
+    assert found == filled
+    assert "distill_cbd: 20 steps, 1 ms each, for 0.02 s" in capsys.readouterr().out
+    assert timed["baseline_palette"].config.distill.method == "palette"
+
+    monkeypatch.setattr(compare_time, "_begun", lambda its, name: 7 if "cbd" in name else 0)
+    again = equal_time(run, runs)  # as many as it began with
+    assert find_method(again["distill_cbd"].config.distill)[1].steps == 7
+    assert find_method(again["distill_ibmd"].config.distill)[1].steps == 5
+    (tmp_path / "checkpoints" / "distill_ibmd" / "5").mkdir(parents=True)
+    longer = json.loads(config.to_json_best_effort())
+    with pytest.raises(ValueError, match="compare.equal is 'seconds'"):
+        check_longer(longer, tmp_path, {"distill.steps": (5, 9)})

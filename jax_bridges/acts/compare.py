@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from ml_collections import ConfigDict
 
 from jax_bridges.acts.compare_baselines import (
     MODEL,
-    baseline_config,
     baseline_runs,
     seconds_of,
     taught,
 )
 from jax_bridges.acts.compare_prior import check_prior, prior_jobs
+from jax_bridges.acts.compare_time import equal_time
 from jax_bridges.acts.distil import of_papers, train_and_distil
 from jax_bridges.bridges import Bridge
 from jax_bridges.data import has_labels
@@ -35,6 +35,8 @@ def compare(run: Run, begin: Callable[[], None]) -> None:
     """Trains `compare.students` and `compare.baselines`, and evaluates `compare_jobs`."""
     others, reasons = baseline_runs(run)
     runs = student_runs(run) | others
+    if run.config.compare.equal == "seconds":
+        runs = equal_time(run, runs)
     teacher, trained, weights = train_and_distil(run, begin, runs)
     jobs, left_out = compare_jobs(run, teacher, {n: (runs[n], p) for n, p in trained.items()})
     said = {"left_out": " ".join(filter(None, (left_out, *reasons))), "weights_of": weights}
@@ -104,21 +106,21 @@ def teacher_rows(bridge: Bridge, compare) -> tuple[list[tuple[str, int, int]], l
     ]
 
 
-def told_cost(config: ConfigDict, jobs: list[Job]) -> list[Job]:
+def told_cost(config: ConfigDict, jobs: list[Job], runs: Iterable[Run]) -> list[Job]:
     """Rows with what their training has cost; a student's with its teacher's, where that is known."""
-    train = taught(config)
+    train, methods = taught(config), {}
+    for its in runs:
+        methods[its.config.distill.method] = find_method(its.config.distill)
     by_teacher = None if train is None else teacher_calls(train)
 
     def cost(job: Job) -> float | None:
-        if job.model == MODEL:
-            method, settings = find_method(baseline_config(config, job.sampler).distill)
-            return method.calls(settings) * settings.batch * settings.steps
-        if job.model == "teacher" or by_teacher is None:
+        if job.model == "teacher" or (job.model == "student" and by_teacher is None):
             return by_teacher
-        if job.model == "student":
-            method, settings = find_method(of_method(config, job.sampler).distill)
-            return by_teacher + method.calls(settings) * settings.batch * settings.steps
-        return None
+        if job.sampler not in methods:
+            return None
+        method, settings = methods[job.sampler]
+        own = method.calls(settings) * settings.batch * settings.steps
+        return own if job.model == MODEL else by_teacher + own
 
     return [dataclasses.replace(job, training_calls=cost(job)) for job in jobs]
 
@@ -149,6 +151,7 @@ def compare_jobs(
             shown = model == "student" or n == max(budgets)
             label = f"{model} {method} {n}" if shown else ""
             jobs.append(Job(model, method, n, make, params, label))
-    jobs = told_cost(run.config, jobs) if run.config.compare.baselines else jobs
+    if run.config.compare.baselines:
+        jobs = told_cost(run.config, jobs, [its for its, _ in trained.values()])
     jobs += prior_jobs(run, has_labels(run.config.data))
     return jobs, " ".join(left_out)

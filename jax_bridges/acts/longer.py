@@ -72,17 +72,24 @@ def _stages(config: ConfigDict) -> Iterator[tuple[str, str, list[str]]]:
         if train.mode == "dsbm" and train.rounds > 1:
             reasons.append(f"train.rounds is {train.rounds}, equal parts of the steps")
         yield "train.steps", TRAIN, reasons
+    by_time = []
+    if config.compare.equal == "seconds":
+        by_time = ["compare.equal is 'seconds', by which the lengths were chosen once"]
     for method in config.compare.students or (config.distill.method,):
         stage = f"{DISTILL}_{method}" if config.compare.students else DISTILL
-        reasons = method_of_length(of_method(config, method).distill)
+        reasons = by_time + method_of_length(of_method(config, method).distill)
         yield f"{distill_part(method)}.steps", stage, reasons
     for name in config.compare.baselines:
         settings, part = config.baselines[name], f"baselines.{name}"
-        reasons = [
-            clause
-            for key in PAIR_METHODS[name].optimizers(settings)
-            for clause in of_length(settings[key], f"{part}.{key}")
-        ] + PAIR_METHODS[name].of_length(settings)
+        reasons = (
+            by_time
+            + [
+                clause
+                for key in PAIR_METHODS[name].optimizers(settings)
+                for clause in of_length(settings[key], f"{part}.{key}")
+            ]
+            + PAIR_METHODS[name].of_length(settings)
+        )
         # One that is to cost as much as the teacher has its length.
         yield f"{part}.steps" if settings.steps else "train.steps", f"{BASELINE}_{name}", reasons
 
