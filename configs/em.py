@@ -46,7 +46,7 @@ def _cifar10(config):
         "name": "adm", "model_channels": 128, "channel_mult": (1, 2, 2, 2), "num_res_blocks": 2,
         "attention_ds": (2,), "conditional": False, "dropout": 0.1, "dtype": "float32",
     }  # fmt: skip
-    config.preconditioning = {"name": "epsilon"}
+    config.bridge, config.preconditioning = {"name": "ddpm"}, {"name": "epsilon"}
     config.train.batch, config.train.ema = 512, 0.999
     config.train.steps = 1000 * 5000 // 512  # 1000 epochs of a round of phase 1
     config.train.times, config.train.weight = "uniform", "native"
@@ -84,12 +84,13 @@ def get_config(variant: str = ""):
         "name": "identity"
     }  # of what the prior is trained on: the E-step's samples
     config.keep_known = False
-    config.bridge = {"name": "ddpm"}
-    # Not "wiener": its spectrum is that of clean pieces of the Earth, which nobody has here.
-    config.preconditioning = {"name": "unit_variance"}
+    # EDM's levels, scalings and law of times. Not "wiener": its spectrum is that of clean pieces of the
+    # Earth, which nobody has here; and with a law that is denser at no noise the network stays where it is.
+    config.bridge = {"name": "edm"}
+    config.preconditioning = {"name": "bridge_karras"}
     config.network.conditional = False
     config.train.steps = 1200  # a round
-    config.train.times, config.train.weight = "towards_clean", "native"
+    config.train.times, config.train.weight = "edm_lognormal", "native"
     config.train.optimizer.learning_rate = 2e-3
     config.em.operator, config.em.sigma_y = {"name": "inpaint_random", "share": 0.6}, 0.02
     config.em.clean = 10
