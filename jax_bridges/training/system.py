@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from jax_bridges.bridges import Bridge, make_bridge
+from jax_bridges.bridges import Bridge, expand, make_bridge
 from jax_bridges.corruptions import keep_known, make_corruption
 from jax_bridges.keys import AugmentDraw, Stream, example_keys, fold, randint
 from jax_bridges.models import PatchCritic, make_network, mask_input, network_settings
@@ -55,7 +55,8 @@ class System:
       keep_known: a denoiser returns known pixels unchanged; the loss then counts the hole alone.
       flip, rotate: augmentations that x_0 and x_T share.
       size: (H, W) of the images.
-      z_scale: standard deviation of the noise that the student's network is fed.
+      z_scale: standard deviation of the noise that the student's network is fed, at T.
+      z_fade: at t it is that times `(t / T)^z_fade`.
     """
 
     bridge: Bridge
@@ -67,6 +68,7 @@ class System:
     rotate: bool
     size: tuple[int, int]
     z_scale: float = 1.0
+    z_fade: float = 0.0
     channels: int = 3
 
     @classmethod
@@ -104,6 +106,7 @@ class System:
             rotate=config.data.rotate,
             size=image_size(config.data.size),
             z_scale=distill.z_scale,
+            z_fade=distill.get("z_fade", 0.0),  # older runs do not say it
         )
 
     # -- networks --------------------------------------------------------------------------------
@@ -167,12 +170,14 @@ class System:
         told = self._mask("generator", pair)
 
         def generate(xt, t, xT, z):
-            rngs = None
+            rngs, scale = None, self.z_scale
+            if self.z_fade:
+                scale *= expand(jnp.asarray(t, xt.dtype) / self.bridge.T, xt) ** self.z_fade
             if dropout is not None:
                 rngs = {"dropout": jax.random.fold_in(dropout, _thousandths(t, self.bridge.T))}
 
             def network(x, c_noise, xT, z):
-                z = self.z_scale * z[..., : self.student.z_channels]
+                z = scale * z[..., : self.student.z_channels]
                 train = rngs is not None
                 return self.student.apply(
                     {"params": params}, x, c_noise, xT, z, pair.label, train, rngs=rngs, **told
