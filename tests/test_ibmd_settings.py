@@ -23,7 +23,7 @@ from jax_bridges.training.methods.ibmd import IBMD, make_ibmd_step
 from jax_bridges.training.methods.ibmd_settings import check
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
-from jax_bridges.training.system import System
+from jax_bridges.training.system import Pair, System
 from tests.support.runs import lines, saved, tiny
 from tests.support.toy import (
     compiled,
@@ -82,6 +82,25 @@ def test_one_z_is_that_of_the_first_call():
             sample_few_step(spy, BRIDGE, xT, times, keys, one_z=one_z)
         distances = [float(jnp.abs(z - seen[0]).max()) for z in seen[1:]]
         assert len(seen) == 3 and (max(distances) == 0.0 if one_z else min(distances) > 0.1)
+
+
+def test_noise_fades_with_the_time_of_a_call():
+    """At t a student that fades is fed what one that does not is fed at (t / T)^p z."""
+    keys = example_keys(jax.random.key(0), jnp.arange(2, dtype=jnp.uint32))
+    systems = [small_system(small_config(**{"distill.z_fade": p})) for p in (0.0, 2.0)]
+    params = random_params(systems[0].student)
+    rng = np.random.default_rng(0)
+    x, xT, z = rng.standard_normal((3, 2, 8, 8, 3)).astype(np.float32)
+    pair = Pair(x, xT, None, keys)
+    plain, fading = (system.generator(params, pair) for system in systems)
+    t = jnp.array([0.5, 1.0]) * systems[0].bridge.T
+    least = jnp.array([0.25, 1.0]).reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(
+        fading(x, t, xT, z), plain(x, t, xT, least * z), rtol=1e-5, atol=1e-6
+    )
+    assert jnp.abs(fading(x, t, xT, z) - plain(x, t, xT, z))[0].max() > 1e-2
+    at_half = fading(x, t[0], xT, z)  # one time for all
+    np.testing.assert_allclose(at_half, plain(x, t[0], xT, 0.25 * z), rtol=1e-5, atol=1e-6)
 
 
 def test_a_microbatchs_key_is_its_own_and_no_examples():
