@@ -1,9 +1,10 @@
 """A prior learnt from masked images alone: `--config=configs/em.py`.
 
 32x32 pieces of the Earth of which 60% of the pixels are missing at random, with noise .02. Ten clean
-ones make the first prior (fifty would leave hardly anything to learn: docs/em.md); then rounds of sampling what is missing (E-step) and of training on the
-samples (M-step). The report shows what the rounds learn, beside the same network trained on clean images.
-What the run leaves behind is an ordinary prior, for `restore`, zero_shot and compare.prior.
+ones make the first prior (fifty are all but enough: docs/em.md); then rounds of sampling what is missing
+(E-step) and of training on the samples (M-step). The report shows what the rounds learn, beside the same
+network trained on clean images. What the run leaves behind is an ordinary prior, for `restore`, zero_shot
+and compare.prior.
 
 Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training), "denoise" (noise
 .4 and nothing missing, from A^+ y, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's

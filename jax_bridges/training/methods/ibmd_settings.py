@@ -49,8 +49,8 @@ SETTINGS = (
     Z_CHANNELS,
     Setting("z_scale", 4.0, number(least=0),
             "Standard deviation of that input, whose weights start at 0 and must grow."),
-    Setting("z_fade", 0.0, number(least=0), "At t it is that times (t / T)^z_fade: later calls, whose x_t has "
-            "noise of its own, are fed less."),
+    Setting("z_fade", 0.0, number(least=0), "At t it is that times (t / T)^z_fade: later calls, whose "
+            "x_t has noise of its own, are fed less."),
     Setting("z_per", "call", Choice(Z_PER), "Each call has a z of its own, or all of a chain have one."),
     Setting("start", "average", Choice(STARTS), "The generator starts from the teacher's average or from its "
             "raw weights; its own average from the teacher's."),
