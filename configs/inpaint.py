@@ -1,6 +1,6 @@
 """Fill the centre of an image: `--config=configs/inpaint.py`.
 
-`--config=configs/inpaint.py:long` trains for half an hour instead of minutes. The other variants are
+`--config=configs/inpaint.py:long` trains for a quarter of an hour instead of minutes. The other variants are
 rows of IBMD's Table 7, with the teachers of I2SB and DBIM: ImageNet at 256 x 256, to be given as
 `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings: jax_bridges/papers.py.
 """
@@ -10,20 +10,25 @@ from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
 
 
-def _short(config):
+def _cheap(config):
     # A constant x_t and one call a batch make a step half as dear: three times the steps in less than twice
     # the time (results/distilling.md).
     config.distill.detach_xt = True
     config.distill.call_per = "microbatch"
+
+
+def _short(config):
+    _cheap(config)
     config.distill.steps = 400
 
 
 def _long(config):
+    _cheap(config)
     config.train.steps = 6000
-    config.distill.steps = 1000
-    # In a long run later calls leave grain if few examples are theirs and the bridge net's rate falls to 0
-    # with the generator's (results/README.md).
-    config.distill.first_call = 0.5
+    config.distill.steps = 600
+    # Of a good teacher the first call must learn much texture, and learns it sooner of louder noise; later
+    # calls leave grain if that reaches them, or if the bridge net's rate falls to 0 with the generator's.
+    config.distill.z_scale, config.distill.z_fade = 16.0, 2.0
     config.distill.bridge_optimizer.schedule = "constant"
 
 
