@@ -12,9 +12,8 @@ from itertools import accumulate, cycle
 from pathlib import Path
 
 from jax_bridges.command import Parser, run_command
-from jax_bridges.io.atomic import write_atomic
 from jax_bridges.players import DISTILL
-from jax_bridges.report.curves import COLOURS, OTHER_COLOURS, Series, chart
+from jax_bridges.report.curves import COLOURS, OTHER_COLOURS, Series, chart, save_svg
 from jax_bridges.report.results import read_metrics
 
 INKS = (COLOURS["teacher"], COLOURS["student"], *OTHER_COLOURS)
@@ -46,7 +45,7 @@ def main(args: argparse.Namespace) -> None:
         label, _, folder = given.rpartition("=")
         lines.append(line_of(label or folder, Path(folder), args.metric, args.over, colour))
     svg = chart(lines, args.title or args.metric, OVER[args.over], y_log=args.log)
-    write_atomic(args.out, svg.encode())
+    save_svg(args.out, svg)
     print(f"{args.out}: {len(lines)} runs", flush=True)
 
 
