@@ -184,7 +184,7 @@ class ScaledInput(Preconditioning):
         log_level = jnp.log(jnp.maximum(sigma / alpha, jnp.finfo(t.dtype).tiny))
         return Scalings(c_in, jnp.zeros_like(c_in), one, 250.0 * log_level)
 
-    def weight(self, bridge: Bridge, t: Array) -> Array:
+    def weight(self, bridge: Bridge, t: Array, xT: Array | None = None) -> Array:
         """One."""
         return jnp.ones_like(bridge.alpha(jnp.asarray(t)))
 

@@ -198,4 +198,5 @@ def test_an_input_is_scaled_and_what_comes_out_is_the_image(bridge):
     np.testing.assert_array_equal(c_skip, 0.0)
     np.testing.assert_array_equal(c_out, 1.0)
     np.testing.assert_array_equal(scaling.weight(bridge, t), 1.0)
+    np.testing.assert_array_equal(scaling.weight(bridge, t, t), 1.0)
     np.testing.assert_allclose(c_noise, 250 * np.log(sigma / alpha), rtol=1e-4)

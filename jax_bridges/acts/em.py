@@ -103,8 +103,8 @@ def plan(run: Run, steps: dict[bool, MStep], left: list[str], others: list[Basel
 
 def settings(config: ConfigDict) -> str:
     """What the rows depend on."""
-    parts = config.evaluate, config.zero_shot
-    return json.dumps([json.loads(part.to_json_best_effort()) for part in parts])
+    parts = [json.loads(p.to_json_best_effort()) for p in (config.evaluate, config.zero_shot)]
+    return json.dumps([*parts, list(config.em.baselines)])
 
 
 def description(run: Run, parts: Parts, left: int) -> str:
