@@ -26,9 +26,11 @@ def _long(config):
     _cheap(config)
     config.train.steps = 6000
     config.distill.steps = 600
-    # Of a good teacher the first call must learn much texture, and learns it sooner of louder noise; later
-    # calls leave grain if that reaches them, or if the bridge net's rate falls to 0 with the generator's.
+    # Of a good teacher the first call must learn much texture, and learns it sooner of louder noise. Later
+    # calls leave grain if that reaches them, if few updates are theirs, or if the bridge net's rate falls
+    # to 0 with the generator's (results/distilling.md).
     config.distill.z_scale, config.distill.z_fade = 16.0, 2.0
+    config.distill.first_call = 0.5
     config.distill.bridge_optimizer.schedule = "constant"
 
 
