@@ -168,7 +168,7 @@ def relinked(markdown: str, source: str, page: str) -> str:
             raise PluginError(f"{source}: there is no {path}.")
         return f"[{text}]({os.path.relpath(address, posixpath.dirname(page) or '.')}{anchor or ''})"
 
-    return re.sub(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)", link, markdown)
+    return re.sub(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)#\s]*)(#[^)\s]*)?\)", link, markdown)
 
 
 def read(path: str) -> str:
