@@ -7,7 +7,7 @@ network trained on clean images. What the run leaves behind is an ordinary prior
 and compare.prior.
 
 Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training), "denoise" (noise
-.4 and nothing missing, from A^+ y, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's
+.4 and nothing missing, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's
 kernel), "gaussian" (no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round),
 "bridge" (DiffEM: a network that is told the masked image samples it, without gradients), "cifar10"
 (EMDiffusion's sizes and schedule, for accelerators).
@@ -58,6 +58,7 @@ def _cifar10(config):
     config.em.settings.dps.nfe = 1000
     config.em.scale_grid = (1.0, 3.0, 7.0, 10.0, 20.0)
     config.em.rounds, config.em.reset_rounds, config.em.observations = 11, 3, 5000
+    config.em.clean = 50
     config.evaluate.images, config.evaluate.batch = 250, 250
     # The paper's other two, lpips and fid, need files of weights.
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
