@@ -58,7 +58,9 @@ def comparison(images, baselines=("palette",), **changes):
 def test_baselines_from_end_to_end(images, tmp_path, capsys):
     """Beside a student; then one more is asked for, and only what is new is done."""
     workdir = tmp_path / "compare"
-    students = {"compare.students": ("ibmd",)}
+    students = {
+        "compare.students": ("ibmd",), "compare.equal": "seconds", "baselines.palette.steps": TRAIN,
+    }  # fmt: skip
     jax_bridges.main.run(comparison(images, **students), workdir)
     results = json.loads((workdir / "results.json").read_text())
     rows = {(r["model"], r["sampler"], r["nfe"]): r for r in results["rows"]}
@@ -68,7 +70,7 @@ def test_baselines_from_end_to_end(images, tmp_path, capsys):
     assert list(rows) == expected
     assert steps(workdir, "baseline_palette") == list(range(1, TRAIN + 1))
     assert (workdir / "samples" / f"baseline_palette-{TRAIN}.png").exists()
-    # As long as the teacher's training, as a step of it costs as much.
+    # As long as the teacher's training, and a step of it costs as much.
     cost = 3 * 4 * TRAIN
     assert rows["teacher", "ancestral", 1]["training_calls"] == cost
     assert rows["baseline", "palette", 3]["training_calls"] == cost
@@ -78,8 +80,7 @@ def test_baselines_from_end_to_end(images, tmp_path, capsys):
     assert "Training calls" in (workdir / "report.html").read_text()
     assert "train " in results["measured"]["trained_in"]
 
-    timed = {"compare.equal": "seconds"}
-    everyone = comparison(images, tuple(PAIR_METHODS), **students, **timed)
+    everyone = comparison(images, tuple(PAIR_METHODS), **students)
     jax_bridges.main.run(everyone, workdir)
     assert f"baseline_palette: already done ({TRAIN} steps)" in capsys.readouterr().out
     again = json.loads((workdir / "results.json").read_text())
@@ -280,6 +281,13 @@ def test_equal_time_gives_each_what_fills_it(images, tmp_path, monkeypatch, caps
     again = equal_time(run, runs)  # as many as it began with
     assert find_method(again["distill_cbd"].config.distill)[1].steps == 7
     assert find_method(again["distill_ibmd"].config.distill)[1].steps == 5
+    config.baselines.palette.steps = 9  # its own are its own, and nobody need time it
+    del paces["baseline_palette"], paces["train"]
+    own = equal_time(
+        run := abstract_run(config, run.parallel), student_runs(run) | baseline_runs(run)[0]
+    )
+    assert find_method(own["baseline_palette"].config.distill)[1].steps == 9
+
     (tmp_path / "checkpoints" / "distill_ibmd" / "5").mkdir(parents=True)
     longer = json.loads(config.to_json_best_effort())
     with pytest.raises(ValueError, match="compare.equal is 'seconds'"):

@@ -131,14 +131,19 @@ def test_differences_names_changed_keys_but_not_free_ones():
     free = changed(
         evaluate__images=3, evaluate__teacher_nfe=(5,), parallel__mode="pmap", parallel__fsdp=4,
         log_every=7, checkpoint_every=9, checkpoints_kept=5, pictures_every=11, data__cache_mb=1,
-        profile__steps=5,
+        profile__steps=5, compare__baselines=("palette",), compare__prior_nfe=7, em__baselines=("pinv",),
     )  # fmt: skip
     assert differences(old, flat(free)) == []
-    new = flat(changed(train__steps=7, network__widths=(8, 16), data__size=(32, 48)))
+    new = flat(
+        changed(
+            train__steps=7, network__widths=(8, 16), data__size=(32, 48), compare__equal="seconds"
+        )
+    )
     del new["seed"]
     new["bridge"]["steps"] = 500
     assert differences(old, new) == [
         "bridge.steps: (absent) -> 500",
+        "compare.equal: updates -> seconds",
         "data.size: 32 -> [32, 48]",
         "network.widths: [32, 64, 64] -> [8, 16]",
         "seed: 0 -> (absent)",

@@ -6,10 +6,8 @@ import json
 from collections.abc import Callable
 from functools import partial
 
-import jax
 from ml_collections import ConfigDict
 
-from jax_bridges.keys import Purpose
 from jax_bridges.planning.plan import plan_stages
 from jax_bridges.players import DISTILL, TRAIN
 from jax_bridges.report.published import published_rows
@@ -20,7 +18,7 @@ from jax_bridges.stages.held_out import chosen, watch
 from jax_bridges.stages.jobs import plain_jobs, student_sampler, teacher_sampler
 from jax_bridges.stages.pictures import Previews
 from jax_bridges.stages.run import Run, train_stage
-from jax_bridges.stages.train import load_teacher, train
+from jax_bridges.stages.train import blank_teacher, load_teacher, train
 from jax_bridges.typing import PyTree
 
 
@@ -50,17 +48,13 @@ def train_and_distil(
       and which step's they are, where `evaluate.best` asks for others than the last's.
     """
     # -- plan ------------------------------------------------------------------------------------------
-    config, system, stages = run.config, run.system, []
+    config, stages = run.config, []
     if config.teacher.checkpoint:
         teacher = load_teacher(run, config.teacher.checkpoint)
     else:
         teacher_stage = train(run)
         stages.append((run, teacher_stage))
-        shapes = jax.eval_shape(lambda k: system.init(k, "teacher"), run.key(Purpose.INIT_TEACHER))
-        # For the plan; laid out like the teacher that will take its place in the compiled step.
-        teacher = run.parallel.init(
-            lambda: jax.tree.map(lambda s: jax.numpy.zeros(s.shape, s.dtype), shapes)
-        )
+        teacher = blank_teacher(run)  # for the plan; the trained one takes its place in the step
     student_stages = [(its, distill(its, teacher, name)) for name, its in student_runs.items()]
     plan_stages(run, stages + student_stages)
     begin()

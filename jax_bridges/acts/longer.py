@@ -81,15 +81,12 @@ def _stages(config: ConfigDict) -> Iterator[tuple[str, str, list[str]]]:
         yield f"{distill_part(method)}.steps", stage, reasons
     for name in config.compare.baselines:
         settings, part = config.baselines[name], f"baselines.{name}"
-        reasons = (
-            by_time
-            + [
-                clause
-                for key in PAIR_METHODS[name].optimizers(settings)
-                for clause in of_length(settings[key], f"{part}.{key}")
-            ]
-            + PAIR_METHODS[name].of_length(settings)
+        clauses = (
+            clause
+            for key in PAIR_METHODS[name].optimizers(settings)
+            for clause in of_length(settings[key], f"{part}.{key}")
         )
+        reasons = [*by_time, *clauses, *PAIR_METHODS[name].of_length(settings)]
         # One that is to cost as much as the teacher has its length.
         yield f"{part}.steps" if settings.steps else "train.steps", f"{BASELINE}_{name}", reasons
 

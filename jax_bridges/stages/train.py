@@ -177,6 +177,15 @@ def load_teacher(run: Run, path: str) -> PyTree:
         return checkpoints.restore_ema({name: like})[name]
 
 
+def blank_teacher(run: Run) -> PyTree:
+    """Parameters of zeros in the place of a teacher that is not there yet, laid out as it will be."""
+    key = run.key(Purpose.INIT_TEACHER)
+    shapes = jax.eval_shape(lambda k: run.system.init(k, "teacher"), key)
+    return run.parallel.init(
+        lambda: jax.tree.map(lambda leaf: jax.numpy.zeros(leaf.shape, leaf.dtype), shapes)
+    )
+
+
 def raw_teacher(run: Run) -> PyTree:
     """The teacher's raw weights, as the optimiser left them, each leaf born where it belongs."""
     path = run.config.teacher.checkpoint or run.workdir

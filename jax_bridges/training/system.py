@@ -172,7 +172,7 @@ class System:
         def generate(xt, t, xT, z):
             rngs, scale = None, self.z_scale
             if self.z_fade:
-                scale *= expand(jnp.asarray(t, xt.dtype) / self.bridge.T, xt) ** self.z_fade
+                scale *= (expand(t, xt) / self.bridge.T) ** self.z_fade
             if dropout is not None:
                 rngs = {"dropout": jax.random.fold_in(dropout, _thousandths(t, self.bridge.T))}
 
