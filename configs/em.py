@@ -6,7 +6,8 @@ ones make the first prior (fifty are all but enough: docs/em.md); then rounds of
 network trained on clean images. What the run leaves behind is an ordinary prior, for `restore`, zero_shot
 and compare.prior.
 
-Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training), "denoise" (noise
+Variants: "table" (beside Ambient Diffusion and a prior of A^+ y, of as long a training; it goes on with a
+run of the first, in the same --workdir), "denoise" (noise
 .4 and nothing missing, beside SURE-Score and Ambient-Tweedie), "deblur" (EMDiffusion's
 kernel), "gaussian" (no clean image at all), "dps" (EMDiffusion's own E-step, its scale chosen each round),
 "bridge" (DiffEM: a network that is told the masked image samples it, without gradients), "cifar10"
@@ -67,8 +68,7 @@ def _cifar10(config):
 
 def _table(config):
     config.em.baselines = ("upper", "pinv", "ambient")
-    # About as long as the rounds take, E-steps and the first prior included.
-    config.em.baseline_steps = 8000
+    config.task = "em"  # a run of the first variant may go on as this one
 
 
 VARIANTS = {
@@ -98,11 +98,13 @@ def get_config(variant: str = ""):
     config.em.clean = 10
     config.em.reset_rounds = 0  # an E-step of all observations would take most of the time
     config.em.baselines = ("upper",)
+    # About as long as the rounds take, E-steps and the first prior included.
+    config.em.baseline_steps = 8000
     config.evaluate.images, config.evaluate.batch = 128, 64
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
     config.evaluate.pictures = 8
     config.evaluate.published = "em-inpaint-random-60"
     if variant:
-        look_up("variant of configs/em.py", VARIANTS, variant)(config)
         config.task = f"em_{variant}"
+        look_up("variant of configs/em.py", VARIANTS, variant)(config)
     return config

@@ -233,7 +233,8 @@ def _methods() -> Iterable[Setting]:
 _BASELINES = (
     S("em.baselines", (), Each(Choice(BASELINES), unique=True), "Other priors in the table: upper, of clean "
             "images; pinv, of A^+ y; ambient, sure and tweedie, of y by losses of their own."),
-    S("em.baseline_steps", 0, _NATURAL, "Updates of each of them; 0: as many as of a round."),
+    S("em.baseline_steps", 0, _NATURAL, "Updates of each of them; 0: as many as the "
+            "rounds make of one set of weights."),
 )
 # fmt: on
 

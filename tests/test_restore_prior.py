@@ -144,6 +144,19 @@ def test_holes_are_filled_and_the_rest_stays_bit_for_bit(prior, solver):
     assert len(restorer._compiled) == 2
 
 
+@pytest.mark.parametrize("solver", ["dps", pytest.param("pigdm", marks=SLOW)])
+def test_a_solver_in_steps_gives_what_the_whole_of_it_gives(prior, solver):
+    """On a CPU: a picture that is smaller than a tile, and one of several tiles."""
+    restorer = PriorRestorer(prior, solver, "superres:kind=pool,factor=2", nfe=3, batch=16)
+    for size in ((6, 7), (9, 12)):
+        run, arguments = restorer._prepared(Task(photograph(*size)), 0)
+        whole = jax.jit(restorer._solve)(*arguments)
+        stepwise = run(*arguments)
+        assert stepwise.shape == whole.shape == (1, 2 * size[0], 2 * size[1], 3)
+        assert jnp.std(whole) > 0.05
+        np.testing.assert_allclose(stepwise, whole, atol=2e-5)
+
+
 def test_a_small_picture_is_shrunk_back_to_what_it_was(prior):
     """16 bits, so that rounding is far below what is asserted."""
     restorer = PriorRestorer(prior, "ddnm", "superres:kind=pool,factor=4", nfe=3, batch=4)

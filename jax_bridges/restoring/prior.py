@@ -26,6 +26,7 @@ from jax_bridges.corruptions import (
 )
 from jax_bridges.data.errors import BadImage
 from jax_bridges.keys import SIMULATED
+from jax_bridges.platforms import target
 from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole, split_alpha
@@ -38,6 +39,8 @@ from jax_bridges.stages.prior import complete_prior, guide, open_classifier
 from jax_bridges.training.system import Pair, System
 from jax_bridges.zero_shot import (
     SOLVERS,
+    Loop,
+    Looped,
     measure,
     solve_hierarchical,
     solve_mask_shift,
@@ -311,10 +314,49 @@ class PriorRestorer:
         leaves, structure = jax.tree.flatten(arguments[1:])
         place = (structure, tuple(a.shape for a in leaves))
         if place not in self._compiled:
-            self._compiled[place] = jax.jit(self._solve).lower(*arguments).compile()
+            self._compiled[place] = self._compile(arguments)
         return self._compiled[place], arguments
 
+    def _compile(self, arguments: tuple) -> Callable:
+        """On a CPU what differentiates the network is a loop in Python over one step (zero_shot/loop.py)."""
+        solve = self._posed(*arguments)[0]
+        if not isinstance(solve, Looped) or target() != "cpu":
+            return jax.jit(self._solve).lower(*arguments).compile()
+
+        def loop(*given) -> Loop:
+            _, problem, knobs, _ = self._posed(*given)
+            return solve.loop(*problem, **knobs)
+
+        def start(*given):
+            return loop(*given).start
+
+        def advance(k, state, *given):
+            its = loop(*given)
+            return its.advance(state, its.row(k))
+
+        def end(state, *given):
+            height, width = self._posed(*given)[-1]
+            return loop(*given).answer(state)[:, :height, :width]
+
+        state, first = jax.eval_shape(start, *arguments), np.int32(0)
+        begin = jax.jit(start).lower(*arguments).compile()
+        step = jax.jit(advance).lower(first, state, *arguments).compile()
+        finish = jax.jit(end).lower(state, *arguments).compile()
+
+        def run(*given):
+            state = begin(*given)
+            for k in range(self.method.nfe):
+                state = step(np.int32(k), state, *given)
+            return finish(state, *given)
+
+        return run
+
     def _solve(self, params, operator, y, keys):
+        solve, problem, knobs, (height, width) = self._posed(params, operator, y, keys)
+        return solve(*problem, **knobs)[:, :height, :width]
+
+    def _posed(self, params, operator, y, keys):
+        """A solver, what it takes, its knobs, and the picture's size of its answer."""
         method, tile = self.method, self.system.size
 
         def denoise_tiles(x, t):
@@ -338,8 +380,7 @@ class PriorRestorer:
         elif self.coarse > 1:
             knobs |= {"solve": solve, "factor": self.coarse, "least": tile}
             solve, sigma_y = solve_hierarchical, 0.0
-        x = solve(denoise, operator, y, sigma_y, method.levels, keys, **knobs)
-        return x[:, : size[0], : size[1]]
+        return solve, (denoise, operator, y, sigma_y, method.levels, keys), knobs, size
 
 
 def _missing(operator: LinearOperator) -> np.ndarray:
