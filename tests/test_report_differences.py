@@ -78,6 +78,18 @@ def test_intervals_and_differences_are_those_of_the_images():
     assert found.difference(3, 2, "ssim") is None
 
 
+def test_each_round_of_em_is_compared_with_what_stands_before_it():
+    rows, values = measured(psnr(0.3, seed=2), psnr(0.1, seed=3))
+    names = ("source", "10 clean images", "round 1", "round 2")
+    rows = [dataclasses.replace(row, model=name) for row, name in zip(rows, names, strict=True)]
+    found = Measured([(rows, values)])
+    first, second = found.compared()
+    assert [(d.row, d.to, d.metric) for d in (first, second)] == [(2, 1, "psnr"), (3, 2, "psnr")]
+    assert second == found.difference(3, 2, "psnr") and first.low > 3.5
+    other = [dataclasses.replace(row, task=f"task {i}") for i, row in enumerate(rows)]
+    assert Measured([(other, values)]).compared() == []  # of other tasks
+
+
 def test_no_worse_is_a_bound_of_the_difference():
     worse = Difference(3, 2, "fd_lite0_hole", 0.8, -0.2, 1.8, -0.1, 1.4)
     assert no_worse(worse, 30.0) and not no_worse(worse, 20.0)  # 1.4 against 1.5 and 1.0

@@ -106,7 +106,7 @@ def test_two_seeds_of_one_teacher_from_end_to_end(images, tmp_path, capsys):
     merged = read_results(workdir / "results.json")
     found = read_measured(workdir)  # as from Python
     assert len(found.seeds) == 2 and found.told() == merged["rows"]
-    assert found.to_teacher() == merged["differences"]
+    assert found.compared() == merged["differences"]
     assert merged["seeds"] == [{"seed": 3, "folder": "seed3"}, {"seed": 5, "folder": "seed5"}]
     for row, a, b in zip(merged["rows"], *rows, strict=True):
         pair = [a.metrics["psnr"], b.metrics["psnr"]]

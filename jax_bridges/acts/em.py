@@ -104,7 +104,8 @@ def plan(run: Run, steps: dict[bool, MStep], left: list[str], others: list[Basel
 def settings(config: ConfigDict) -> str:
     """What the rows depend on."""
     parts = [json.loads(p.to_json_best_effort()) for p in (config.evaluate, config.zero_shot)]
-    return json.dumps([*parts, list(config.em.baselines)])
+    scale = [config.em.ambient.scale] * ("ambient" in config.em.baselines)
+    return json.dumps([*parts, list(config.em.baselines), *scale])
 
 
 def description(run: Run, parts: Parts, left: int) -> str:

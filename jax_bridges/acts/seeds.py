@@ -110,7 +110,7 @@ def merge(seeds: tuple[int, ...], workdir: Path) -> dict:
     first, home = found[0], folders[0]
     results = {k: v for k, v in first.items() if k != "values"} | {
         "rows": measured.told(),
-        "differences": measured.to_teacher(),
+        "differences": measured.compared(),
         "seeds": [{"seed": s, "folder": f} for s, f in zip(seeds, folders, strict=True)],
         "measured": first["measured"] | measured_here("jax_bridges.main"),
         "pictures": [f"{home}/{path}" for path in first.get("pictures", [])],

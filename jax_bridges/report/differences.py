@@ -158,6 +158,19 @@ class Measured:
                         found.append(self.difference(i, other, key))
         return [each for each in found if each is not None]
 
+    def compared(self) -> list[Difference]:
+        """`to_teacher`, and each round of EM to what stands before it, in the metrics of single images."""
+        found = []
+        for i in range(1, len(self.rows)):
+            row, before = self.rows[i], self.rows[i - 1]
+            if row.model.startswith("round ") and row.task == before.task:
+                found += [
+                    self.difference(i, i - 1, key)
+                    for key in KEYS
+                    if self._each(i, key) is not None and self._each(i - 1, key) is not None
+                ]
+        return self.to_teacher() + [each for each in found if each is not None]
+
     def _told(self, index: int) -> Row:
         row, metrics, intervals, std, behind = self.rows[index], {}, {}, {}, {}
         for key in row.metrics:

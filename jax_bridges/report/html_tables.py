@@ -44,7 +44,7 @@ def results_table(rows: list[Row], measured: dict) -> str:
 
 
 def differences_table(results: dict) -> str:
-    """Students against teachers, of the same images, with intervals."""
+    """Students against teachers, rounds of EM against those before, of the same images, with intervals."""
     rows, lines = results["rows"], []
     for each in results["differences"]:
         metric, in_hole = split_metric(each.metric)
@@ -62,13 +62,13 @@ def differences_table(results: dict) -> str:
         return ""
     heads = ("Rows", "Metric", "Difference", "95% interval", "Worse by at most", "Sign test, p")
     return (
-        "<details><summary>Students against teachers, paired over the same images</summary>\n"
+        "<details><summary>Differences that are paired over the same images</summary>\n"
         '<div class="scroll"><table class="results"><thead><tr>'
         + "".join(f'<th scope="col">{head}</th>' for head in heads)
         + "</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
         + '\n</tbody></table></div>\n<p class="note">Worse by at most: the bound that holds with 95%, in '
-        "percent of the teacher's value. Neighbouring images are resampled together.</p></details>"
+        "percent of the second row's value. Neighbouring images are resampled together.</p></details>"
     )
 
 

@@ -160,7 +160,7 @@ def evaluate(
             **{key: text for key, text in said.items() if text},
         },
         "rows": rows,
-        "differences": measured.to_teacher() if config.folds else [],
+        "differences": measured.compared() if config.folds else [],
         "values": VALUES,
         "pictures": pictures,
         "comparisons": comparisons,
