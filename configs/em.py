@@ -100,6 +100,7 @@ def get_config(variant: str = ""):
     config.em.baselines = ("upper",)
     # About as long as the rounds take, E-steps and the first prior included.
     config.em.baseline_steps = 8000
+    config.em.ambient.scale = 3.0  # of .5, 1, 2, 3 and 5 the best PSNR on validation tiles
     config.evaluate.images, config.evaluate.batch = 128, 64
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
     config.evaluate.pictures = 8
