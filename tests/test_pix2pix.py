@@ -73,16 +73,24 @@ def test_one_step_is_the_critics_then_the_generators_by_the_new_critic():
 
     @jax.jit
     def by_hand(generator, critic):
-        loss, grads = jax.value_and_grad(of_critic)(critic)
-        critic = moved(critic, grads)
-        other, grads = jax.value_and_grad(of_generator)(generator, critic)
-        return loss, other, critic, moved(generator, grads)
+        loss, first = jax.value_and_grad(of_critic)(critic)
+        critic = moved(critic, first)
+        other, second = jax.value_and_grad(of_generator)(generator, critic)
+        return loss, other, critic, moved(generator, second), first, second
 
-    *losses, critic, generator = by_hand(generator, critic)
+    *losses, critic, generator, first, second = by_hand(generator, critic)
     np.testing.assert_allclose([metrics["critic_loss"], metrics["loss"]], losses, rtol=1e-5)
-    near = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5)  # noqa: E731
-    jax.tree.map(near, new.players["critic"].params, critic)
-    jax.tree.map(near, new.players["generator"].params, generator)
+
+    def near(a, b, gradient):
+        # Of a bias before a norm it is rounding alone, to which Adam gives a whole step.
+        told = np.abs(gradient) > 1e-6
+        np.testing.assert_allclose(np.asarray(a)[told], np.asarray(b)[told], atol=1e-5)
+        return told.mean()
+
+    told = jax.tree.map(near, new.players["critic"].params, critic, first)
+    assert np.mean(jax.tree.leaves(told)) > 0.7
+    told = jax.tree.map(near, new.players["generator"].params, generator, second)
+    assert np.mean(jax.tree.leaves(told)) > 0.7
 
     zeros = jnp.zeros((2, 3, 3, 1))
     np.testing.assert_allclose(0.5 * critic_loss(zeros, zeros), np.log(2), rtol=1e-6)
