@@ -63,7 +63,7 @@ def _cifar10(config):
     config.evaluate.images, config.evaluate.batch = 250, 250
     # The paper's other two, lpips and fid, need files of weights.
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
-    config.em.baselines = ()
+    config.em.baselines, config.em.baseline_steps = (), 0
 
 
 def _table(config):

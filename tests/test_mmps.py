@@ -13,7 +13,13 @@ from jax_bridges.bridges import DDPM, EDM, Levels
 from jax_bridges.corruptions import Identity, InpaintMask
 from jax_bridges.keys import normal
 from jax_bridges.platforms import aim_at
-from jax_bridges.zero_shot import SOLVERS, make_method, posterior_denoiser, sample_diffusion
+from jax_bridges.zero_shot import (
+    SOLVERS,
+    loop_here,
+    make_method,
+    posterior_denoiser,
+    sample_diffusion,
+)
 from jax_bridges.zero_shot.diffusion import Level, diffusion_loop
 from jax_bridges.zero_shot.mmps import posterior_mean
 
@@ -240,12 +246,13 @@ def test_a_solver_taken_apart_gives_what_its_scan_does():
     y, key = jnp.ones((2, 5, 1, 1)) * (1 - mask), jax.random.key(0)
     for name, solver in SOLVERS.items():
         # What latent_search walks through is Adam's steps, not levels.
-        assert (solver.loop is not None) == (solver.gradient and name != "latent_search"), name
-        if solver.loop is None:
+        make = loop_here(solver.solve)
+        assert (make is not None) == (solver.gradient and name != "latent_search"), name
+        if make is None:
             continue
         method = make_method(name, bridge, {}, 4)
         told = (prior.denoise(bridge), InpaintMask(mask=mask), y, 0.1, method.levels, key)
-        loop = solver.loop(*told, **method.knobs)
+        loop = make(*told, **method.knobs)
         state = loop.start
         for k in range(loop.length):
             state = jax.jit(lambda state, k, loop=loop: loop.advance(state, loop.row(k)))(state, k)

@@ -35,6 +35,7 @@ from jax_bridges.data import Estimates
 from jax_bridges.keys import SampleStream, fold
 from jax_bridges.metrics import PROTOCOLS
 from jax_bridges.planning.plan import plan_stages
+from jax_bridges.report.differences import ROUND
 from jax_bridges.report.published import published_rows
 from jax_bridges.report.row import Row
 from jax_bridges.stages.e_step import sample_told
@@ -193,7 +194,7 @@ def of_papers(run: Run, images: int) -> list[Row]:
 def round_name(run: Run, k: int) -> str:
     """Of a round's row."""
     if k:
-        return f"round {k}"
+        return f"{ROUND}{k}"
     config = run.config.em
     return f"{config.clean} clean images" if config.init == "clean" else "A^+ y"
 

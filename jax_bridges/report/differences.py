@@ -27,6 +27,7 @@ from jax_bridges.metrics.intervals import LEVEL
 from jax_bridges.report.row import HOLE, Row, is_metric, is_number, need, split_metric
 
 VALUES = "values.npz"
+ROUND = "round "  # how the models of EM's rounds begin
 MARGIN = 0.05  # of the other's value: by how much "no worse" may be worse
 KEYS = tuple(
     name + suffix for name in METRICS for suffix in (HOLE, "")
@@ -163,7 +164,7 @@ class Measured:
         found = []
         for i in range(1, len(self.rows)):
             row, before = self.rows[i], self.rows[i - 1]
-            if row.model.startswith("round ") and row.task == before.task:
+            if row.model.startswith(ROUND) and row.task == before.task:
                 found += [
                     self.difference(i, i - 1, key)
                     for key in KEYS

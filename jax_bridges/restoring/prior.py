@@ -26,7 +26,6 @@ from jax_bridges.corruptions import (
 )
 from jax_bridges.data.errors import BadImage
 from jax_bridges.keys import SIMULATED
-from jax_bridges.platforms import target
 from jax_bridges.players import read_player
 from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.holes import Box, find_hole, split_alpha
@@ -40,7 +39,8 @@ from jax_bridges.training.system import Pair, System
 from jax_bridges.zero_shot import (
     SOLVERS,
     Loop,
-    Looped,
+    apart,
+    loop_here,
     measure,
     solve_hierarchical,
     solve_mask_shift,
@@ -319,35 +319,29 @@ class PriorRestorer:
 
     def _compile(self, arguments: tuple) -> Callable:
         """On a CPU what differentiates the network is a loop in Python over one step (zero_shot/loop.py)."""
-        solve = self._posed(*arguments)[0]
-        if not isinstance(solve, Looped) or target() != "cpu":
+        make = loop_here(self._posed(*arguments)[0])
+        if make is None:
             return jax.jit(self._solve).lower(*arguments).compile()
 
         def loop(*given) -> Loop:
             _, problem, knobs, _ = self._posed(*given)
-            return solve.loop(*problem, **knobs)
+            return make(*problem, **knobs)
 
-        def start(*given):
-            return loop(*given).start
-
-        def advance(k, state, *given):
-            its = loop(*given)
-            return its.advance(state, its.row(k))
-
-        def end(state, *given):
+        def answer(state, *given):
             height, width = self._posed(*given)[-1]
-            return loop(*given).answer(state)[:, :height, :width]
+            return parts.answer(state, *given)[:, :height, :width]
 
-        state, first = jax.eval_shape(start, *arguments), np.int32(0)
-        begin = jax.jit(start).lower(*arguments).compile()
-        step = jax.jit(advance).lower(first, state, *arguments).compile()
-        finish = jax.jit(end).lower(state, *arguments).compile()
+        parts = apart(loop)
+        state = jax.eval_shape(parts.begin, *arguments)
+        begin = jax.jit(parts.begin).lower(*arguments).compile()
+        advance = jax.jit(parts.advance).lower(np.int32(0), state, *arguments).compile()
+        end = jax.jit(answer).lower(state, *arguments).compile()
 
         def run(*given):
             state = begin(*given)
             for k in range(self.method.nfe):
-                state = step(np.int32(k), state, *given)
-            return finish(state, *given)
+                state = advance(np.int32(k), state, *given)
+            return end(state, *given)
 
         return run
 

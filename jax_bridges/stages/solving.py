@@ -9,10 +9,9 @@ import numpy as np
 
 from jax_bridges.corruptions import LinearOperator
 from jax_bridges.keys import Keys
-from jax_bridges.platforms import target
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.typing import Array, PyTree
-from jax_bridges.zero_shot import Loop, Method
+from jax_bridges.zero_shot import Loop, Method, apart, loop_here
 
 
 class Problem(NamedTuple):
@@ -57,24 +56,24 @@ def map_solver(
         problem = pose(params, batch, key)
         return finish(call(method.solver.solve, problem), problem)
 
-    make = method.solver.loop
-    if make is None or target() != "cpu":
+    make = loop_here(method.solver.solve)
+    if make is None:
         return parallel.map(whole)
 
     def loop(params: PyTree, batch: PyTree, key: Array) -> Loop:
         return call(make, pose(params, batch, key))
 
-    def step(given: PyTree, batch: PyTree, key: Array) -> PyTree:
+    parts = apart(loop)
+
+    def advance(given: PyTree, batch: PyTree, key: Array) -> PyTree:
         params, k = given
-        its = loop(params, batch["given"], key)
-        return its.advance(batch["state"], its.row(k))
+        return parts.advance(k, batch["state"], params, batch["given"], key)
 
-    def end(params: PyTree, batch: PyTree, key: Array) -> PyTree:
-        problem = pose(params, batch["given"], key)
-        return finish(call(make, problem).answer(batch["state"]), problem)
+    def answer(params: PyTree, batch: PyTree, key: Array) -> PyTree:
+        given = params, batch["given"], key
+        return finish(parts.answer(batch["state"], *given), pose(*given))
 
-    begin = parallel.map(lambda params, batch, key: loop(params, batch, key).start)
-    step, end = parallel.map(step), parallel.map(end)
+    begin, step, end = (parallel.map(part) for part in (parts.begin, advance, answer))
 
     def sample(params: PyTree, batch: PyTree, key: Array) -> PyTree:
         state = begin(params, batch, key)

@@ -19,7 +19,7 @@ from jax_bridges.zero_shot.guidance import guided_denoiser
 from jax_bridges.zero_shot.hierarchy import Refinement, coarsen, solve_hierarchical
 from jax_bridges.zero_shot.ilvr import solve_ilvr
 from jax_bridges.zero_shot.latent_search import solve_latent_search
-from jax_bridges.zero_shot.loop import Loop, Looped
+from jax_bridges.zero_shot.loop import Loop, Looped, apart, loop_here
 from jax_bridges.zero_shot.methods import Method, applicable, make_method, settings_of
 from jax_bridges.zero_shot.mmps import posterior_denoiser, solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm
@@ -39,11 +39,13 @@ __all__ = [
     "ShippedBasis",
     "Solver",
     "Steps",
+    "apart",
     "applicable",
     "coarsen",
     "count_calls",
     "guided_denoiser",
     "jump_schedule",
+    "loop_here",
     "make_method",
     "make_solver",
     "measure",

@@ -2,7 +2,7 @@
 
 XLA's CPU backend runs the convolution gradients of a loop's body on a slow path, ten times slower
 (`platforms.unroll_gradients`). A solver that differentiates the network is therefore, on a CPU, a Python
-loop over one compiled step (`stages.solving`); everywhere else, and for whoever just calls it, a scan.
+loop over one compiled step (`loop_here`, `apart`); everywhere else, and for whoever just calls it, a scan.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Generic, NamedTuple, ParamSpec
 
 import jax
 
+from jax_bridges.platforms import target
 from jax_bridges.typing import Array, PyTree
 
 _P = ParamSpec("_P")
@@ -63,3 +64,36 @@ class Looped(Generic[_P]):
 
     def __call__(self, *args: _P.args, **kwargs: _P.kwargs) -> Array:
         return self.loop(*args, **kwargs).run()
+
+
+def loop_here(solve: Callable) -> Callable[..., Loop] | None:
+    """What takes a solver apart, where one program a step is the faster way: on a CPU; else None."""
+    return solve.loop if isinstance(solve, Looped) and target() == "cpu" else None
+
+
+class Apart(NamedTuple):
+    """The three programs of a solver in steps, each to be compiled by itself; `given` is the loop's.
+
+    Attributes:
+      begin: `begin(*given)`, the state before the first step.
+      advance: `advance(k, state, *given)`, that after step k.
+      answer: `answer(state, *given)`, of the last state.
+    """
+
+    begin: Callable[..., PyTree]
+    advance: Callable[..., PyTree]
+    answer: Callable[..., Array]
+
+
+def apart(loop: Callable[..., Loop]) -> Apart:
+    """The programs of `loop(*given)`; what one of them does not need of it is not computed."""
+
+    def advance(k, state, *given):
+        its = loop(*given)
+        return its.advance(state, its.row(k))
+
+    return Apart(
+        lambda *given: loop(*given).start,
+        advance,
+        lambda state, *given: loop(*given).answer(state),
+    )

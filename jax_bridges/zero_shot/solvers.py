@@ -15,7 +15,6 @@ from jax_bridges.zero_shot.diffusion import calls_of
 from jax_bridges.zero_shot.dps import solve_dps
 from jax_bridges.zero_shot.ilvr import solve_ilvr
 from jax_bridges.zero_shot.latent_search import solve_latent_search
-from jax_bridges.zero_shot.loop import Loop, Looped
 from jax_bridges.zero_shot.mmps import solve_mmps
 from jax_bridges.zero_shot.pigdm import solve_pigdm
 from jax_bridges.zero_shot.pinv import solve_pinv
@@ -51,11 +50,6 @@ class Solver:
     narrow: bool = False
     calls: Callable[..., int] = _walked
     levels: int | None = None
-
-    @property
-    def loop(self) -> Callable[..., Loop] | None:
-        """`solve` taken apart, where it can be."""
-        return self.solve.loop if isinstance(self.solve, Looped) else None
 
 
 # fmt: off
