@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+from jax_bridges.config import base_config
 from jax_bridges.training.methods import PAIR_METHODS
 
 FOLDER = Path(__file__).parent
@@ -45,6 +46,6 @@ def get_config(variant: str = ""):
     config.compare.samplers = (*config.compare.samplers, *NEWER)
     # A second answer to each x_T, which doubles the time of the evaluation.
     config.evaluate.metrics = (*config.evaluate.metrics, "diversity")
-    if plain == "inpaint":
+    if config.distill.steps == base_config().distill.steps:
         config.distill.steps = 200  # as many as of the others
     return config

@@ -10,20 +10,7 @@ from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
 
 
-def _cheap(config):
-    # A constant x_t and one call a batch make a step half as dear: three times the steps in less than twice
-    # the time (results/distilling.md).
-    config.distill.detach_xt = True
-    config.distill.call_per = "microbatch"
-
-
-def _short(config):
-    _cheap(config)
-    config.distill.steps = 400
-
-
 def _long(config):
-    _cheap(config)
     config.train.steps = 6000
     config.distill.steps = 600
     # Of a good teacher the first call must learn much texture, and learns it sooner of louder noise. Later
@@ -46,9 +33,7 @@ def get_config(variant: str = ""):
     config = base_config()
     config.task = "inpaint"
     config.data.rotate = True  # views from above
-    if not variant:
-        _short(config)
-    else:
+    if variant:
         look_up("variant of configs/inpaint.py", VARIANTS, variant)(config)
         config.task = f"inpaint_{variant}"
     return config

@@ -60,7 +60,6 @@ def get_config(variant: str = ""):
     config.train.optimizer.warmup = 200
     config.distill.student_steps = 2
     config.distill.batch, config.distill.steps = 32, 4000
-    config.distill.detach_xt, config.distill.call_per = True, "microbatch"
     config.distill.bridge_weight = "native"
     config.distill.optimizer.delay = 0.05
     config.evaluate.teacher_nfe, config.evaluate.student_nfe = (1, 10), (1, 2)

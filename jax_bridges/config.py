@@ -68,8 +68,9 @@ def take_names(config: ConfigDict, given: Collection[str]) -> None:
 # Keys that may change between two starts of the same run: they do not alter what is trained.
 FREE_KEYS = (
     "evaluate.", "compare.students", "compare.baselines", "compare.samplers", "compare.teacher_nfe",
-    "compare.prior", "zero_shot.", "em.baselines", "em.ambient.scale", "parallel.", "profile.", "log_every",
-    "checkpoint_every", "checkpoints_kept", "pictures_every", "data.cache_mb", "seeds",
+    "compare.prior", "distill.temperature", "zero_shot.", "em.baselines", "em.ambient.scale", "parallel.",
+    "profile.", "log_every", "checkpoint_every", "checkpoints_kept", "pictures_every", "data.cache_mb",
+    "seeds",
 )  # fmt: skip
 
 

@@ -247,10 +247,11 @@ def _ibmd(config: ConfigDict, *, calls: int, updates: int, **optimizer) -> None:
         steps=updates, batch=256, microbatches=16 if config.data.size == 256 else 4, bridge_updates=5,
         student_steps=calls, roll_out="random", first_call=1.0 / calls, first_time=1.0,
         call_per="example", chain_ema=False, ancestral=False, bridge_net_sees_call=False,
-        z_channels=3, z_per="call", z_scale=1.0, start="average", bridge_start="average",
-        dropout=False, bridge_dropout=False, times=teacher.times, xt_from="source", detach_xt=False,
-        weight_tilt=0.0, weight_max=0.0, bridge_weight_max=0.0, normalize=False,
-        real_alpha=1.0, real_beta=1.0, gan_weight=0.0, ema=0.99, ema_warmup=False, bridge_ema=0.0,
+        z_channels=3, z_per="call", z_scale=1.0, temperature=1.0, start="average",
+        bridge_start="average", dropout=False, bridge_dropout=False, times=teacher.times,
+        xt_from="source", detach_xt=False, weight_tilt=0.0, weight_max=0.0,
+        bridge_weight_max=0.0, normalize=False, real_alpha=1.0, real_beta=1.0, gan_weight=0.0,
+        ema=0.99, ema_warmup=False, bridge_ema=0.0,
     )  # fmt: skip
     for player in ("optimizer", "bridge_optimizer"):
         _optimizer(distill, player, name=teacher.optimizer.name, **optimizer)

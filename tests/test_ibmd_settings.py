@@ -13,12 +13,13 @@ from jax_bridges.bridges import make_bridge
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.distillation import roll_out_random
 from jax_bridges.keys import example_keys, shared_key
+from jax_bridges.players import complete_recorded
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.log import NoLog
 from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.times import student_grid, training_times
-from jax_bridges.training.methods import find_method
+from jax_bridges.training.methods import find_method, sample_student
 from jax_bridges.training.methods.ibmd import IBMD, make_ibmd_step
 from jax_bridges.training.methods.ibmd_settings import check
 from jax_bridges.training.parallel import Parallel
@@ -158,11 +159,11 @@ def base():
 
 CHANGES = {
     # setting: (its value, whose parameters it changes)
-    "detach_xt": (True, {"generator"}),
+    "detach_xt": (False, {"generator"}),
     "weight_tilt": (1.0, {"generator"}),
     "xt_from": ("call", {"generator", "bridge_net"}),
     "z_per": ("chain", {"generator", "bridge_net"}),
-    "call_per": ("microbatch", {"generator", "bridge_net"}),
+    "call_per": ("example", {"generator", "bridge_net"}),
     "roll_out": ("renoised", {"generator", "bridge_net"}),
     "ancestral": (True, {"generator", "bridge_net"}),
     "real_alpha": (0.9, {"generator", "bridge_net"}),
@@ -196,6 +197,31 @@ def test_a_critic_moves_and_is_paid(base, sees):
     assert metrics["fooling_loss"] == pytest.approx(0.5 * np.log(2), rel=0.7)
 
 
+def test_temperature_is_a_share_of_the_noise_that_a_student_samples_with():
+    config = small_config(
+        **{"distill.z_scale": 3.0, "distill.z_fade": 1.0, "distill.temperature": 1.0}
+    )
+    params = random_params(small_system(config).student)
+    keys = jax.random.split(jax.random.key(1), 4)
+
+    def answers(**changes):
+        with config.unlocked():
+            config.distill.update(changes)
+        system = small_system(config)
+        pair = system.prepare(image_batch(4), jax.random.key(0), augment=False)
+        return np.asarray(sample_student(system, config.distill, params, pair, 2, keys))
+
+    as_trained = answers()
+    half = answers(temperature=0.5)
+    assert np.abs(half - as_trained).max() > 1e-3
+    np.testing.assert_allclose(half, answers(temperature=1.0, z_scale=1.5), atol=1e-5)
+    np.testing.assert_allclose(answers(temperature=0.0), answers(z_scale=0.0), atol=1e-5)
+    # A run that does not say it sampled as it was trained.
+    recorded = config.to_dict()
+    del recorded["distill"]["temperature"]
+    assert complete_recorded(recorded, None).distill.temperature == 1.0
+
+
 def test_averages_without_a_warm_up():
     for warmup, decay in ((True, 2 / 11), (False, 0.99)):
         start, after, _ = stepped(student_steps=1, first_call=1.0, ema=0.99, ema_warmup=warmup)
@@ -225,7 +251,6 @@ def test_starts_are_the_average_or_the_raw_weights():
     "changes, said",
     [
         ({"real_beta": 0.9}, "distill.real_beta is 0.9 at distill.real_alpha 1"),
-        ({"call_per": "microbatch", "roll_out": "chain"}, "distill.call_per is 'microbatch', but"),
         ({"ancestral": True, "first_time": 0.97}, "distill.ancestral steps on from"),
         ({"critic_optimizer.weight_decay": 0.1}, "distill.critic_optimizer.weight_decay is 0.1"),
     ],

@@ -268,6 +268,7 @@ def test_step_flops_are_those_of_the_step(roll_out, calls, updates, detach, by_h
         student_steps=calls,
         bridge_updates=updates,
         detach_xt=detach,
+        call_per="example",
         microbatches=2,
     )
     run = abstract_run(config, mesh_of(1, 1))

@@ -257,8 +257,9 @@ def _line(job: Job, row: Row, metrics) -> str:
 
 
 def row_settings(config: Any) -> dict:
-    """What of `config.evaluate` rows depend on."""
+    """What rows depend on that may change after the training."""
     its = json.loads(config.evaluate.to_json_best_effort())
+    its["temperature"] = config.distill.get("temperature", 1.0)
     looks = () if its["best"] != "none" else ("every", "every_images", "best")
     return {key: value for key, value in its.items() if key not in looks}
 

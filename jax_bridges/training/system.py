@@ -160,17 +160,19 @@ class System:
 
         return self.known(precondition(network, self.bridge, self.preconditioning), pair)
 
-    def generator(self, params: PyTree, pair: Pair, *, dropout: Array | None = None) -> Generator:
+    def generator(
+        self, params: PyTree, pair: Pair, *, dropout: Array | None = None, temperature: float = 1.0
+    ) -> Generator:
         """The student `x0_hat = generate(x_t, t, x_T, z)` of a generator's parameters.
 
-        It takes as many of z's channels as it has inputs for. A key turns dropout on, with other masks at
-        other times.
+        It takes as many of z's channels as it has inputs for, and `temperature` times what z_scale says of
+        them. A key turns dropout on, with other masks at other times.
         """
 
         told = self._mask("generator", pair)
 
         def generate(xt, t, xT, z):
-            rngs, scale = None, self.z_scale
+            rngs, scale = None, temperature * self.z_scale
             if self.z_fade:
                 scale *= (expand(t, xt) / self.bridge.T) ** self.z_fade
             if dropout is not None:

@@ -266,7 +266,7 @@ def _sample(
     grid: Grid | None = None,
 ) -> Array:
     times, length = (_grid(system.bridge, nfe, settings), None) if grid is None else grid
-    generate = system.generator(params, pair)
+    generate = system.generator(params, pair, temperature=settings.get("temperature", 1.0))
     how = moves(settings)
     return sample_few_step(
         generate, system.bridge, pair.xT, times, keys, clip=clip, length=length, **how
@@ -282,7 +282,8 @@ def _calls(settings) -> float:
     """Of the networks of the teacher's size: a critic is small beside them."""
     n = settings.student_steps
     made = n + (settings.roll_out == "renoised")
-    if settings.call_per == "microbatch":  # on average: the first call alone, or a later one
+    drawn = settings.roll_out in ("random", "renoised")
+    if drawn and settings.call_per == "microbatch":  # on average: the first call alone, or a later one
         later = n + 1 if settings.roll_out == "renoised" else (n + 2) / 2
         made = settings.first_call + (1 - settings.first_call) * later if n > 1 else 1
     trained = n if settings.roll_out == "chain_through" else 1  # calls of x_0 with a gradient

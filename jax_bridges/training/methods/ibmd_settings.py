@@ -25,7 +25,7 @@ CRITIC_SEES = ("xt", "x0")
 # The bridge net must know the generator's answers, for what it misses of them the generator takes for a
 # reward of diversity: so the generator waits, and moves less.
 SETTINGS = (
-    Setting("steps", 125, COUNT, "Updates of the generator."),
+    Setting("steps", 400, COUNT, "Updates of the generator."),
     BATCH,
     MICROBATCHES,
     Setting("bridge_updates", 3, COUNT, "L: updates of the bridge net before one of the generator."),
@@ -35,8 +35,8 @@ SETTINGS = (
             "chain by all N, with the gradient of the last; chain_through with that of all."),
     Setting("first_call", 0.75, number(above=0, most=1),
             "Roll-outs random and renoised: share of examples at the first call, the hardest one."),
-    Setting("call_per", "example", Choice(CALL_PER), "The same: a call is drawn for each example, or for a "
-            "whole microbatch, and calls that it does not need are not made; results then depend on "
+    Setting("call_per", "microbatch", Choice(CALL_PER), "The same: a call is drawn for each example, or for "
+            "a whole microbatch, and calls that it does not need are not made; results then depend on "
             "microbatches."),
     Setting("chain_ema", False, FLAG, "The calls before the trained one are the averaged generator's."),
     Setting("ancestral", False, FLAG, "The student moves as I2SB's sampler does: by the posterior from x_T "
@@ -51,6 +51,9 @@ SETTINGS = (
             "Standard deviation of that input, whose weights start at 0 and must grow."),
     Setting("z_fade", 0.0, number(least=0), "At t it is that times (t / T)^z_fade: later calls, whose "
             "x_t has noise of its own, are fed less."),
+    Setting("temperature", 0.5, number(least=0), "Of sampling: z has that share of the spread that it was "
+            "trained with. What the bridge net misses is paid for as diversity, and a student makes too much "
+            "of it: below 1 is less of it and fewer bad answers. May change after training."),
     Setting("z_per", "call", Choice(Z_PER), "Each call has a z of its own, or all of a chain have one."),
     Setting("start", "average", Choice(STARTS), "The generator starts from the teacher's average or from its "
             "raw weights; its own average from the teacher's."),
@@ -63,7 +66,7 @@ SETTINGS = (
     replace(WEIGHT, meaning="lambda(t) of the generator's loss, as of train."),
     WEIGHT_MAX,
     Setting("weight_tilt", 0.0, number(), "p: the generator's lambda is multiplied by 10^(p (1 - t / T))."),
-    Setting("detach_xt", False, FLAG, "x_t is a constant to the generator's gradient: no backward pass of "
+    Setting("detach_xt", True, FLAG, "x_t is a constant to the generator's gradient: no backward pass of "
             "teacher and bridge net, a cheaper step (IBMD's released one-step I2SB runs; the paper: not)."),
     Setting("normalize", True, FLAG, "Divide the generator's loss by its detached |x0* - x0|."),
     replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
@@ -116,11 +119,6 @@ def check(settings, bridge: Bridge, corruption: Corruption) -> None:
         raise ValueError(
             "A student without z has no randomness at its first call: set distill.z_channels to 3, "
             "distill.first_time to 0.97, or corruption.fill to 'noise' for inpainting."
-        )
-    if settings.call_per == "microbatch" and settings.roll_out not in ("random", "renoised"):
-        raise ValueError(
-            f"distill.call_per is 'microbatch', but distill.roll_out '{settings.roll_out}' draws no call: "
-            "set it to 'example', or the roll-out to 'random'."
         )
     if settings.real_alpha == 1 and settings.real_beta != 1:
         raise ValueError(
