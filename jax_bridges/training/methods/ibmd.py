@@ -283,7 +283,9 @@ def _calls(settings) -> float:
     n = settings.student_steps
     made = n + (settings.roll_out == "renoised")
     drawn = settings.roll_out in ("random", "renoised")
-    if drawn and settings.call_per == "microbatch":  # on average: the first call alone, or a later one
+    if (
+        drawn and settings.call_per == "microbatch"
+    ):  # on average: the first call alone, or a later one
         later = n + 1 if settings.roll_out == "renoised" else (n + 2) / 2
         made = settings.first_call + (1 - settings.first_call) * later if n > 1 else 1
     trained = n if settings.roll_out == "chain_through" else 1  # calls of x_0 with a gradient
