@@ -136,7 +136,7 @@ def _model(config: dict) -> dict:
 
 # -- what older runs and imports recorded -------------------------------------------------------------
 # Of a recorded configuration; raised where a key moves, together with a step of MIGRATIONS.
-FORMAT = 2
+FORMAT = 3
 
 
 def _without_bootstrap(recorded: dict) -> dict:
@@ -145,9 +145,17 @@ def _without_bootstrap(recorded: dict) -> dict:
     return recorded
 
 
+def _with_defaults_of_then(recorded: dict) -> dict:
+    """To format 3: IBMD's defaults are the cheaper step and students that are sampled with less noise."""
+    if "distill" in recorded:
+        then = {"temperature": 1.0, "detach_xt": False, "call_per": "example"}
+        recorded["distill"] = then | recorded["distill"]
+    return recorded
+
+
 # Format -> what makes one of the next format of it, `step(recorded) -> recorded`; none: only keys were added.
 # Commit a011160 and those before it wrote no number, which is 0.
-MIGRATIONS: dict[int, Callable[[dict], dict]] = {1: _without_bootstrap}
+MIGRATIONS: dict[int, Callable[[dict], dict]] = {1: _without_bootstrap, 2: _with_defaults_of_then}
 
 
 def record(config: ConfigDict) -> dict[str, Any]:

@@ -25,7 +25,6 @@ from jax_bridges.typing import PyTree
 # Stages: folders under checkpoints/, lines of metrics.jsonl.
 TRAIN, DISTILL, BASELINE = "train", "distill", "baseline"
 _SECTIONS = ("data", "train", "distill", "evaluate", "parallel")  # whose missing keys have defaults
-_OLDER = {"distill": {"temperature": 1.0}}  # of those, what runs did that do not say it
 # Whose weights: where they are kept, and as which player. A comparison has a student of each method, and
 # baselines that no teacher has taught. What `evaluate.best` keeps of a stage lies beside it.
 _LAST = {
@@ -111,7 +110,7 @@ def complete_recorded(recorded: dict[str, Any], size: tuple[int, int] | None) ->
     config = {"corruption": {"name": "paired"}} | recorded
     full = base_config().to_dict()
     for key, value in config.items():
-        full[key] = {**full[key], **_OLDER.get(key, {}), **value} if key in _SECTIONS else value
+        full[key] = {**full[key], **value} if key in _SECTIONS else value
     full["network"] = portable(full["network"])
     if size:
         full["data"]["size"] = list(size)
