@@ -146,9 +146,9 @@ def _without_bootstrap(recorded: dict) -> dict:
 
 
 def _with_defaults_of_then(recorded: dict) -> dict:
-    """To format 3: IBMD's defaults are the cheaper step and students that are sampled with less noise."""
+    """To format 3: by default IBMD makes its cheaper step."""
     if "distill" in recorded:
-        then = {"temperature": 1.0, "detach_xt": False, "call_per": "example"}
+        then = {"detach_xt": False, "call_per": "example"}
         recorded["distill"] = then | recorded["distill"]
     return recorded
 

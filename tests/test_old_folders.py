@@ -47,7 +47,7 @@ def get_config():
     config.network.update(dict(widths=(2,), patch=1, groups=1))
     config.train.update(dict(steps=2, batch=4))
     config.distill.update(dict(steps=2, batch=4, bridge_updates=1, student_steps=2))
-    config.distill.update(dict(temperature=1.0, detach_xt=False, call_per="example"))  # then
+    config.distill.update(dict(detach_xt=False, call_per="example"))  # then
     config.evaluate.update(
         dict(images=4, batch=4, teacher_nfe=(1,), student_nfe=(1,), pictures=2, metrics=("psnr",))
     )

@@ -51,7 +51,7 @@ SETTINGS = (
             "Standard deviation of that input, whose weights start at 0 and must grow."),
     Setting("z_fade", 0.0, number(least=0), "At t it is that times (t / T)^z_fade: later calls, whose "
             "x_t has noise of its own, are fed less."),
-    Setting("temperature", 0.5, number(least=0), "Of sampling: z has that share of the spread that it was "
+    Setting("temperature", 1.0, number(least=0), "Of sampling: z has that share of the spread that it was "
             "trained with. What the bridge net misses is paid for as diversity, and a student makes too much "
             "of it: below 1 is less of it and fewer bad answers. May change after training."),
     Setting("z_per", "call", Choice(Z_PER), "Each call has a z of its own, or all of a chain have one."),
