@@ -177,6 +177,8 @@ def rows() -> tuple[Setting, ...]:
         S("em.reset_rounds", 1, _NATURAL, "The last so many rounds are of all observations, from fresh "
                 "weights."),
         S("em.observations", 512, COUNT, "Observations of each other round, drawn anew."),
+        S("em.learn_from", "samples", Choice(("samples", "measured")), "What an M-step learns: all pixels of "
+                "the samples, or, of masked images, those alone that were measured."),
         S("em.method", "mmps", Choice(("mmps", "dps", "bridge")), "What samples the posterior; bridge: a "
                 "network that is told A^+ y, after a first round of mmps."),
         S("em.settings", {"mmps": {"nfe": 20}, "dps": {"nfe": 100}, "bridge": {"nfe": 20}}, NAMED,

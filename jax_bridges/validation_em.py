@@ -11,7 +11,7 @@ from jax_bridges.data import is_paired
 from jax_bridges.report.published import published_tasks
 from jax_bridges.schema import Setting, check_known, whole
 from jax_bridges.training.methods import PRIOR_METHODS
-from jax_bridges.training.methods.prior import Task
+from jax_bridges.training.methods.prior import Task, hides_pixels
 from jax_bridges.training.system import image_size
 from jax_bridges.zero_shot import make_method
 
@@ -69,6 +69,11 @@ def check_em(config: ConfigDict, bridge: Bridge) -> None:
             )
         make_method(name, bridge, own, config.zero_shot.nfe)
     task = Task(make_corruption(**em.operator), em.sigma_y, image_size(config.data.size))
+    if em.learn_from == "measured" and not hides_pixels(task):
+        raise ValueError(
+            f"em.learn_from is 'measured', but em.operator '{em.operator.name}' does not measure pixels of "
+            "the image, a part of them: take 'inpaint_random', or learn_from 'samples'."
+        )
     for name in em.baselines:
         if name in PRIOR_METHODS:
             PRIOR_METHODS[name].check(em.get(name), task)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 from functools import partial
 
@@ -15,9 +16,10 @@ from jax_bridges.bridges import DDPM
 from jax_bridges.corruptions import Identity, InpaintMask
 from jax_bridges.training.optimizers import make_optimizer
 from jax_bridges.training.state import Player
+from jax_bridges.training.steps import matching_loss
 from jax_bridges.zero_shot import make_method
 from jax_bridges.zero_shot.gaussian import LowRank, fit, sample_posterior
-from tests.support.toy import optimizer_config
+from tests.support.toy import optimizer_config, small_config, small_system
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -200,6 +202,35 @@ def test_what_a_sampler_does_to_the_variance_of_em(name, nfe, knobs, sound):
     ratio = variance / true
     assert abs(ratio / ((1 - missing) / (1 - missing * factor)) - 1) < 0.02
     assert (abs(ratio - 1) < 0.1) == sound
+
+
+def test_what_was_measured_alone_counts():
+    """Targets that were made up change nothing; the mask turns and is mirrored with its image."""
+    system = small_system(small_config(**{"data.flip": True, "data.rotate": True}))
+    config = small_config().train
+    mask = (jax.random.uniform(jax.random.key(2), (4, 8, 8, 1)) < 0.4).astype(jnp.float32)
+    batch = {"x0": jnp.repeat(mask, 3, -1), "counted": mask, "index": jnp.arange(4)}
+    pair = system.prepare(batch, jax.random.key(0), augment=True)
+    np.testing.assert_array_equal(pair.x0[..., :1], pair.counted)
+    assert np.abs(pair.counted - mask).max() == 1
+
+    x0 = jax.random.normal(jax.random.key(3), (4, 8, 8, 3))
+    pair = dataclasses.replace(pair, x0=x0, xT=x0, counted=mask)
+
+    def loss(x0, pair):  # of an answer that does not look at its input
+        def denoise(xt, t, xT):
+            return jnp.zeros_like(xt)
+
+        return matching_loss(system, config, denoise, x0, pair.xT, pair)
+
+    gradient = jax.grad(lambda x0: jnp.sum(loss(x0, pair)))(x0)
+    assert bool(jnp.all((gradient != 0) == (mask > 0)))
+    ones = dataclasses.replace(pair, counted=jnp.ones_like(mask))
+    everywhere = dataclasses.replace(pair, counted=None)
+    np.testing.assert_allclose(loss(x0, ones), loss(x0, everywhere), rtol=1e-6)
+    means = [jnp.mean(square[m[..., 0] > 0]) for square, m in zip(x0**2, mask, strict=True)]
+    full = jnp.mean(x0**2, axis=(1, 2, 3))
+    np.testing.assert_allclose(loss(x0, pair) / loss(x0, ones), jnp.array(means) / full, rtol=1e-5)
 
 
 def test_a_posterior_sample_misses_y_by_its_noise():

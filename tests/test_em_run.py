@@ -79,7 +79,7 @@ def test_the_papers_rows_stand_with_the_task_that_they_measure(tiles):
 @pytest.mark.parametrize(
     ("changes", "first"),
     [
-        ({"em.init": "gaussian", "em.sigma_y": 0.0}, "round 1"),
+        ({"em.init": "gaussian", "em.sigma_y": 0.0, "em.learn_from": "measured"}, "round 1"),
         (
             {
                 "em.init": "pinv", "em.method": "dps", "em.operator": {"name": "identity"}, "em.tune": 4,
@@ -263,6 +263,10 @@ def test_training_cannot_reach_what_is_hidden(tiles, tmp_path):
         ({"em.operator": {"name": "inpaint_random", "share": 2}}, "share must be between 0 and 1"),
         ({"em.sigma_y": 20.0}, r"20 of 255 is 0.157"),
         ({"em.reset_rounds": 5}, "em.reset_rounds is 5, but em.rounds is 2"),
+        (
+            {"em.operator": {"name": "identity"}, "em.learn_from": "measured"},
+            "em.operator 'identity' does not measure pixels of the image, a part of them",
+        ),
         ({"em.method": "ddnm"}, "em.method is 'ddnm': it must be one of mmps, dps, bridge"),
         (
             {"em.settings": {"bridge": {"nfe": 1}}},

@@ -27,6 +27,7 @@ from jax_bridges.acts.em_rounds import (
     split,
     stage_name,
     told_run,
+    whole,
 )
 from jax_bridges.acts.zero_shot import measured, restorer
 from jax_bridges.bridges import Diffusion, Levels
@@ -92,7 +93,7 @@ def plan(run: Run, steps: dict[bool, MStep], left: list[str], others: list[Basel
       left: names of the stages that are not done.
       others: that stand beside the rounds, each with a step of its own.
     """
-    like = Estimates("samples of the posterior", images_like(run))
+    like = whole(Estimates("samples of the posterior", images_like(run)), run.config.em.learn_from)
     planned = []
     for told, its in steps.items():
         names = [name for name in left if told in (False, name != stage_name(0))]

@@ -75,7 +75,7 @@ def split(run: Run) -> Parts:
     def read(begin: int, end: int) -> Estimates:
         return Estimates(f"{source.name}, clean", first(source, end - begin, begin)["x0"])
 
-    images = read(0, clean) if clean else None
+    images = whole(read(0, clean), config.learn_from) if clean else None
     truth = partial(read, start, len(source))
     return Parts(images, observe(clean, start), observe(start, len(source)), truth)
 
@@ -115,7 +115,7 @@ class Rounds:
                 chosen = permutation(len(chosen), self._run.config.seed, k)[: config.observations]
             observed = self._parts.observed.at(chosen)
             made, told = self._e_step(k, theta, observed)
-            self.samples = Estimates(f"samples of round {k}", made["x"])
+            self.samples = Estimates(f"samples of round {k}", made["x"], self._measured(observed))
             inherits = not fresh and theta is not None and self.told(k) == self.told(k - 1)
             theta = self._train(k, lambda: self.samples, theta if inherits else None)
             told["seconds_e_step"] = float(made["seconds"].sum())
@@ -146,7 +146,8 @@ class Rounds:
             key = self._run.key(Purpose.ROUNDS, self._config.rounds + 1)
             place = self._program("network"), (self.params[best], {}), self._parts.observed, key
             made = sample_all(self._run, *place, "last")
-            images, name = Estimates("the last samples", made["x"]), stage_name(PRIOR)
+            all_of_them = self._measured(self._parts.observed)
+            images, name = Estimates("the last samples", made["x"], all_of_them), stage_name(PRIOR)
             its = self._steps[False]
             stage = stage_of(its.stage, name, self._config.rounds + 1, lambda: images)
             others[PRIOR] = train_stage(its.run, stage, lambda state, step: None)
@@ -226,11 +227,23 @@ class Rounds:
         return self._programs[name]
 
     # -- M -------------------------------------------------------------------------------------------
+    def _measured(self, observed: Observations) -> np.ndarray | None:
+        """`[N, H, W, 1]`, 1 at pixels that were measured, if `em.learn_from` says that they alone count.
+
+        A mask says nothing of its image, so of exact samples the prior that explains any share of the pixels
+        best is the one that explains all. But what an earlier prior made up is no target again: its error
+        does not pass to the next round by its share of the pixels.
+        """
+        if self._config.learn_from == "samples":
+            return None
+        return 1.0 - np.asarray(first(observed, len(observed))["mask"], np.float32)
+
     def _first_images(self) -> Source:
         if self._config.init == "clean":
             assert self._parts.clean is not None
             return self._parts.clean
-        return pseudo_inverses(self._corruption, self._parts.observed)
+        images = pseudo_inverses(self._corruption, self._parts.observed)
+        return whole(images, self._config.learn_from)
 
     def _train(self, k: int, data: Callable[[], Source], theta: PyTree) -> PyTree:
         its = self._steps[self.told(k)]
@@ -272,6 +285,11 @@ class Rounds:
 
 
 # -- pieces --------------------------------------------------------------------------------------------
+def whole(images: Estimates, learn_from: str) -> Estimates:
+    """The images as an M-step by `em.learn_from` is fed: all pixels of these count, and it may be told so."""
+    return images.counting() if learn_from == "measured" else images
+
+
 def stage_name(k: int | str) -> str:
     """Of a round's M-step: its folder under checkpoints/."""
     return f"em_{k}"

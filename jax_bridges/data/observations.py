@@ -84,20 +84,31 @@ class Observations:
 
 
 class Estimates:
-    """Images that are made and not read, of any source that training takes: {"x0": float32 `[H, W, C]`}."""
+    """Images that are made and not read, of any source that training takes: {"x0": float32 `[H, W, C]`}.
 
-    def __init__(self, name: str, images: np.ndarray):
-        """`images`: `[N, H, W, C]`, floats in [-1, 1] or uint8."""
-        self.name, self._images = name, images
+    Where some of their pixels alone count, "counted" float32 `[H, W, 1]` besides, 1 there and 0 elsewhere.
+    """
+
+    def __init__(self, name: str, images: np.ndarray, counted: np.ndarray | None = None):
+        """`images`: `[N, H, W, C]`, floats in [-1, 1] or uint8; `counted`: `[N, H, W, 1]`."""
+        self.name, self._images, self._counted = name, images, counted
+
+    def counting(self) -> Estimates:
+        """The same, and it is said that all pixels count."""
+        ones = np.ones((len(self), *self._images.shape[1:3], 1), np.float32)
+        return Estimates(self.name, self._images, ones)
 
     def __len__(self) -> int:
         return len(self._images)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
         image = self._images[i]
+        x0 = image.astype(np.float32)
         if image.dtype == np.uint8:
-            return {"x0": image.astype(np.float32) / np.float32(127.5) - 1}
-        return {"x0": image.astype(np.float32)}
+            x0 = x0 / np.float32(127.5) - 1
+        if self._counted is None:
+            return {"x0": x0}
+        return {"x0": x0, "counted": self._counted[i].astype(np.float32)}
 
 
 def operator_of(corruption: Corruption, batch: Mapping[str, Array]) -> LinearOperator:

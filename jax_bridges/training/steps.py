@@ -56,7 +56,12 @@ def hole_weight(pair: Pair) -> Array:
     """`[B]`, pixels of the image over those of the hole; 1 where there is no hole."""
     if pair.mask is None:
         return jnp.ones(pair.x0.shape[:1], pair.x0.dtype)
-    share = jnp.mean(pair.mask, axis=(1, 2, 3))
+    return _over_share(pair.mask)
+
+
+def _over_share(mask: Array) -> Array:
+    """`[B]`, pixels of the image over those of the mask."""
+    share = jnp.mean(mask, axis=(1, 2, 3))
     return 1.0 / jnp.where(share > 0, share, 1.0)
 
 
@@ -137,13 +142,18 @@ def gradients(
 def matching_loss(
     system: System, config, denoise: Denoiser, x0: Array, xT: Array, pair: Pair
 ) -> Array:
-    """Bridge matching from xT to x0 at the pair's times and noise, `[B]`, by the settings of the training."""
+    """Bridge matching from xT to x0 at the pair's times and noise, `[B]`, by the settings of the training.
+
+    Where some pixels alone count, their mean.
+    """
     t = draw_times(system, config, pair)
     noise = normal(fold(pair.keys, Stream.NOISE), ONLY, x0)
     weight = time_weight(system, config.weight, config.weight_max, t, xT)
     if config.get("hole_mean", False):
         weight = weight * hole_weight(pair)
-    return bridge_matching(denoise, system.bridge, x0, xT, t, noise, weight)
+    if pair.counted is not None:
+        weight = weight * _over_share(pair.counted)
+    return bridge_matching(denoise, system.bridge, x0, xT, t, noise, weight, pair.counted)
 
 
 def make_held_out_loss(system: System, config) -> Callable[[PyTree, PyTree, Array], Array]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from jax_bridges.bridges import Bridge, expand, make_bridge
@@ -27,7 +28,8 @@ class Pair:
 
     x0, xT: `[B, H, W, C]`; mask: `[B, H, W, 1]`, 1 in the hole, or None; keys: `[B]`; label: `[B]`
     class numbers for class-conditional networks, or None; answer: `[B]` numbers of further answers that an
-    evaluation asks of a sampler, or None.
+    evaluation asks of a sampler, or None; counted: `[B, H, W, 1]`, 1 at pixels of x_0 that a training may
+    learn from, or None: all.
     """
 
     x0: Array
@@ -36,6 +38,7 @@ class Pair:
     keys: Array
     label: Array | None = None
     answer: Array | None = None
+    counted: Array | None = None
 
     @property
     def sampling_keys(self) -> Array:
@@ -210,23 +213,26 @@ class System:
         Args:
           batch: "x0" `[B, H, W, C]` uint8, or floats in [-1, 1], "index" `[B]`; "xT" where the data are
             paired, "label" `[B]` where they have classes, "answer" `[B]` for
-            further answers.
+            further answers, "counted" `[B, H, W, 1]` where not all pixels of x_0 count.
           key: of the stage; an example's key is `fold_in(key, index)`.
-          augment: flips and rotates x_0 and x_T alike.
+          augment: flips and rotates x_0, x_T and what counts alike.
         """
         keys = example_keys(key, batch["index"])
         x0 = _to_float(batch["x0"])
         xT = _to_float(batch["xT"]) if "xT" in batch else None
+        counted = batch.get("counted")
         if augment:
-            x0, xT = self._augment(x0, xT, fold(keys, Stream.AUGMENT))
+            x0, xT, counted = self._augment((x0, xT, counted), fold(keys, Stream.AUGMENT))
+        told = batch.get("label"), batch.get("answer"), counted
         if xT is not None:
-            return Pair(x0, xT, None, keys, batch.get("label"), batch.get("answer"))
+            return Pair(x0, xT, None, keys, *told)
         corrupted = self.corruption(x0, fold(keys, Stream.CORRUPT))
-        told = batch.get("label"), batch.get("answer")
         return Pair(x0, corrupted.xT, corrupted.mask, keys, *told)
 
-    def _augment(self, x0: Array, xT: Array | None, keys: Array) -> tuple[Array, Array | None]:
-        both = x0 if xT is None else jnp.concatenate([x0, xT], axis=-1)
+    def _augment(self, images: Sequence[Array | None], keys: Array) -> list[Array | None]:
+        """Images `[B, H, W, any]` that belong together, all flipped and turned alike."""
+        given = [image for image in images if image is not None]
+        both = jnp.concatenate(given, axis=-1)
         if self.flip:
             chosen = randint(keys, AugmentDraw.FLIP, 2).astype(bool)[:, None, None, None]
             both = jnp.where(chosen, both[:, :, ::-1], both)
@@ -237,9 +243,9 @@ class System:
                     k, [lambda a, r=r: jnp.rot90(a, r) for r in range(4)], image
                 )
             )(both, turns)
-        return (
-            (both, None) if xT is None else (both[..., : self.channels], both[..., self.channels :])
-        )
+        ends = np.cumsum([image.shape[-1] for image in given])[:-1]
+        parts = iter(jnp.split(both, ends, axis=-1))
+        return [None if image is None else next(parts) for image in images]
 
 
 def _thousandths(t: Array, T: float) -> Array:
