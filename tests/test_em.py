@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jax_bridges.acts.em_rounds import choose_scale, health
+from jax_bridges.acts.em_checks import choose_scale, health
 from jax_bridges.bridges import DDPM
 from jax_bridges.corruptions import Identity, InpaintMask
 from jax_bridges.training.optimizers import make_optimizer

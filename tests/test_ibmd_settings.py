@@ -148,7 +148,7 @@ def moved(a, b, player):
     return max(float(jnp.abs(x - y).max()) for x, y in pairs)
 
 
-BASE = {"student_steps": 2, "first_call": 0.5, "call_per": "example"}
+BASE = {"student_steps": 2, "first_call": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def base():
 
 CHANGES = {
     # setting: (its value, whose parameters it changes)
-    "detach_xt": (False, {"generator"}),
+    "detach_xt": (True, {"generator"}),
     "weight_tilt": (1.0, {"generator"}),
     "xt_from": ("call", {"generator", "bridge_net"}),
     "z_per": ("chain", {"generator", "bridge_net"}),

@@ -186,6 +186,8 @@ def test_the_base_configuration_is_that_of_older_runs():
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")
     old = json.loads(old)
     assert old["evaluate"].pop("bootstrap") == 0
+    assert (old["distill"]["steps"], config.distill.steps) == (125, 400)  # which are recorded
+    config.distill.steps = 125
     now = known(json.loads(config.to_json()), old)
     assert json.dumps(now) == json.dumps(old)
     size = base_config()

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jax_bridges import hosts
+from jax_bridges.acts.em_checks import choose_scale, health
 from jax_bridges.bridges import Diffusion, Levels
 from jax_bridges.checkpoints import whole_steps
 from jax_bridges.corruptions import make_corruption
@@ -36,11 +37,6 @@ from jax_bridges.zero_shot import Method, gaussian, make_method
 
 NETWORK, PRIOR = "bridge", "prior"  # a method of em.method; the prior that it ends with
 RANK, FITS = 64, 8  # of the first Gaussian, and rounds of its own EM
-MISFIT, SPREAD = (
-    (0.7, 1.3),
-    (0.8, 1.25),
-)  # misfit / sigma_y, and spread from round to round, of health
-ENOUGH = 1.1  # times sigma_y^2: a misfit that explains the noise, and no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -366,37 +362,6 @@ def pseudo_inverses(corruption, observed: Observations) -> Estimates:
 def root_mean(made: dict[str, np.ndarray]) -> float:
     """Of |A x - y|, over all numbers that count."""
     return float(np.sqrt(made["square"].sum() / max(made["count"].sum(), 1)))
-
-
-def choose_scale(misfits: dict[float, float], sigma_y: float) -> float:
-    """The scale of dps, by the mean squared misfit of each.
-
-    Without noise the one of the least misfit (EMDiffusion, arXiv 2407.01014, eq. 12); with noise that
-    criterion would reproduce it, so the smallest scale whose misfit is no more than the noise's.
-    """
-    least = min(misfits, key=lambda scale: misfits[scale])
-    if not sigma_y:
-        return least
-    return min((s for s, m in misfits.items() if m <= ENOUGH * sigma_y**2), default=least)
-
-
-def health(sigma_y: float, told: dict[str, Any], spread_before: float | None) -> list[str]:
-    """Sentences for what a sound E-step does not show."""
-    found = []
-    ratio = told["misfit"] / sigma_y if sigma_y else None
-    if ratio is not None and not MISFIT[0] <= ratio <= MISFIT[1]:
-        word = "keeps the noise of" if ratio < 1 else "does not explain"
-        found.append(
-            f"its misfit is {ratio:.2f} sigma_y and should be 1: the E-step {word} the observations."
-        )
-    if spread_before:
-        change = told["spread"] / spread_before
-        if not SPREAD[0] <= change <= SPREAD[1]:
-            found.append(
-                f"the spread of its samples is {change:.2f} of the round's before: a sampler that loses or "
-                "makes variance does so in each round; take more levels."
-            )
-    return found
 
 
 def _read_rounds(path) -> list[dict[str, Any]]:

@@ -78,6 +78,7 @@ def small_config(**changes) -> ConfigDict:
         dict(
             weight="one", weight_max=0.0, bridge_weight="native", bridge_weight_max=0.0, bridge_ema=0.95,
             times="uniform", normalize=True, roll_out="random", student_steps=4, z_channels=3,
+            detach_xt=False, call_per="example",
         )
     )  # fmt: skip
     config.data.size = 8
