@@ -222,16 +222,18 @@ class System:
         xT = _to_float(batch["xT"]) if "xT" in batch else None
         counted = batch.get("counted")
         if augment:
-            x0, xT, counted = self._augment((x0, xT, counted), fold(keys, Stream.AUGMENT))
+            x0, (xT, counted) = self._augment(x0, (xT, counted), fold(keys, Stream.AUGMENT))
         told = batch.get("label"), batch.get("answer"), counted
         if xT is not None:
             return Pair(x0, xT, None, keys, *told)
         corrupted = self.corruption(x0, fold(keys, Stream.CORRUPT))
         return Pair(x0, corrupted.xT, corrupted.mask, keys, *told)
 
-    def _augment(self, images: Sequence[Array | None], keys: Array) -> list[Array | None]:
-        """Images `[B, H, W, any]` that belong together, all flipped and turned alike."""
-        given = [image for image in images if image is not None]
+    def _augment(
+        self, x0: Array, others: Sequence[Array | None], keys: Array
+    ) -> tuple[Array, list[Array | None]]:
+        """x_0 and what belongs to it, `[B, H, W, any]`, all flipped and turned alike."""
+        given = [x0, *(image for image in others if image is not None)]
         both = jnp.concatenate(given, axis=-1)
         if self.flip:
             chosen = randint(keys, AugmentDraw.FLIP, 2).astype(bool)[:, None, None, None]
@@ -244,8 +246,9 @@ class System:
                 )
             )(both, turns)
         ends = np.cumsum([image.shape[-1] for image in given])[:-1]
-        parts = iter(jnp.split(both, ends, axis=-1))
-        return [None if image is None else next(parts) for image in images]
+        first, *rest = jnp.split(both, ends, axis=-1)
+        parts = iter(rest)
+        return first, [None if image is None else next(parts) for image in others]
 
 
 def _thousandths(t: Array, T: float) -> Array:
