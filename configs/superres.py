@@ -25,12 +25,12 @@ def get_config(variant: str = ""):
     config.task = "superres"
     config.data.rotate = True  # views from above
     config.corruption = {"name": "superres", "kind": "bicubic", "factor": 4}
-    if not variant:
+    if variant in ("", "pool"):
         # The first call makes all the detail, and learns it sooner of louder noise (results/distilling.md).
         config.distill.steps, config.distill.first_call = 600, 0.6
         config.distill.z_scale, config.distill.z_fade = 16.0, 2.0
         config.distill.temperature = 0.85
-    else:
+    if variant:
         look_up("variant of configs/superres.py", VARIANTS, variant)(config)
         config.task = f"superres_{variant}"
     return config

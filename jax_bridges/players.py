@@ -5,8 +5,10 @@ They lie in a work directory, as a run or an import left it.
 
 from __future__ import annotations
 
+import json
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ from ml_collections import ConfigDict
 
 from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.choices import look_up
-from jax_bridges.config import base_config
+from jax_bridges.config import base_config, migrate
 from jax_bridges.io.bucket import place
 from jax_bridges.models import make_network, mask_input, portable
 from jax_bridges.training.methods import METHODS, PAIR_METHODS
@@ -82,8 +84,20 @@ def read_player(workdir: str | os.PathLike, player: str) -> tuple[dict[str, Any]
     """
     checkpoints, name = open_player(workdir, player)
     with checkpoints:
-        config = checkpoints.meta()["config"]
+        config = _as_it_is_sampled(checkpoints.meta()["config"], place(workdir) / "config.json")
         return config, checkpoints.restore_ema({name: _shapes(config, player)})[name]
+
+
+def _as_it_is_sampled(recorded: dict[str, Any], path: Path) -> dict[str, Any]:
+    """What is recorded beside a student's weights, with the temperature that its run says now (`path`)."""
+    if "temperature" not in recorded.get("distill", {}) or not path.is_file():
+        return recorded
+    try:
+        now = migrate(json.loads(path.read_text("utf-8-sig")))["distill"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read ({error}): put it back.") from None
+    temperature = now.get("temperature", recorded["distill"]["temperature"])
+    return {**recorded, "distill": {**recorded["distill"], "temperature": temperature}}
 
 
 def recorded_config(workdir: str | os.PathLike, player: str) -> dict[str, Any]:

@@ -233,6 +233,36 @@ def test_what_was_measured_alone_counts():
     np.testing.assert_allclose(loss(x0, pair) / loss(x0, ones), jnp.array(means) / full, rtol=1e-5)
 
 
+def test_what_was_measured_alone_has_the_fixed_point_of_em_and_nears_it_sooner():
+    """Two correlated pixels, exact posterior samples: the best linear denoiser of one M-step, in moments.
+
+    From the truth it is the true one; from a prior of too much variance less of the error is left.
+    """
+    shares = {(1, 1): 0.16, (1, 0): 0.24, (0, 1): 0.24, (0, 0): 0.36}  # of masks, 1: measured
+    true, noise = np.array([[1.0, 0.7], [0.7, 1.0]]), 0.3 * np.eye(2)
+
+    def denoiser(
+        prior, measured
+    ):  # W of x_0_hat = W (x_0 + noise), row by row of the pixels that count
+        products, squares = np.zeros((2, 2)), np.zeros((2, 2, 2))
+        for mask, share in shares.items():
+            seen = np.diag(np.array(mask, float))
+            gain = prior @ seen @ np.linalg.pinv(seen @ prior @ seen)
+            of_samples = gain @ true @ gain.T + prior - gain @ prior
+            for row in range(2):
+                if mask[row] or not measured:
+                    products[row] += share * of_samples[row]
+                    squares[row] += share * (of_samples + noise)
+        return np.stack([np.linalg.solve(squares[row], products[row]) for row in range(2)])
+
+    right = true @ np.linalg.inv(true + noise)
+    for measured in (False, True):
+        np.testing.assert_allclose(denoiser(true, measured), right, atol=1e-12)
+    wrong = true + 0.8 * np.eye(2)
+    left = [np.abs(denoiser(wrong, measured) - right).max() for measured in (False, True)]
+    assert 0 < left[1] < 0.75 * left[0]
+
+
 def test_a_posterior_sample_misses_y_by_its_noise():
     """E |y - A x|^2 = sigma_y^2, which the mean of the posterior does not."""
     sigma_y, variance, count = 0.2, 0.25, 20000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 
 import jax_bridges.main
 from jax_bridges.bridges import make_bridge
+from jax_bridges.config import record
 from jax_bridges.corruptions import make_corruption
 from jax_bridges.distillation import roll_out_random
 from jax_bridges.keys import example_keys, shared_key
+from jax_bridges.players import read_player
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.log import NoLog
@@ -24,6 +28,7 @@ from jax_bridges.training.methods.ibmd_settings import check
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
 from jax_bridges.training.system import Pair, System
+from tests.support.restorers import save_player
 from tests.support.runs import lines, saved, tiny
 from tests.support.toy import (
     compiled,
@@ -215,6 +220,21 @@ def test_temperature_is_a_share_of_the_noise_that_a_student_samples_with():
     assert np.abs(half - as_trained).max() > 1e-3
     np.testing.assert_allclose(half, answers(temperature=1.0, z_scale=1.5), atol=1e-5)
     np.testing.assert_allclose(answers(temperature=0.0), answers(z_scale=0.0), atol=1e-5)
+
+
+def test_a_student_is_loaded_with_the_temperature_that_its_run_says_now(tmp_path):
+    """It may change after training; a folder without config.json has what is recorded beside the weights."""
+    config = small_config(**{"distill.temperature": 0.5})
+    recorded = record(config)
+    save_player(tmp_path, "distill", "generator", System.create(config), recorded)
+    assert read_player(tmp_path, "student")[0]["distill"]["temperature"] == 0.5
+    recorded["distill"]["temperature"] = 0.25
+    (tmp_path / "config.json").write_text(json.dumps(recorded))
+    found, _ = read_player(tmp_path, "student")
+    assert found["distill"] == recorded["distill"]
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json cannot be read .*: put it back"):
+        read_player(tmp_path, "student")
 
 
 def test_averages_without_a_warm_up():

@@ -266,7 +266,7 @@ def _sample(
     grid: Grid | None = None,
 ) -> Array:
     times, length = (_grid(system.bridge, nfe, settings), None) if grid is None else grid
-    generate = system.generator(params, pair, temperature=settings.get("temperature", 1.0))
+    generate = system.generator(params, pair, temperature=settings.temperature)
     how = moves(settings)
     return sample_few_step(
         generate, system.bridge, pair.xT, times, keys, clip=clip, length=length, **how
