@@ -20,13 +20,14 @@ from jax_bridges.config import base_config
 
 def _denoise(config):
     config.em.operator, config.em.sigma_y = {"name": "identity"}, 0.4
+    config.em.learn_from = "samples"
     config.em.baselines = ("upper", "pinv", "tweedie", "sure")
     config.evaluate.published = "em-denoise"
 
 
 def _deblur(config):
     config.em.operator = {"name": "blur", "taps": 9, "std": 2.0, "truncated": True}
-    config.em.sigma_y = 0.02
+    config.em.sigma_y, config.em.learn_from = 0.02, "samples"
     config.evaluate.published = "em-deblur"
 
 
@@ -55,7 +56,7 @@ def _cifar10(config):
     config.train.optimizer.update(
         {"name": "adamw", "learning_rate": 2e-4, "schedule": "constant", "weight_decay": 1e-2}
     )
-    config.em.method, config.em.sigma_y = "dps", 0.0
+    config.em.method, config.em.sigma_y, config.em.learn_from = "dps", 0.0, "samples"
     config.em.settings.dps.nfe = 1000
     config.em.scale_grid = (1.0, 3.0, 7.0, 10.0, 20.0)
     config.em.rounds, config.em.reset_rounds, config.em.observations = 11, 3, 5000
@@ -95,6 +96,7 @@ def get_config(variant: str = ""):
     config.train.times, config.train.weight = "edm_lognormal", "native"
     config.train.optimizer.learning_rate = 2e-3
     config.em.operator, config.em.sigma_y = {"name": "inpaint_random", "share": 0.6}, 0.02
+    config.em.learn_from = "measured"  # what a prior made up is no target of the next (docs/em.md)
     config.em.clean = 10
     config.em.reset_rounds = 0  # an E-step of all observations would take most of the time
     config.em.baselines = ("upper",)

@@ -138,9 +138,11 @@ def _checked(
     corruption: Corruption, x: Array, batch: Mapping[str, Array], hidden: Callable | None
 ) -> tuple[Array, Array, Array]:
     """What a sampler of observations gives."""
-    counts = 1.0 if hidden is None else hidden(batch)
-    operator = operator_of(corruption, batch)
-    return (jnp.clip(x, -1.0, 1.0), *misfit(operator, x, batch["y"], counts))
+    operator, shown = operator_of(corruption, batch), jnp.clip(x, -1.0, 1.0)
+    if hidden is None:  # how well the solver explains y: a sample far outside the range does not
+        return shown, *misfit(operator, x, batch["y"])
+    # How good the answer is, which is shown clipped: else one image far outside would decide.
+    return shown, *misfit(operator, shown, batch["y"], hidden(batch))
 
 
 def gaussian_sampler(run: Run, corruption: Corruption, sigma_y: float) -> Sample:
