@@ -330,6 +330,36 @@ def test_a_detached_xt_gives_the_difference_of_both_answers():
         assert jnp.abs(attached - gradient).max() > 0.01
 
 
+def test_a_lighter_inner_term_narrows_what_is_made_and_pulls_a_bias_back():
+    """In closed form, at one time and for pixels that know nothing of x_T: from r v* - (1 - r) c^2 / b^2 no
+    force widens or narrows; and a bridge net that takes the generator's bias for its own does not hide it."""
+    v, r, t, count = 0.09, 0.9, 0.3, 40_000
+    rho2 = float(t / (1 - t))  # c^2 / b^2 of the Brownian bridge
+    fixed = np.sqrt(r * v - (1 - r) * rho2)
+    with jax.enable_x64(True):
+        xT, z, noise = np.random.default_rng(3).normal(size=(3, count, 1, 1, 1))
+
+        def law(spread, bias):
+            return coupling(0.0, spread, bias).denoiser(BRIDGE, True)
+
+        def slopes(spread, bias, known_bias, weight):
+            teacher, phi = law(np.sqrt(v), 0.0), law(spread, known_bias)
+
+            def loss(p):
+                x0 = p["b"] + p["v"] * z
+                args = (teacher, phi, BRIDGE, x0, xT, jnp.full(count, t), noise, 1.0)
+                return jnp.mean(generator_loss(*args, detach_xt=True, inner_weight=weight))
+
+            found = jax.jit(jax.grad(loss))({"v": spread, "b": bias})
+            return {k: float(g) for k, g in found.items()}
+
+        assert abs(slopes(fixed, 0.0, 0.0, r)["v"]) < 2e-3
+        assert slopes(np.sqrt(v), 0.0, 0.0, r)["v"] > 0.01  # r = 1 leaves it, r < 1 narrows it
+        assert abs(slopes(np.sqrt(v), 0.0, 0.0, 1.0)["v"]) < 1e-12
+        ignorant, told = (slopes(fixed, 0.5, 0.0, weight)["b"] for weight in (1.0, r))
+        assert abs(told - ignorant) > 0.05 and told > ignorant
+
+
 def test_normalize_divides_by_a_detached_distance():
     with jax.enable_x64(True):
         rng = np.random.default_rng(1)

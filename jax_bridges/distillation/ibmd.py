@@ -15,6 +15,15 @@ gradient of `sum_t (2 lambda / n) (c_t / b_t)^2 KL(q_theta(x_t | x_T) || q*(x_t 
 where the generator's law is the teacher's. For an unconditional teacher it is no such gradient, and pulls
 weakly at what the noise z does.
 
+A bridge net that lags behind the generator makes the minus sign pay for errors, and pulls nothing back that it
+has not noticed. With the inner minimum weighed by r a little below 1 theta sees, at a detached x_t,
+
+    d/dx_0 = (2 lambda / n) [(x0_phi - x0*) + (1 - r) (x0 - x0_phi)]
+
+whose new part is no more than noise in the mean where the bridge net is right about the mean, and pulls back
+to what the teacher thinks where it is not. Its price is diversity: where both know what they can, a Gaussian
+teacher's variance v* becomes `r v* - (1 - r) c_t^2 / b_t^2` at one t. r = 1 is IBMD.
+
 With real images x_0^r there is RealUID's form (arXiv 2509.22459, here for x0-predictors), of which
 alpha = beta = 1 is the above:
 
@@ -113,9 +122,10 @@ def generator_loss(
     given: Given | None = None,
     alpha: float = 1.0,
     beta: float = 1.0,
+    inner_weight: float = 1.0,
     mask: Array | None = None,
 ) -> Array:
-    """`lambda (|x0* - x_0|^2 - |x0_phi - x_0|^2)` at one x_t (Alg. 1, line 12), `[B]`.
+    """`lambda (|x0* - x_0|^2 - r |x0_phi - x_0|^2)` at one x_t (Alg. 1, line 12), `[B]`.
 
     Differentiate it for what x0 depends on: the gradient flows through x0 itself and, by
     `x_t = a x_T + b x_0 + c noise`, through the inputs of the teacher and of the bridge net.
@@ -141,6 +151,7 @@ def generator_loss(
       detach_xt: takes x_t for a constant: the same value, and no gradient passes through either network.
       given: see `loss_point`.
       alpha, beta: RealUID's; 1 and 1 are IBMD.
+      inner_weight: r; 1 is IBMD.
       mask: `[B, H, W, 1]` of pixels that count, or None.
     """
     xt = loss_point(bridge, x0, xT, t, noise, given)
@@ -153,9 +164,8 @@ def generator_loss(
         weight = weight / jax.lax.stop_gradient(mean + 1e-6)
     by_bridge_net = bridge_net(xt, t, xT)
     x0 = _scaled(beta / alpha, x0)
-    loss = squared_error(by_teacher, x0, weight, mask) - squared_error(
-        by_bridge_net, x0, weight, mask
-    )
+    reward = squared_error(by_bridge_net, x0, weight, mask)
+    loss = squared_error(by_teacher, x0, weight, mask) - _scaled(inner_weight, reward)
     return _scaled(alpha, loss)
 
 

@@ -200,6 +200,7 @@ def make_ibmd_step(
                 bridge, made.x0, pair.xT, weight=weight, **at,
                 normalize=config.normalize, detach_xt=config.detach_xt,
                 alpha=alpha, beta=config.real_beta,
+                inner_weight=config.get("inner_weight", 1.0),  # older runs do not say it
             )  # fmt: skip
             losses = {"loss": jnp.mean(loss)}
             if "critic" in inner:

@@ -68,6 +68,9 @@ SETTINGS = (
     Setting("weight_tilt", 0.0, number(), "p: the generator's lambda is multiplied by 10^(p (1 - t / T))."),
     Setting("detach_xt", True, FLAG, "x_t is a constant to the generator's gradient: no backward pass of "
             "teacher and bridge net, a cheaper step (IBMD's released one-step I2SB runs; the paper: not)."),
+    Setting("inner_weight", 1.0, number(least=0, most=1), "r, of the bridge net's term in the generator's "
+            "loss, which pays for diversity; 1: IBMD. A little below 1 it pays less for what the bridge net "
+            "has not learnt, and the teacher pulls back what drifts."),
     Setting("normalize", True, FLAG, "Divide the generator's loss by its detached |x0* - x0|."),
     replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
             meaning="lambda(t) of the bridge net's loss."),
