@@ -2,11 +2,15 @@
 
     benchmarks/gpu_photos.sh inpaint PHOTOS OUT --minutes=8     # PHOTOS: a folder with train/ and test/
     benchmarks/gpu_photos.sh inpaint PHOTOS OUT --toy           # in small, on a CPU too
+    benchmarks/gpu_photos.sh jpeg PHOTOS OUT --teacher          # half an hour on a CPU, no student
 
 It trains the teacher of configs/photos.py:TASK for its share of the minutes, then the student, and stops by
 the clock: how many steps that are is up to the GPU. OUT gets student.safetensors (float16),
 teacher.safetensors (float32), config.json, metrics.jsonl and trained.json; the run itself, with its
 checkpoints, is in --work. Killed at any moment, the same command goes on from the last checkpoint.
+
+With --teacher there is no clock: the teacher alone is trained, with batch, steps and rate of the
+configuration, and OUT gets it in float16, to be called once, as such models ship with the package.
 """
 
 from __future__ import annotations
@@ -47,7 +51,12 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--minutes", type=float, default=9.0, help="from start to saved student (9)")
     add("--work", type=Path, help="folder of the run (runs/photos_TASK; with --toy _toy behind)")
     add("--toy", action="store_true", help="a small network and small pieces, on whatever device")
+    add("--teacher", action="store_true", help="the teacher alone, as the configuration says")
     options = parser.parse_args(argv)
+    if options.teacher and options.toy:
+        raise ValueError(
+            "--teacher trains as the configuration says, and --toy in small: leave one out."
+        )
     if not options.minutes > 0:
         raise ValueError(f"--minutes={options.minutes:g}: it must be above 0.")
     if not options.data.is_dir():
@@ -67,11 +76,14 @@ def configuration(options: argparse.Namespace):
     spec.loader.exec_module(module)
     config = module.get_config(options.task)
     config.data.path = str(options.data.absolute())
+    if options.teacher:
+        return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
     config.train.optimizer.schedule = config.distill.optimizer.schedule = "constant"
     config.distill.bridge_optimizer.schedule = "constant"
     config.distill.optimizer.delay, config.distill.optimizer.warmup = 0.0, 200
+    config.train.optimizer.learning_rate = 1e-3
     config.network.dtype = "bfloat16"
     config.train.batch, config.distill.batch = 512, 128
     config.log_every, config.checkpoint_every = 20, 1000
@@ -160,7 +172,7 @@ def train_both(options: argparse.Namespace, config) -> None:
     run = Run(config, options.work, System.create(config), parallel, data, held_out, log, stop)
     begin_workdir(options.work, config)
     try:
-        for name in (TRAIN, DISTILL):
+        for name in (TRAIN,) if options.teacher else (TRAIN, DISTILL):
             done = options.work / f"{name}.done"
             if done.exists():
                 say(f"{name}: already done")
@@ -169,6 +181,9 @@ def train_both(options: argparse.Namespace, config) -> None:
                 stage = train(run)
             else:
                 stage = distill(run, load_teacher(run, str(options.work)))
+            if options.teacher:
+                train_stage(run, stage, lambda state, step: None)
+                continue
             clock = Clock(stop, options.work / "clock.json", name, options.minutes)
             say(
                 f"{name}: compiling its step, then training on {stage.images} pieces a step "
@@ -188,6 +203,18 @@ def train_both(options: argparse.Namespace, config) -> None:
         stop.leave()
 
 
+def seconds(options: argparse.Namespace) -> dict[str, float]:
+    """What each stage took, over all starts; with --teacher that of its steps."""
+    if not options.teacher:
+        return json.loads((options.work / "clock.json").read_text())
+    lines = map(json.loads, (options.work / "metrics.jsonl").read_text().splitlines())
+    at, spent = 0, 0.0
+    for line in lines:
+        spent += (line["step"] - at) * line["seconds_per_step"]
+        at = line["step"]
+    return {"train": spent}
+
+
 def pack(options: argparse.Namespace) -> None:
     """The averaged weights of both, and what is known of them, as a few files in OUT."""
     from benchmarks.lab.record import machine, versions
@@ -196,17 +223,25 @@ def pack(options: argparse.Namespace) -> None:
 
     options.out.mkdir(parents=True, exist_ok=True)
     recorded = json.loads((options.work / "config.json").read_text())
-    for player, dtype in (("teacher", "float32"), ("student", "float16")):
+    made = {"teacher": "float32", "student": "float16"}
+    if options.teacher:
+        made, recorded["data"]["path"] = {"teacher": "float16"}, ""
+        recorded["evaluate"]["teacher_nfe"] = [1]
+    for player, dtype in made.items():
         params = read_player(options.work, player)[1]
         path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
+    how = (
+        "--teacher"
+        if options.teacher
+        else f"--minutes={options.minutes:g}" + " --toy" * options.toy
+    )
     about = {
-        "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT --minutes={options.minutes:g}"
-        + " --toy" * options.toy,
+        "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT {how}",
         "date": time.strftime("%Y-%m-%d"),
-        "seconds": json.loads((options.work / "clock.json").read_text()),
+        "seconds": seconds(options),
         "machine": machine(),
         "versions": versions(),
     }
@@ -217,7 +252,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     try:
         options = arguments(sys.argv[1:] if argv is None else argv)
-        say(f"{options.task}: {options.minutes:g} minutes at most, in {options.work}")
+        most = "" if options.teacher else f" {options.minutes:g} minutes at most,"
+        say(f"{options.task}:{most} in {options.work}")
         from jax_bridges.command import keep_compiled
         from jax_bridges.stages.run import Diverged, Stopped
 

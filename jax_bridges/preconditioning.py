@@ -101,19 +101,32 @@ class Residual(Preconditioning):
       scale: standard deviation of x_0 - x_T, in units of d.
       floor: least d that is reckoned with.
       most: bound of the weight, relative to that at T.
+      centred: the network sees x_t and x_T less x_T's mean colour, in units of `sqrt(d^2 + floor^2)`. Else
+        it must learn first to see faint detail beside the brightness, from which norms do not part it.
     """
 
     scale: float = 1.0
     floor: float = 0.01
     most: float = 8.0
+    centred: bool = False
+
+    def _detail2(self, xT: Array) -> Array:
+        """d^2 + floor^2 `[B]`."""
+        down, right = jnp.diff(xT, axis=1) ** 2, jnp.diff(xT, axis=2) ** 2
+        d2 = 0.5 * (jnp.mean(down, axis=(1, 2, 3)) + jnp.mean(right, axis=(1, 2, 3)))
+        return d2 + self.floor**2
 
     def _spread2(self, t: Array, xT: Array | None) -> Array:
         """s^2, shaped like t `[B]`."""
         if xT is None:
             return jnp.full_like(t, (0.1 * self.scale) ** 2)
-        down, right = jnp.diff(xT, axis=1) ** 2, jnp.diff(xT, axis=2) ** 2
-        d2 = 0.5 * (jnp.mean(down, axis=(1, 2, 3)) + jnp.mean(right, axis=(1, 2, 3)))
-        return self.scale**2 * (d2 + self.floor**2)
+        return self.scale**2 * self._detail2(xT)
+
+    def seen(self, xt: Array, xT: Array, scalings: Scalings) -> tuple[Array, Array]:
+        if not self.centred:
+            return super().seen(xt, xT, scalings)
+        mean, unit = jnp.mean(xT, axis=(1, 2), keepdims=True), expand(self._detail2(xT) ** -0.5, xT)
+        return (xt - mean) * unit, (xT - mean) * unit
 
     def _gains(self, bridge: Bridge, t: Array, xT: Array | None = None) -> tuple[Array, Array]:
         """g, and s c / sqrt(v)."""
@@ -281,16 +294,17 @@ def make_preconditioning(name: str, **settings):
 def precondition(network: Callable[..., Array], bridge: Bridge, preconditioning) -> Predictor:
     """Wraps `network(x, c_noise, xT, z) -> F` into `x0_hat = denoise(x_t, t, x_T, z=None)`.
 
-    The network decides itself whether it looks at x_T (conditional) or not; x_T goes in unscaled,
-    as the released conditional teachers were trained. Of a network with twice the image's channels the
-    second half v is ADM's learned variance (arXiv 2102.09672, eq. 15): the denoiser then gives the
-    pair (x0_hat, (v + 1) / 2), which `zero_shot.steps.predict` takes.
+    The network decides itself whether it looks at x_T (conditional) or not; x_T goes in unscaled, as the
+    released conditional teachers were trained, unless `residual` is centred. Of a network with twice the
+    image's channels the second half v is ADM's learned variance (arXiv 2102.09672, eq. 15): the denoiser
+    then gives the pair (x0_hat, (v + 1) / 2), which `zero_shot.steps.predict` takes.
     """
 
     def denoise(xt: Array, t: Array, xT: Array, z: Array | None = None) -> ArrayOrPair:
         t = jnp.broadcast_to(jnp.asarray(t, xt.dtype), xt.shape[:1])
         scalings = preconditioning.scalings(bridge, t)
-        raw = network(expand(scalings.c_in, xt) * xt, scalings.c_noise, xT, z).astype(xt.dtype)
+        seen, source = preconditioning.seen(xt, xT, scalings)
+        raw = network(seen, scalings.c_noise, source, z).astype(xt.dtype)
         raw, variance = raw[..., : xt.shape[-1]], raw[..., xt.shape[-1] :]
         x0_hat = preconditioning.answer(bridge, xt, t, xT, scalings, raw)
         return (x0_hat, 0.5 * (variance + 1.0)) if variance.shape[-1] else x0_hat

@@ -22,6 +22,10 @@ class Scalings(NamedTuple):
 class Preconditioning:
     """What every kind has: `scalings` and `weight` at times t `[B]`, and what stands beside c_out F."""
 
+    def seen(self, xt: Array, xT: Array, scalings: Scalings) -> tuple[Array, Array]:
+        """What the network is given of x_t and of x_T, `[B, H, W, C]` each: `c_in x_t`, and x_T as it is."""
+        return expand(scalings.c_in, xt) * xt, xT
+
     def skip(self, bridge: Bridge, xt: Array, t: Array, c_skip: Array) -> Array:
         """What is known of x_0 without the network, `[B, H, W, C]`: `c_skip x_t`."""
         del bridge, t

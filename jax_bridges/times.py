@@ -31,6 +31,11 @@ def towards_clean(bridge: Bridge, u: Array, below: Array | None = None) -> Array
     return uniform(bridge, u**2, below)
 
 
+def half_at_source(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
+    """As `uniform` for half of the examples; T for the others, from which a single call answers."""
+    return uniform(bridge, jnp.where(u < 0.5, 2 * u, 1 - 2.0**-24), below)
+
+
 def edm_lognormal(bridge: Bridge, u: Array, below: Array | None = None) -> Array:
     """EDM's noise levels for training, `ln t ~ N(-1.2, 1.2^2)` (arXiv 2206.00364, table 1)."""
     t = jnp.exp(-1.2 + 1.2 * jax.scipy.special.ndtri(u))
@@ -41,6 +46,7 @@ TRAINING_TIMES = {
     "uniform": uniform,
     "towards_source": towards_source,
     "towards_clean": towards_clean,
+    "half_at_source": half_at_source,
     "edm_lognormal": edm_lognormal,  # for bridges whose time is a noise level
 }
 

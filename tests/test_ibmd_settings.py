@@ -121,7 +121,12 @@ def test_times_before_a_call(name):
     """Uniform on [t_min, t_n); on a table over the entries before n."""
     bridge = make_bridge(name)
     u, below = jnp.linspace(0, 0.9999, 4001), jnp.float32(0.5)
-    laws = {"uniform": 1 / 2, "towards_source": 2 / 3, "towards_clean": 1 / 3, "half_at_source": 3 / 4}
+    laws = {
+        "uniform": 1 / 2,
+        "towards_source": 2 / 3,
+        "towards_clean": 1 / 3,
+        "half_at_source": 3 / 4,
+    }
     for law, mean in laws.items():
         t = np.asarray(training_times(law, bridge, u, below))
         assert t.min() == bridge.t_min and t.max() < 0.5

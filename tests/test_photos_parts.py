@@ -8,6 +8,7 @@ import pytest
 from jax_bridges.bridges import make_bridge
 from jax_bridges.config import base_config
 from jax_bridges.preconditioning import Residual, precondition
+from jax_bridges.times import training_times
 from jax_bridges.training.steps import hole_weight, time_weight
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate
@@ -49,6 +50,30 @@ def test_the_untrained_answer_at_the_source_is_the_source(bridge):
     denoise = precondition(lambda x, c_noise, xT, z: 0 * x, bridge, Residual())
     T = jnp.full(len(xT), bridge.T)
     np.testing.assert_allclose(denoise(xT, T, xT), xT, atol=1e-6)
+
+
+def test_a_centred_network_works_alike_at_any_brightness_and_contrast():
+    bridge, scaling = BRIDGES[0], Residual(floor=0.0, centred=True)
+    denoise = precondition(lambda x, _, xT, z: jnp.tanh(x) + 0.5 * jnp.sin(xT), bridge, scaling)
+    xT, T = images(), jnp.full(3, bridge.T)
+    change = denoise(xT, T, xT) - xT
+    assert float(jnp.abs(change).mean()) > 0.01
+    other = 0.2 * xT + jnp.asarray([0.5, -0.3, 0.1])
+    np.testing.assert_allclose(denoise(other, T, other) - other, 0.2 * change, atol=1e-6)
+    plain = precondition(lambda x, _, xT, z: jnp.tanh(x), bridge, Residual(floor=0.0))
+    gap = plain(other, T, other) - other - 0.2 * (plain(xT, T, xT) - xT)
+    assert float(jnp.abs(gap).max()) > 1e-3
+
+
+def test_half_of_the_times_are_the_last():
+    bridge, u = BRIDGES[0], jnp.linspace(0, 1 - 2.0**-24, 2001)
+    t = np.asarray(training_times("half_at_source", bridge, u))
+    assert (t[u >= 0.5] >= bridge.T * (1 - 1e-6)).all() and t.max() <= bridge.T
+    earlier = training_times("uniform", bridge, 2 * u[u < 0.5])
+    np.testing.assert_array_equal(t[u < 0.5], earlier)
+    table = BRIDGES[1]
+    entries = table.index(training_times("half_at_source", table, u[u >= 0.5]))
+    assert set(np.asarray(entries).tolist()) == {table.table - 1}
 
 
 def test_errors_count_in_units_of_an_images_detail():
