@@ -18,9 +18,10 @@ import argparse
 import importlib.util
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -36,30 +37,35 @@ from jax_bridges.restoring.files import Task
 
 SEED, TILE = 11, 64
 Images = list[np.ndarray]
-Method = Callable[[Images, Images], Images]
+Method = Callable[[Images, Any], Images]
 
 
-def read(folder: str, tiles: int) -> tuple[Images, np.ndarray]:
-    """uint8 tiles, or whole pictures where `tiles` is 0, and the photograph that each is of."""
+def source_of(folder: str) -> Any:
+    """The tiles of a folder's photographs, and `.pictures`, all or nearly all of them."""
     settings = SimpleNamespace(
         name="folder", path=folder, size=TILE, crop="grid", max_images=0, cache_mb=1024,
         test_fraction=0.999,
     )  # fmt: skip
-    source = make_source(settings, "test")
+    return make_source(settings, "test")
+
+
+def read(folder: str, tiles: int) -> tuple[Images, np.ndarray]:
+    """uint8 tiles, or whole pictures where `tiles` is 0, and the photograph that each is of."""
+    source = source_of(folder)
     if tiles:
         count = min(tiles, len(source))
         images = [np.array(source[i]["x0"]) for i in range(count)]
-        return images, np.asarray(source.blocks[:count])  # pyright: ignore[reportAttributeAccessIssue]
-    pictures = source.pictures  # pyright: ignore[reportAttributeAccessIssue]
+        return images, np.asarray(source.blocks[:count])
+    pictures = source.pictures
     return [np.array(pictures[i]["x0"]) for i in range(len(pictures))], np.arange(len(pictures))
 
 
-def by_model(name: str) -> Method:
-    """A model's answer, as `restore` gives it."""
+def by_model(name: str, enlarge: int | None = None) -> Method:
+    """A model's answer, as `restore` gives it; holes are None where it fills none."""
     path, _, calls = name.partition("@")
-    restorer = Restorer(path, nfe=int(calls) if calls else None)
+    restorer = Restorer(path, nfe=int(calls) if calls else None, enlarge=enlarge)
 
-    def fill(images: Images, holes: Images) -> Images:
+    def fill(images: Images, holes: Sequence[np.ndarray | None]) -> Images:
         tasks = [Task(image, hole, (), False, 0) for image, hole in zip(images, holes, strict=True)]
         found = dict(restorer.many(tasks, SEED))
         return [found[i].pixels for i in range(len(images))]
