@@ -63,31 +63,34 @@ def lags(run: Path, images: int, split: str) -> list[dict[str, Any]]:
     def mean(x: Array) -> Array:
         return jnp.sum(counts * x, axis=(0, 1, 2)) / jnp.sum(counts)
 
-    @jax.jit
-    def look(theta: PyTree, star: PyTree, net: PyTree, *arrays: Array) -> dict[str, Array]:
-        pair = Pair(*arrays)
-        generate, found = system.generator(theta, pair), []
-        inputs = call_inputs(generate, bridge, pair.xT, times, pair.keys)
-        by_teacher = teacher.system.denoiser(star, pair)
-        for call in range(len(times)):
-            made = generate(inputs[call], times[call], pair.xT, z_noise(pair.keys, call, pair.xT))
-            told = mark(own, jnp.full(len(made), call))
-            by_net = system.denoiser(net, pair, "bridge_net", mark=told)
-            left = []
-            for t in TIMES:
-                t = jnp.full(len(made), t * bridge.T, made.dtype)
-                xt = bridge.sample(made, pair.xT, t, noise)
-                left.append([mean(by(xt, t, pair.xT) - made) for by in (by_teacher, by_net)])
-            found.append([mean(made - pair.x0), *jnp.mean(jnp.array(left), axis=0)])
-        return dict(
-            zip(("off", "teacher", "bridge_net"), jnp.array(found).swapaxes(0, 1), strict=True)
-        )
+    def both(made: Array, pair: Pair, call: Array, t: Array) -> tuple[Array, Array]:
+        """What teacher and bridge net would add to a call's answers, `[3]` each."""
+        told = mark(own, jnp.broadcast_to(call, len(made)))
+        t = jnp.broadcast_to(t, len(made))
+        xt = bridge.sample(made, pair.xT, t, noise)
+        by_teacher = teacher.system.denoiser(teacher.params, pair)
+        by_net = system.denoiser(phi, pair, "bridge_net", mark=told)
+        return mean(by_teacher(xt, t, pair.xT) - made), mean(by_net(xt, t, pair.xT) - made)
 
-    found = look(student.params, teacher.params, phi, x0, xT, mask, keys)
-    return [
-        {"call": call + 1} | {name: np.asarray(value[call]) for name, value in found.items()}
-        for call in range(len(times))
-    ]
+    def answers(pair: Pair) -> Array:
+        """Of each call, `[N, B, H, W, C]`."""
+        generate = system.generator(student.params, pair)
+        inputs = call_inputs(generate, bridge, pair.xT, times, pair.keys)
+
+        def answer(call: Array) -> Array:
+            z = z_noise(pair.keys, call, pair.xT)
+            return generate(inputs[call], times[call], pair.xT, z)
+
+        return jax.lax.map(answer, jnp.arange(len(times)))
+
+    arrays, rows = (x0, xT, mask, keys), []
+    compiled = jax.jit(lambda *arrays: answers(Pair(*arrays)))
+    ask = jax.jit(lambda made, call, t, *arrays: both(made, Pair(*arrays), call, t))
+    for call, made in enumerate(compiled(*arrays)):
+        left = np.mean([ask(made, call, np.float32(t * bridge.T), *arrays) for t in TIMES], axis=0)
+        rows.append({"call": call + 1, "off": np.asarray(mean(made - x0))})
+        rows[-1] |= dict(zip(("teacher", "bridge_net"), left, strict=True))
+    return rows
 
 
 def main(args: argparse.Namespace) -> None:
