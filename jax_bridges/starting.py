@@ -72,11 +72,21 @@ def version() -> str:
     return ", ".join([f"jax_bridges {__version__}", *parts, f"Python {platform.python_version()}"])
 
 
+def one_blas_thread() -> None:
+    """Of numpy and scipy, if they are not loaded yet and the user has not said otherwise.
+
+    Their threads wait for each other by spinning. Where anything else runs on the machine, XLA's own threads
+    too, that makes the eigenvalues that intervals are made of a hundred times slower (results/house.md).
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def begin() -> None:
     """Of a command, before its imports: says that it starts; Ctrl-C ends it at once, with a word.
 
     With --quiet it says nothing; with --version that alone, and ends.
     """
+    one_blas_thread()
     global _at_once
     if "--version" in sys.argv[1:]:
         print(version())
