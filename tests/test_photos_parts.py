@@ -4,10 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from jax_bridges.bridges import make_bridge
 from jax_bridges.config import base_config
 from jax_bridges.preconditioning import Residual, precondition
+from jax_bridges.restoring.notes import quality_notes
+from jax_bridges.restoring.pictures import read_picture
 from jax_bridges.times import training_times
 from jax_bridges.training.steps import hole_weight, time_weight
 from jax_bridges.training.system import Pair, System
@@ -131,3 +134,18 @@ def test_a_mask_that_there_is_not_cannot_be_seen():
     config.network.sees_mask = True
     with pytest.raises(ValueError, match="sees_mask is True, but the corruption 'superres'"):
         validate(config)
+
+
+@pytest.mark.parametrize("quality", [7, 50, 51, 75, 90, 100])
+def test_a_file_that_has_lost_less_than_a_model_knows_of_is_said(quality, tmp_path):
+    pixels = RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=quality)
+    read = read_picture(tmp_path / "a.jpg").quality
+    assert read == quality
+    jpeg = {"corruption": {"name": "photo_file"}}
+    found = [str(note) for note in quality_notes(jpeg, read)]
+    assert len(found) == (quality > 50)
+    assert all(f"quality 5 to 50, and this file is of quality {quality}:" in text for text in found)
+    for other in ({"noise": (0.1, 0.2)}, {"factors": (2, 4)}, {"name": "inpaint_center"}):
+        assert not quality_notes({"corruption": jpeg["corruption"] | other}, read)
+    assert read_picture(pixels).quality is None and not quality_notes(jpeg, None)

@@ -69,6 +69,12 @@ class PictureFile:
         turned = self.transposed and source.format != "TIFF"  # whose size Pillow gives upright
         self.size = (width, height) if turned else (height, width)
 
+    @property
+    def luma_steps(self) -> list[int] | None:
+        """Of a JPEG the steps in which its brightness is stored, 64 whole numbers; else None."""
+        tables = getattr(self._source, "quantization", None)
+        return list(tables[0]) if tables and 0 in tables else None
+
     def planes(self) -> np.ndarray:
         """uint8 or uint16 `[H, W, C]`, upright: gray, gray and alpha, RGB, or RGB and alpha (C = 1 to 4).
 

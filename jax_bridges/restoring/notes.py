@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import FILES
 from jax_bridges.restoring.pictures import Picture, check_jpeg
 
@@ -112,6 +113,27 @@ def scale_notes(
             f"this model has learned from whole pictures of {tile[1]}x{tile[0]}, shrunk to that where "
             f"they were larger, and this one of {picture[1]}x{picture[0]} is restored in pieces of its "
             "own pixels, which may look different: train one on such pieces (data.crop=random)"
+        )
+    ]
+
+
+def quality_notes(recorded: dict[str, Any], quality: int | None) -> list[Note]:
+    """What a model that undoes JPEG does to a file that has lost less than all of those it has seen.
+
+    Args:
+      recorded: the model's configuration, as far as it is known.
+      quality: of the JPEG that the picture is of, if it is of one.
+    """
+    corruption = recorded.get("corruption", {})
+    if quality is None or corruption.get("name") != "photo_file":
+        return []
+    seen = make_corruption(**corruption)
+    if seen.factors != (1,) or seen.noise[1] or quality <= seen.quality[1]:
+        return []
+    return [
+        Note(
+            f"this model has learned from JPEG of quality {seen.quality[0]} to {seen.quality[1]}, and this "
+            f"file is of quality {quality}: it may lose more detail than its traces of JPEG are worth"
         )
     ]
 

@@ -23,7 +23,14 @@ from jax_bridges.restoring.jobs import (
     widest_part,
 )
 from jax_bridges.restoring.models import open_model
-from jax_bridges.restoring.notes import Note, lacks, restore_one, scale_notes, training_command
+from jax_bridges.restoring.notes import (
+    Note,
+    lacks,
+    quality_notes,
+    restore_one,
+    scale_notes,
+    training_command,
+)
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 
 
@@ -198,6 +205,7 @@ class Restorer:
         model, found = self.model, []
         command = training_command(model.recorded, "inpaint_freeform" if model.box else None)
         found += scale_notes(model.recorded, model.size, picture.size, command)
+        found += quality_notes(model.recorded, picture.quality)
         if model.box is not None and hole is not None:
             y0, x0, y1, x1 = model.box
             height, width = widest_part(hole)
