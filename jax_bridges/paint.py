@@ -72,6 +72,8 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
     }
     models = flags.models or list(shipped())
     restorers = [Restorer(path, flags.model or "student", **options) for path in models]
+    if not flags.models:  # this page is for painting first of all
+        restorers.sort(key=lambda restorer: restorer.model.masks != "needed")
     for restorer in restorers:
         print(f"{restorer.path}: {restorer.model.text}", flush=True)
     desk = Desk(restorers, most)

@@ -95,7 +95,10 @@ def test_the_wheel_has_them(tmp_path):
     made = {p.relative_to(built) for p in built.rglob("*.py")}
     assert modules == {p for p in made if p.parts[0] != "configs"}
     for name in (
-        "shipped/photos_inpaint.safetensors",
+        *(
+            f"shipped/photos_{task}.safetensors"
+            for task in ("denoise", "inpaint", "jpeg", "superres")
+        ),
         "painting/page.html",
         "report/published.csv",
     ):

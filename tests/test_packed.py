@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from jax_bridges import packed
 from jax_bridges.config import base_config, record
@@ -13,6 +14,8 @@ from jax_bridges.players import full_network
 from jax_bridges.restore import Restorer
 from jax_bridges.restore import main as restore
 from jax_bridges.training.system import System
+from tests.support import ROOT
+from tools import measure_files
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +84,7 @@ def test_weights_that_float16_cannot_hold_and_files_of_others_are_refused(model,
 
 def test_what_comes_with_the_package_is_small_and_has_a_card():
     models = packed.shipped()
-    assert "photos:inpaint" in models
+    assert set(models) == {f"photos:{task}" for task in ("denoise", "inpaint", "jpeg", "superres")}
     assert sum(path.stat().st_size for path in models.values()) < 16e6
     for name, path in models.items():
         player, config, params = packed.read_packed(path)
@@ -108,3 +111,23 @@ def test_the_shipped_restorer_continues_what_a_scratch_cuts_through():
 
     assert decibels(filled) > decibels(start) + 2
     np.testing.assert_array_equal(filled[~hole], picture[~hole])
+
+
+@pytest.mark.parametrize("task", ["jpeg", "denoise", "superres"])
+def test_the_shipped_restorers_of_files_undo_what_a_small_picture_has_lost(task):
+    with Image.open(ROOT / "docs" / "photos_inpaint.png") as image:
+        picture = np.asarray(image.convert("RGB"))[180:244, 710:774]
+    lost = {
+        "jpeg": lambda: measure_files.as_jpeg(picture, 10, "4:2:0"),
+        "denoise": lambda: measure_files.noisy(picture, 0, 25),
+        "superres": lambda: measure_files.resized(picture, 1 / 4),
+    }[task]()
+    restored = Restorer(f"photos:{task}", batch=1)(lost).pixels
+    assert restored.shape == picture.shape
+    shown = measure_files.resized(lost, 4) if task == "superres" else lost
+
+    def decibels(a):
+        return -10 * np.log10(np.mean(((a.astype(float) - picture) / 255) ** 2))
+
+    gain = {"jpeg": 0.3, "denoise": 5, "superres": 0.2}[task]
+    assert decibels(restored) > decibels(shown) + gain

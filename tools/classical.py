@@ -9,22 +9,8 @@ import numpy as np
 
 Images = list[np.ndarray]
 Filter = Callable[[Images], Images]  # of uint8 pictures [H, W, 3]
-STRENGTHS = (
-    2,
-    3,
-    4,
-    6,
-    8,
-    11,
-    15,
-    20,
-    25,
-    32,
-    40,
-    50,
-    65,
-    85,
-)  # levels of noise that a filter is set to
+# Levels of noise that a filter is set to.
+STRENGTHS = (2, 3, 4, 6, 8, 11, 15, 20, 25, 32, 40, 50, 65, 85, 110, 145)
 
 
 def filters() -> dict[str, Callable[[np.ndarray, float], np.ndarray]]:

@@ -28,9 +28,12 @@ COPIED = {
     "contributing.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "results/index.md": "results/README.md",
-    "results/photos_inpaint.md": "jax_bridges/shipped/photos_inpaint.md",
     "results/benchmarks.md": "benchmarks/README.md",
     "results/gpu.md": "benchmarks/gpu.md",
+    **{
+        f"results/{path.name}": f"jax_bridges/shipped/{path.name}"
+        for path in sorted((ROOT / "jax_bridges" / "shipped").glob("*.md"))
+    },
     **{
         f"examples/{path.stem}.md": f"examples/{path.name}"
         for path in sorted((ROOT / "examples").glob("*.ipynb"))

@@ -247,6 +247,9 @@ def _task(restorer: Restorer) -> tuple[str, str]:
         return "Fill holes", "Fill the hole"
     if restorer.enlarge > 1:
         return f"Enlarge {restorer.enlarge} times", "Enlarge"
-    corruption = model.recorded.get("corruption", {}).get("name", "")
-    name = _TABS.get(corruption, "Restore")
+    corruption = model.recorded.get("corruption", {})
+    kind = corruption.get("name", "")
+    if kind == "photo_file":
+        kind = "denoise" if max(corruption.get("noise", (0,))) else "jpeg"
+    name = _TABS.get(kind, "Restore")
     return name, name

@@ -190,7 +190,7 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
 
     text = f"{config.task} {player}, {nfe} network call{'s' * (nfe > 1)} a tile"
     model = _model(text, system, classes, recorded, answer)
-    still = system.corruption.masks == "needed" and system.corruption.fills != "noise"
+    still = _is_still(system.corruption)
     if is_baseline(player):
         model.varies = (
             PAIR_METHODS[config.distill.method].varies or system.corruption.fills == "noise"
@@ -198,6 +198,13 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
     else:
         model.varies = not still or nfe > 1 or not is_teacher(player)
     return model
+
+
+def _is_still(corruption: Any) -> bool:
+    """Whether `tile_source` makes x_T of a picture without noise."""
+    if corruption.masks == "none":
+        return not (corruption.greys and len(corruption.chain) == 1 and corruption.noise_std)
+    return corruption.masks == "needed" and corruption.fills != "noise"
 
 
 def _from_export(path: Path, nfe: int | None, label: int | None) -> Model:

@@ -17,7 +17,7 @@ PAGES = {
         ROOT / "README.md",
         ROOT / "CONTRIBUTING.md",
         ROOT / "CHANGELOG.md",
-        ROOT / "jax_bridges" / "shipped" / "photos_inpaint.md",
+        *sorted((ROOT / "jax_bridges" / "shipped").glob("*.md")),
         *sorted((ROOT / "docs").glob("*.md")),
     )
     if path.name != "settings.md"  # made by the program
