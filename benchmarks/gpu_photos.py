@@ -11,6 +11,7 @@ checkpoints, is in --work. Killed at any moment, the same command goes on from t
 
 With --teacher there is no clock: the teacher alone is trained, with batch, steps and rate of the
 configuration, and OUT gets it in float16, to be called once, as such models ship with the package.
+--init=RUN goes on from the teacher of another run, on other crops, for --steps.
 """
 
 from __future__ import annotations
@@ -52,7 +53,19 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--work", type=Path, help="folder of the run (runs/photos_TASK; with --toy _toy behind)")
     add("--toy", action="store_true", help="a small network and small pieces, on whatever device")
     add("--teacher", action="store_true", help="the teacher alone, as the configuration says")
+    add(
+        "--init",
+        type=Path,
+        help="with --teacher: the folder of a run, from whose teacher it starts",
+    )
+    add("--steps", type=int, help="with --teacher: in place of the configuration's")
     options = parser.parse_args(argv)
+    if options.init is not None and not options.init.is_dir():
+        raise ValueError(f"There is no folder {options.init}: give the --work of a run.")
+    if not options.teacher and (options.init or options.steps is not None):
+        raise ValueError("--init and --steps are for the teacher alone: give --teacher as well.")
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"--steps={options.steps}: it must be at least 1.")
     if options.teacher and options.toy:
         raise ValueError(
             "--teacher trains as the configuration says, and --toy in small: leave one out."
@@ -77,6 +90,9 @@ def configuration(options: argparse.Namespace):
     config = module.get_config(options.task)
     config.data.path = str(options.data.absolute())
     if options.teacher:
+        config.train.steps = options.steps or config.train.steps
+        if options.init:
+            config.teacher.init, config.seed = str(options.init.absolute()), config.seed + 1
         return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
@@ -226,18 +242,16 @@ def pack(options: argparse.Namespace) -> None:
     made = {"teacher": "float32", "student": "float16"}
     if options.teacher:
         made, recorded["data"]["path"] = {"teacher": "float16"}, ""
-        recorded["evaluate"]["teacher_nfe"] = [1]
+        recorded["teacher"]["init"], recorded["evaluate"]["teacher_nfe"] = "", [1]
     for player, dtype in made.items():
         params = read_player(options.work, player)[1]
         path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
-    how = (
-        "--teacher"
-        if options.teacher
-        else f"--minutes={options.minutes:g}" + " --toy" * options.toy
-    )
+    how = "--teacher" if options.teacher else f"--minutes={options.minutes:g}"
+    how += " --toy" * options.toy + " --init=RUN" * (options.init is not None)
+    how += f" --steps={options.steps}" * (options.steps is not None)
     about = {
         "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT {how}",
         "date": time.strftime("%Y-%m-%d"),

@@ -1,0 +1,47 @@
+"""benchmarks/gpu_photos: what it is told, and what it trains."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from benchmarks import gpu_photos
+
+
+@pytest.mark.parametrize("task", gpu_photos.TASKS)
+def test_the_teacher_alone_is_trained_as_the_configuration_says(task, tmp_path):
+    argv = [task, str(tmp_path), str(tmp_path / "out")]
+    alone, both, toy = (
+        gpu_photos.configuration(gpu_photos.arguments(argv + more))
+        for more in (["--teacher"], [], ["--toy"])
+    )
+    assert alone.train.optimizer.schedule == "cosine" and alone.train.steps < 10**5
+    assert (both.train.optimizer.schedule, both.train.steps) == ("constant", gpu_photos.NEVER)
+    assert both.train.batch > alone.train.batch > toy.train.batch or task != "inpaint"
+    assert {config.train.optimizer.learning_rate for config in (both, toy)} == {1e-3}
+    assert alone.task == both.task == f"photos_{task}"
+    more = gpu_photos.arguments([*argv, "--teacher", f"--init={tmp_path}", "--steps=7"])
+    more = gpu_photos.configuration(more)
+    assert (more.train.steps, more.teacher.init, more.seed) == (7, str(tmp_path), alone.seed + 1)
+
+
+def test_what_it_does_not_take(tmp_path):
+    argv = ["jpeg", str(tmp_path), str(tmp_path / "out")]
+    for flags, words in (
+        (["--teacher", "--toy"], "leave one out"),
+        (["--minutes=0"], "it must be above 0"),
+        (["--teacher", "--init=nowhere"], "There is no folder nowhere"),
+        (["--teacher", "--steps=0"], "it must be at least 1"),
+        (["--steps=7"], "give --teacher as well"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            gpu_photos.arguments(argv + flags)
+    with pytest.raises(ValueError, match="There is no folder"):
+        gpu_photos.arguments(["jpeg", str(tmp_path / "none"), "out"])
+
+
+def test_seconds_are_those_of_all_steps(tmp_path):
+    lines = [{"step": 50, "seconds_per_step": 0.5}, {"step": 80, "seconds_per_step": 0.1}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    options = SimpleNamespace(teacher=True, work=tmp_path)
+    assert gpu_photos.seconds(options) == {"train": pytest.approx(28.0)}
