@@ -74,6 +74,11 @@ class Corruption(abc.ABC):
         return tuple(sorted({1, self.enlarges}))
 
     @property
+    def qualities(self) -> tuple[int, int] | None:
+        """Least and largest quality of the JPEG files that it makes; None: it makes none, or does more."""
+        return None
+
+    @property
     def masks(self) -> str:
         """Whether its hole must be known to undo it: "needed", "possible" or "none"."""
         return "needed" if self.fills else "none"

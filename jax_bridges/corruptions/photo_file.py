@@ -85,6 +85,11 @@ class PhotoFile(Corruption):
     def enlargements(self):
         return tuple(sorted({1, *self.factors}))
 
+    @property
+    def qualities(self):
+        alone = self.factors == (1,) and not self.noise[1] and self.written == 1
+        return self.quality if alone else None
+
     def __call__(self, x0, keys):
         check_batch(x0, keys)
         if x0.shape[-1] != 3:

@@ -59,6 +59,7 @@ class Model:
       recorded: the configuration beside its weights; of an import that of its network alone.
       answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
       varies: another sample, or seed, is another answer; not so of one call from an x_T without noise.
+      qualities: least and largest of the JPEG files that it undoes; None: it undoes something else.
     """
 
     text: str
@@ -73,6 +74,7 @@ class Model:
     recorded: dict[str, Any]
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
     varies: bool = True
+    qualities: tuple[int, int] | None = None
 
 
 def open_model(
@@ -329,6 +331,7 @@ def _model(text: str, system: System, classes: int, recorded: dict[str, Any], an
         classes=classes,
         recorded=recorded,
         answer=answer,
+        qualities=corruption.qualities,
     )
 
 

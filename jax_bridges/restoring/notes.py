@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
-from jax_bridges.corruptions import make_corruption
 from jax_bridges.data import FILES
 from jax_bridges.restoring.pictures import Picture, check_jpeg
 
@@ -117,23 +116,19 @@ def scale_notes(
     ]
 
 
-def quality_notes(recorded: dict[str, Any], quality: int | None) -> list[Note]:
+def quality_notes(seen: tuple[int, int] | None, quality: int | None) -> list[Note]:
     """What a model that undoes JPEG does to a file that has lost less than all of those it has seen.
 
     Args:
-      recorded: the model's configuration, as far as it is known.
+      seen: least and largest quality of JPEG that the model has learned from; None: it does something else.
       quality: of the JPEG that the picture is of, if it is of one.
     """
-    corruption = recorded.get("corruption", {})
-    if quality is None or corruption.get("name") != "photo_file":
-        return []
-    seen = make_corruption(**corruption)
-    if seen.factors != (1,) or seen.noise[1] or quality <= seen.quality[1]:
+    if seen is None or quality is None or quality <= seen[1]:
         return []
     return [
         Note(
-            f"this model has learned from JPEG of quality {seen.quality[0]} to {seen.quality[1]}, and this "
-            f"file is of quality {quality}: it may lose more detail than its traces of JPEG are worth"
+            f"this model has learned from JPEG of quality {seen[0]} to {seen[1]}, and this file is of "
+            f"quality {quality}: it may lose more detail than its traces of JPEG are worth"
         )
     ]
 

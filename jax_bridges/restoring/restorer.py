@@ -205,7 +205,7 @@ class Restorer:
         model, found = self.model, []
         command = training_command(model.recorded, "inpaint_freeform" if model.box else None)
         found += scale_notes(model.recorded, model.size, picture.size, command)
-        found += quality_notes(model.recorded, picture.quality)
+        found += quality_notes(model.qualities, picture.quality)
         if model.box is not None and hole is not None:
             y0, x0, y1, x1 = model.box
             height, width = widest_part(hole)
