@@ -15,8 +15,8 @@ gradient of `sum_t (2 lambda / n) (c_t / b_t)^2 KL(q_theta(x_t | x_T) || q*(x_t 
 where the generator's law is the teacher's. For an unconditional teacher it is no such gradient, and pulls
 weakly at what the noise z does.
 
-A bridge net that lags behind the generator makes the minus sign pay for errors, and pulls nothing back that it
-has not noticed. With the inner minimum weighed by r a little below 1 theta sees, at a detached x_t,
+A bridge net that lags behind the generator makes the minus sign pay for errors, and pulls nothing back that
+it has not noticed. With the inner minimum weighed by r a little below 1 theta sees, at a detached x_t,
 
     d/dx_0 = (2 lambda / n) [(x0_phi - x0*) + (1 - r) (x0 - x0_phi)]
 
