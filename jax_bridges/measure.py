@@ -10,6 +10,11 @@ compare as many images of each. All have 95% intervals, for images that are stra
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import json
 import sys

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.support.restorers import photograph
-from tools.measure_files import TASKS, Condition, above, as_jpeg, by_picture, cut, main, noisy
-from tools.measure_holes import decibels, read, source_of
+from tools.measure_files import TASKS, Condition, above, as_jpeg, cut, main, noisy
+from tools.measure_holes import by_picture, decibels, read, source_of
 
 
 @pytest.fixture(scope="module")

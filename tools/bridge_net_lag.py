@@ -25,10 +25,10 @@ from jax_bridges.command import Parser, run_command
 from jax_bridges.keys import example_keys
 from jax_bridges.measured import markdown_table
 from jax_bridges.players import open_player
-from jax_bridges.samplers.few_step import call_inputs, z_noise
-from jax_bridges.times import student_grid
+from jax_bridges.samplers import sample_few_step
 from jax_bridges.trained import Trained
-from jax_bridges.training.methods.ibmd_answers import mark
+from jax_bridges.training.methods.ibmd import IBMD
+from jax_bridges.training.methods.ibmd_answers import mark, moves
 from jax_bridges.training.system import Pair
 from jax_bridges.typing import Array, PyTree
 
@@ -50,6 +50,8 @@ def read_bridge_net(run: Path, student: Trained) -> PyTree:
 
 def lags(run: Path, images: int, split: str) -> list[dict[str, Any]]:
     """A row a call: its number, and the means `off`, `teacher`, `bridge_net`, float `[3]` each."""
+    if images < 1:
+        raise ValueError(f"--images={images}: it must be at least 1.")
     student = load(run, "student")
     own, system = student.config.distill, student.system
     teacher = load(student.config.teacher.checkpoint or run, "teacher")
@@ -58,7 +60,7 @@ def lags(run: Path, images: int, split: str) -> list[dict[str, Any]]:
     counts = jnp.ones_like(x0[..., :1]) if mask is None else mask
     keys = example_keys(jax.random.key(0), jnp.arange(len(x0)))
     noise = jax.random.normal(jax.random.key(1), x0.shape)
-    times = jnp.asarray(student_grid(bridge, own.student_steps, first=own.first_time), x0.dtype)
+    times = IBMD.grid(bridge, own.student_steps, own)
 
     def mean(x: Array) -> Array:
         return jnp.sum(counts * x, axis=(0, 1, 2)) / jnp.sum(counts)
@@ -75,13 +77,8 @@ def lags(run: Path, images: int, split: str) -> list[dict[str, Any]]:
     def answers(pair: Pair) -> Array:
         """Of each call, `[N, B, H, W, C]`."""
         generate = system.generator(student.params, pair)
-        inputs = call_inputs(generate, bridge, pair.xT, times, pair.keys)
-
-        def answer(call: Array) -> Array:
-            z = z_noise(pair.keys, call, pair.xT)
-            return generate(inputs[call], times[call], pair.xT, z)
-
-        return jax.lax.map(answer, jnp.arange(len(times)))
+        inputs = generate, bridge, pair.xT, times, pair.keys
+        return sample_few_step(*inputs, return_path=True, **moves(own))[1]
 
     arrays, rows = (x0, xT, mask, keys), []
     compiled = jax.jit(lambda *arrays: answers(Pair(*arrays)))

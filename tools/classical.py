@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-Images = list[np.ndarray]
+from tools.measure_holes import Images, decibels, errors_of
+
 Filter = Callable[[Images], Images]  # of uint8 pictures [H, W, 3]
 # Levels of noise that a filter is set to.
 STRENGTHS = (2, 3, 4, 6, 8, 11, 15, 20, 25, 32, 40, 50, 65, 85, 110, 145)
@@ -51,23 +52,20 @@ def candidates() -> Iterator[tuple[str, float, Filter]]:
             yield name, strength, answer
 
 
-def best_classical(lost: list[np.ndarray], truth: list[np.ndarray]) -> tuple[str, Filter]:
+def best_classical(lost: Images, truth: Images) -> tuple[str, Filter]:
     """The filter of the highest mean PSNR, and its name with its strength.
 
     A filter's strengths are tried from the weakest until two in a row were worse than its best.
     """
     best, worse, of = (-np.inf, "", None), 0, ""
-    peak = -np.inf
+    peak, everywhere = -np.inf, [np.ones(image.shape[:2], bool) for image in truth]
     for name, strength, answer in candidates():
         if name != of:
             of, worse, peak = name, 0, -np.inf
         if worse == 2:
             continue
-        shares = [
-            np.mean((a.astype(np.float64) - b) ** 2) / 255**2
-            for a, b in zip(answer(lost), truth, strict=True)
-        ]
-        value = float(np.mean(-10 * np.log10(np.maximum(shares, 1e-6))))
+        sums, counts = errors_of(truth, answer(lost), everywhere)
+        value = decibels(sums / counts)
         peak, worse = (value, 0) if value > peak else (peak, worse + 1)
         if value > best[0]:
             best = value, f"{name} {strength:g}", answer

@@ -135,6 +135,14 @@ def pooled(errors: np.ndarray, owner: np.ndarray) -> Estimate:
     return set_estimate(of, folds_of(owner, len(owner)))
 
 
+def by_picture(errors: np.ndarray, owner: np.ndarray) -> Estimate:
+    """Mean over photographs of the PSNR of `errors_of`, and without each."""
+    names = np.unique(owner)
+    sums, counts = np.stack([errors[:, owner == name].sum(1) for name in names], axis=1)
+    share, folds = sums / counts, folds_of(names, len(names))
+    return set_estimate(lambda picks: decibels(share if picks is None else share[picks]), folds)
+
+
 def row(
     truth: Images, filled: Images, holes: Images, owner: np.ndarray, reference, base: np.ndarray
 ) -> dict:
@@ -148,13 +156,12 @@ def row(
     sums, counts = errors
     gain = pooled(errors, owner).minus(pooled(base, owner))
     low, high = gain.interval()
-    whole = [sums[owner == k].sum() / counts[owner == k].sum() for k in np.unique(owner)]
     said = {
         "pooled": decibels(sums.sum() / counts.sum()),
         "gain": gain.value,
         "low": low,
         "high": high,
-        "by_picture": decibels(np.array(whole)),
+        "by_picture": by_picture(errors, owner).value,
         "mean": decibels(sums / counts),
     }
     values = [ssim(a[None], b[None])[0] for a, b in zip(filled, truth, strict=True)]
@@ -162,6 +169,44 @@ def row(
     if reference is not None:
         said["fd_lite0"] = fd_lite0(lite0_outputs(np.stack(filled)).features, reference)
     return said
+
+
+class Rows:
+    """What was measured, in OUT.json from the first row on.
+
+    Args:
+      about: what the file says besides.
+      named: keys whose values say what a row is of.
+    """
+
+    def __init__(self, out: Path, about: dict[str, Any], named: tuple[str, ...]):
+        self._out, self._about, self._named = out, about, named
+        self._rows: list[dict[str, Any]] = []
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Prints and writes it."""
+        self._rows.append(row)
+        text = ", ".join(f"{k} {v:.4g}" for k, v in row.items() if isinstance(v, float))
+        print(f"{', '.join(row[name] for name in self._named)}: {text}", flush=True)
+        whole = self._about | {"rows": self._rows}
+        write_atomic(self._out, (json.dumps(whole, indent=1) + "\n").encode())
+
+    def table(self) -> str:
+        """All of them; empty cells where a row does not say something."""
+        head = list(dict.fromkeys(key for row in self._rows for key in row))
+        cells = [
+            [f"{v:.4g}" if isinstance(v := row.get(key, ""), float) else v for key in head]
+            for row in self._rows
+        ]
+        return markdown_table(head, cells, self._named)
+
+
+def timed(answer: Callable[..., Images], *images: Images) -> tuple[Images, float]:
+    """Answers, and the seconds of each, without what compiling takes."""
+    answer(*(some[:1] for some in images))
+    begin = time.perf_counter()
+    found = answer(*images)
+    return found, (time.perf_counter() - begin) / len(found)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -187,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
     of_sets = flags.tiles and not flags.no_fd
     reference = lite0_outputs(np.stack(images)).features if of_sets else None
     about = {"measured": measured_here("tools.measure_holes"), "images": len(images)}
-    rows, base = [], np.empty(0)
+    rows, base = Rows(flags.out, about, ("kind", "method")), np.empty(0)
     for kind in flags.kinds.split(","):
         if flags.tiles:
             holes = list(hole_masks(kind, len(images), TILE, TILE, SEED) > 0)
@@ -199,20 +244,12 @@ def main(arguments: list[str] | None = None) -> None:
             for image, hole in zip(images, holes, strict=True)
         ]
         for name, fill in methods.items():
-            fill(cut[:1], holes[:1])  # compiles
-            begin = time.perf_counter()
-            filled = fill(cut, holes)
-            spent = (time.perf_counter() - begin) / len(images)
+            filled, spent = timed(fill, cut, holes)
             if name == "biharmonic":
                 base = errors_of(images, filled, holes)
             said = row(images, filled, holes, owner, reference, base)
-            rows.append({"kind": kind, "method": name, **said, "seconds": spent})
-            text = ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items() if isinstance(v, float))
-            print(f"{kind} {name}: {text}", flush=True)
-            write_atomic(flags.out, (json.dumps(about | {"rows": rows}, indent=1) + "\n").encode())
-    head = list(dict.fromkeys(key for each in rows for key in each))
-    cells = [[f"{v:.4g}" if isinstance(v, float) else v for v in each.values()] for each in rows]
-    print(markdown_table(head, cells, ("kind", "method")))
+            rows.add({"kind": kind, "method": name, **said, "seconds": spent})
+    print(rows.table())
 
 
 if __name__ == "__main__":
