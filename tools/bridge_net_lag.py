@@ -78,7 +78,7 @@ def lags(run: Path, images: int, split: str) -> list[dict[str, Any]]:
         """Of each call, `[N, B, H, W, C]`."""
         generate = system.generator(student.params, pair)
         inputs = generate, bridge, pair.xT, times, pair.keys
-        return sample_few_step(*inputs, return_path=True, **moves(own))[1]
+        return sample_few_step(*inputs, length=None, return_path=True, **moves(own))[1]
 
     arrays, rows = (x0, xT, mask, keys), []
     compiled = jax.jit(lambda *arrays: answers(Pair(*arrays)))
