@@ -195,6 +195,26 @@ def test_a_tab_that_enlarges_and_what_it_says(page):
     assert page.run(SAID) == "Paint over what is missing first."
 
 
+def test_each_tab_of_the_models_that_ship_answers(browser, tmp_path):
+    """One call of a picture without noise says the same each time: there is one answer, to compare with."""
+    Image.fromarray(IMAGE).save(tmp_path / "lake.png")
+    tabs = "document.querySelectorAll('#tabs button')"
+    with served([Restorer(f"photos:{task}") for task in ("denoise", "jpeg", "superres")]) as server:
+        browser.visit(server.address, 1280)
+        drop(browser, tmp_path / "lake.png")
+        names = browser.run(f"[...{tabs}].map(e => e.textContent)")
+        assert names == ["Remove noise", "Undo JPEG", "Enlarge 4 times"]
+        for number, scale in enumerate((1, 1, 4)):
+            browser.click(f"{tabs}[{number}]")
+            browser.click(element("go"))
+            browser.wait("working === null", 120)  # its program is compiled
+            assert " in " in browser.run(SAID), browser.run(SAID)
+            assert seen(browser) == ["before", "after"]
+            made = downloaded(browser)
+            assert made.shape == (120 * scale, 200 * scale, 3)
+            assert scale > 1 or 0.5 < np.abs(made.astype(int) - IMAGE).mean() < 20
+
+
 def test_what_is_transparent_and_what_is_no_picture(page, tmp_path):
     alpha = np.full((120, 200), 255, np.uint8)
     alpha[40:60, 50:90] = 0
