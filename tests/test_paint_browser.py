@@ -206,6 +206,7 @@ def test_each_tab_of_the_models_that_ship_answers(browser, tmp_path):
         assert names == ["Remove noise", "Undo JPEG", "Enlarge 4 times"]
         for number, scale in enumerate((1, 1, 4)):
             browser.click(f"{tabs}[{number}]")
+            assert browser.run("document.getElementById('count').disabled")
             browser.click(element("go"))
             browser.wait("working === null", 120)  # its program is compiled
             assert " in " in browser.run(SAID), browser.run(SAID)

@@ -27,8 +27,9 @@ const painted = async () => {  // {left, top, body}: the part of the picture wit
 };
 const start = async () => {
   if (working) { working.abort(); return; }
-  const asked = {id: picture.id, tab, first, count: Number($('count').value)};
-  const from = first, begin = performance.now(), answers = [], notes = [], whole = task().enlarge;
+  const from = task().varies ? first : 0;  // a model of one answer gives it again
+  const asked = {id: picture.id, tab, first: from, count: Number($('count').value)};
+  const begin = performance.now(), answers = [], notes = [], whole = task().enlarge;
   let size = [picture.width, picture.height], doing = 'Starting', tiles = 0;
   const progress = () => {
     const done = answers.length ? `${answers.length} of ${asked.count} answers, ` : '';
