@@ -26,7 +26,16 @@ from absl import app, flags
 from jax_bridges import hosts
 from jax_bridges.acts import choose_act
 from jax_bridges.acts.longer import check_longer, is_longer
-from jax_bridges.acts.seeds import check_layout, of_seed, portable, run_seeds
+from jax_bridges.acts.seeds import (
+    check_layout,
+    folder_of,
+    is_taken_in,
+    of_seed,
+    portable,
+    run_seeds,
+    seed_to_take_in,
+    take_in,
+)
 from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, define_config, given_keys, read_command_line, sentence
 from jax_bridges.config import changed, differences, migrate, record
@@ -81,7 +90,11 @@ def run(config, workdir: str | os.PathLike, callbacks: Iterable[Callback] = ()) 
 def _run_seeds(config, workdir: Path, callbacks: tuple[Callback, ...]) -> Path:
     validate(config)
     first = of_seed(config, config.seeds[0], workdir)
-    check_workdir(workdir, json.loads(config.to_json_best_effort()))
+    alone = seed_to_take_in(config, workdir)
+    if alone is None:
+        check_workdir(workdir, json.loads(config.to_json_best_effort()))
+    else:
+        _take_in(alone, config, workdir)
     if not is_writable(workdir):
         return show_finished(workdir, first)
 
@@ -98,6 +111,19 @@ def _run_seeds(config, workdir: Path, callbacks: tuple[Callback, ...]) -> Path:
         print(f"report: {build_report(workdir)}", flush=True)
     hosts.barrier("reported")
     return workdir / "report.html"
+
+
+def _take_in(seed: int, config, workdir: Path) -> None:
+    """Makes the run of one seed that lies in the folder one of several."""
+    if not is_taken_in(seed, workdir):
+        own = of_seed(config, seed, workdir)
+        check_workdir(workdir, json.loads(own.to_json_best_effort()))
+    check_writable(workdir)
+    hosts.barrier("taking in")  # all have looked
+    if hosts.is_chief():
+        print(f"{workdir}: its run of seed {seed} moves to {workdir / folder_of(seed)}", flush=True)
+        take_in(seed, workdir, lambda: write_config(workdir, config))
+    hosts.barrier("taken in")
 
 
 def _run(
@@ -167,9 +193,14 @@ def begin_workdir(workdir: Path, config) -> None:
     if hosts.is_chief():
         if check_workdir(workdir, json.loads(config.to_json_best_effort())):
             (workdir / "results.json").unlink(missing_ok=True)
-        text = json.dumps(portable(record(config), workdir), indent=1) + "\n"
-        write_atomic(workdir / "config.json", text.encode())
+        write_config(workdir, config)
     hosts.barrier("begun")  # all see the same results, or none
+
+
+def write_config(workdir: Path, config) -> None:
+    """Writes config.json."""
+    text = json.dumps(portable(record(config), workdir), indent=1) + "\n"
+    write_atomic(workdir / "config.json", text.encode())
 
 
 def check_workdir(workdir: Path, resolved: dict) -> bool:

@@ -58,11 +58,17 @@ def open_player(workdir: str | os.PathLike, player: str) -> tuple[Checkpoints, s
     stage, name = look_up("player", PLAYERS, player)
     checkpoints = Checkpoints(place(workdir) / "checkpoints" / stage, read_only=True)
     if checkpoints.latest() is None:
-        there = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
-        others = f"; it holds {', '.join(there)}" if there else ""
+        held = [p for p, (s, _) in PLAYERS.items() if (checkpoints.folder.parent / s).exists()]
+        there = f"; it holds {', '.join(held)}" if held else ""
+        what = "the folder that `python -m jax_bridges.import_torch` or a run left behind"
+        seeds = sorted(place(workdir).glob(f"seed*/checkpoints/{stage}"))
+        if seeds:
+            there, what = (
+                "; it holds runs of several seeds",
+                f"one of them, {seeds[0].parent.parent}",
+            )
         raise FileNotFoundError(
-            f"There is no {player} in {workdir} (no checkpoints/{stage}){others}: name the folder that "
-            "`python -m jax_bridges.import_torch` or a run left behind."
+            f"There is no {player} in {workdir} (no checkpoints/{stage}){there}: name {what}."
         )
     return checkpoints, name
 

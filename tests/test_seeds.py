@@ -7,10 +7,13 @@ import json
 import numpy as np
 import pytest
 
+import jax_bridges.acts.seeds
 import jax_bridges.main
 from jax_bridges.acts.seeds import check_layout, merge, of_seed
 from jax_bridges.config import base_config
-from jax_bridges.main import begin_workdir, check_workdir
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.main import begin_workdir, check_workdir, write_config
+from jax_bridges.players import open_player
 from jax_bridges.report.differences import read_values
 from jax_bridges.report.results import read_measured, read_results
 from jax_bridges.validation import validate
@@ -46,11 +49,13 @@ def test_folders_of_one_seed_and_of_several_are_not_mixed(tmp_path):
         check_layout(config, tmp_path)
     config.seeds = (0, 1)
     check_layout(config, tmp_path)
-    (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(
-        ValueError, match="holds a run of one seed, and config.seeds asks for several"
-    ):
-        check_layout(config, tmp_path)
+    one = tmp_path / "one"
+    (one / "checkpoints").mkdir(parents=True)
+    (one / "config.json").write_text('{"seed": 2}')
+    with pytest.raises(ValueError, match=r"holds a run of one seed, 2, .* several, \(0, 1\): give"):
+        check_layout(config, one)
+    (one / "config.json").write_text('{"seed": 1}')
+    check_layout(config, one)
     config.seeds = (0, 0)
     with pytest.raises(
         ValueError, match="seeds is .0, 0.: it must be a tuple, .* none of them twice"
@@ -83,6 +88,66 @@ def test_a_folder_of_seeds_can_be_moved(tmp_path):
     path.write_text(json.dumps(recorded))
     with pytest.raises(ValueError, match="teacher.checkpoint: .*others/seed4 -> ../seed4"):
         check_workdir(before / "seed9", resolved(before))
+
+
+@pytest.mark.parametrize(
+    "killed_at", [None, "metrics.jsonl", "config.json", "write", "seed1.moving"]
+)
+def test_a_run_of_one_seed_is_taken_in_by_several(tmp_path, monkeypatch, killed_at):
+    """Wherever the move is killed, the next start ends it, and nothing is lost or overwritten."""
+    config = base_config()
+    config.seed = 1
+    (tmp_path / "checkpoints" / "train").mkdir(parents=True)
+    begin_workdir(tmp_path / "own", config)
+    (tmp_path / "own" / "config.json").rename(tmp_path / "config.json")
+    (tmp_path / "own").rmdir()
+    alone = (tmp_path / "config.json").read_bytes()
+    (tmp_path / "metrics.jsonl").write_text("lines")
+    config.seed, config.seeds, config.evaluate.images = 0, (0, 1), 771
+    config.evaluate.seed = 0
+
+    class Killed(Exception):
+        pass
+
+    def dies(its, name):
+        left = [name]  # once
+
+        def maybe(path, *args):
+            if path.name in left:
+                left.clear()
+                raise Killed
+            return its(path, *args)
+
+        return maybe
+
+    other = config.copy_and_resolve_references()
+    other.train.steps = 7
+    with pytest.raises(ValueError, match="another configuration.*\n  train.steps: 1500 -> 7"):
+        jax_bridges.main._run_seeds(other, tmp_path, ())
+    assert not (tmp_path / "seed1.moving").exists()
+    with monkeypatch.context() as patch:
+        if killed_at == "config.json":
+            patch.setattr(jax_bridges.acts.seeds, "write_atomic", dies(write_atomic, killed_at))
+        elif killed_at == "write":
+            patch.setattr(jax_bridges.main, "write_config", dies(write_config, tmp_path.name))
+        elif killed_at:
+            patch.setattr(type(tmp_path), "rename", dies(type(tmp_path).rename, killed_at))
+        patch.setattr(jax_bridges.main, "run_seeds", lambda *of: None)
+        patch.setattr(jax_bridges.main, "build_report", lambda path: path)
+        if killed_at:
+            with pytest.raises(Killed):
+                jax_bridges.main._run_seeds(config, tmp_path, ())
+            with pytest.raises(ValueError, match="holds runs of several seeds"):
+                check_layout(base_config(), tmp_path)
+        check_layout(config, tmp_path)
+        jax_bridges.main._run_seeds(config, tmp_path, ())
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "seed1"}
+    assert (tmp_path / "seed1" / "config.json").read_bytes() == alone
+    assert (tmp_path / "seed1" / "metrics.jsonl").read_text() == "lines"
+    assert json.loads((tmp_path / "config.json").read_text())["seeds"] == [0, 1]
+    with pytest.raises(FileNotFoundError, match="holds runs of several seeds: name one .*seed1.$"):
+        (tmp_path / "seed1/checkpoints/distill").mkdir()
+        open_player(tmp_path, "student")
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ of different seeds differ by the training alone, and rows of one seed are paired
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable
@@ -17,12 +18,15 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jax_bridges import hosts
+from jax_bridges.io.atomic import write_atomic
+from jax_bridges.io.bucket import is_bucket
 from jax_bridges.measured import measured_here
 from jax_bridges.report.differences import Measured, read_values
 from jax_bridges.report.results import read_results, write_results
 from jax_bridges.report.table import format_table
 
 ALL, DISTILL = "all", "distill"  # what seeds redraw
+_MOVING = ".moving"  # of a sub-folder that a run of one seed is being moved into
 
 
 def folder_of(seed: int) -> str:
@@ -31,20 +35,68 @@ def folder_of(seed: int) -> str:
 
 
 def check_layout(config: ConfigDict, workdir: Path) -> None:
-    """Refuses a folder of one seed for several, and one of several for one.
+    """Refuses a folder of one seed for several that it is none of, and one of several for one.
 
     Raises:
       ValueError: a sentence that says which it is.
     """
-    several = any(workdir.glob("seed*/config.json"))
-    if config.seeds and (workdir / "checkpoints").exists():
+    several = any(workdir.glob("seed*/config.json")) or any(workdir.glob(f"seed*{_MOVING}"))
+    own = None if several else _seed_of(workdir)
+    if config.seeds and own is not None and (own not in config.seeds or is_bucket(workdir)):
         raise ValueError(
-            f"{workdir} holds a run of one seed, and config.seeds asks for several: give another --workdir."
+            f"{workdir} holds a run of one seed, {own}, and config.seeds asks for several"
+            f"{'' if is_bucket(workdir) else f', {config.seeds}'}: give another --workdir."
         )
     if several and not config.seeds:
         raise ValueError(
             f"{workdir} holds runs of several seeds: give --seeds=N (or config.seeds), or another --workdir."
         )
+
+
+def _seed_of(workdir: Path) -> int | None:
+    """The seed of a folder's run, where it is a run of one seed."""
+    if not (workdir / "checkpoints").exists():
+        return None
+    try:
+        return int(json.loads((workdir / "config.json").read_text("utf-8-sig"))["seed"])
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{workdir}/config.json cannot be read ({error}): put it back, or give another --workdir."
+        ) from None
+
+
+def seed_to_take_in(config: ConfigDict, workdir: Path) -> int | None:
+    """The seed of a run that lies in the folder of all itself, begun as one of one seed; None: there is none.
+
+    `check_layout` comes first.
+    """
+    begun = [int(path.name[4 : -len(_MOVING)]) for path in workdir.glob(f"seed*{_MOVING}")]
+    return begun[0] if begun else _seed_of(workdir) if config.seeds else None
+
+
+def is_taken_in(seed: int, workdir: Path) -> bool:
+    """Whether an earlier call of `take_in`, killed since, had all but ended."""
+    return (workdir / (folder_of(seed) + _MOVING) / "config.json").exists()
+
+
+def take_in(seed: int, workdir: Path, write: Callable[[], None]) -> None:
+    """Moves the run that lies in `workdir` into its sub-folder; killed anywhere, the next call goes on.
+
+    Args:
+      seed: the run's.
+      workdir: the folder of all.
+      write: writes config.json of all.
+    """
+    moving = workdir / (folder_of(seed) + _MOVING)
+    moving.mkdir(exist_ok=True)
+    recorded = workdir / "config.json"
+    for path in list(workdir.iterdir()):
+        if path not in (moving, recorded):
+            path.rename(moving / path.name)
+    if not is_taken_in(seed, workdir):
+        write_atomic(moving / "config.json", recorded.read_bytes())
+    write()
+    moving.rename(workdir / folder_of(seed))
 
 
 def of_seed(config: ConfigDict, seed: int, workdir: Path) -> ConfigDict:
