@@ -36,8 +36,10 @@ def get_config(variant: str = ""):
     if not variant:
         # z's full spread is too much after so short a training (results/distilling.md).
         config.distill.temperature = 0.5
-        # Else a student drifts at its later calls unseen by the bridge net (results/distilling.md).
+        # Else a student drifts at its later calls unseen by the bridge net (results/distilling.md); and with
+        # it a rate is borne at which the first call learns its texture.
         config.distill.inner_weight = 0.85
+        config.distill.optimizer.learning_rate = 2.5e-4
     else:
         look_up("variant of configs/inpaint.py", VARIANTS, variant)(config)
         config.task = f"inpaint_{variant}"
