@@ -1,6 +1,6 @@
 """Fill the centre of an image: `--config=configs/inpaint.py`.
 
-`--config=configs/inpaint.py:long` trains for twenty minutes instead of five. The other variants are
+`--config=configs/inpaint.py:long` trains for a quarter of an hour instead of five minutes. The other variants are
 rows of IBMD's Table 7, with the teachers of I2SB and DBIM: ImageNet at 256 x 256, to be given as
 `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings: jax_bridges/papers.py.
 """
@@ -10,15 +10,16 @@ from jax_bridges.choices import look_up
 from jax_bridges.config import base_config
 
 
+def _settled(config):
+    # Else a student drifts at its later calls unseen by the bridge net, and with it a rate is borne at which
+    # the first call learns its texture (results/distilling.md).
+    config.distill.inner_weight = 0.85
+    config.distill.optimizer.learning_rate = 2.5e-4
+
+
 def _long(config):
-    config.train.steps = 6000
-    config.distill.steps = 600
-    # Of a good teacher the first call must learn much texture, and learns it sooner of louder noise. Later
-    # calls leave grain if that reaches them, if few updates are theirs, or if the bridge net's rate falls
-    # to 0 with the generator's (results/distilling.md).
-    config.distill.z_scale, config.distill.z_fade = 16.0, 2.0
-    config.distill.first_call = 0.5
-    config.distill.bridge_optimizer.schedule = "constant"
+    _settled(config)
+    config.train.steps, config.distill.steps = 6000, 600
 
 
 VARIANTS = {
@@ -34,12 +35,9 @@ def get_config(variant: str = ""):
     config.task = "inpaint"
     config.data.rotate = True  # views from above
     if not variant:
+        _settled(config)
         # z's full spread is too much after so short a training (results/distilling.md).
         config.distill.temperature = 0.5
-        # Else a student drifts at its later calls unseen by the bridge net (results/distilling.md); and with
-        # it a rate is borne at which the first call learns its texture.
-        config.distill.inner_weight = 0.85
-        config.distill.optimizer.learning_rate = 2.5e-4
     else:
         look_up("variant of configs/inpaint.py", VARIANTS, variant)(config)
         config.task = f"inpaint_{variant}"
