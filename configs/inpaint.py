@@ -1,8 +1,8 @@
 """Fill the centre of an image: `--config=configs/inpaint.py`.
 
-`--config=configs/inpaint.py:long` trains for a quarter of an hour instead of five minutes. The other variants are
-rows of IBMD's Table 7, with the teachers of I2SB and DBIM: ImageNet at 256 x 256, to be given as
-`--config.data.path=FOLDER` with train/ and val/. Published and inferred settings: jax_bridges/papers.py.
+`--config=configs/inpaint.py:long` trains for a quarter of an hour instead of five minutes. The other
+variants are rows of IBMD's Table 7, with the teachers of I2SB and DBIM: ImageNet at 256 x 256, to be given
+as `--config.data.path=FOLDER` with train/ and val/. Published and inferred settings: jax_bridges/papers.py.
 """
 
 from jax_bridges import papers
