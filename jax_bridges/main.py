@@ -40,7 +40,7 @@ from jax_bridges.command import keep_compiled, run_command
 from jax_bridges.command_line import ERRORS, define_config, given_keys, read_command_line, sentence
 from jax_bridges.config import changed, differences, migrate, record
 from jax_bridges.configurations import named
-from jax_bridges.data import check_classes, has_validation, make_source
+from jax_bridges.data import Source, check_classes, has_validation, make_source
 from jax_bridges.io.atomic import check_writable, is_writable, write_atomic
 from jax_bridges.io.bucket import is_bucket, place
 from jax_bridges.report.html import build_report
@@ -114,11 +114,13 @@ def _run_seeds(config, workdir: Path, callbacks: tuple[Callback, ...]) -> Path:
 
 
 def _take_in(seed: int, config, workdir: Path) -> None:
-    """Makes the run of one seed that lies in the folder one of several."""
+    """Makes the run of one seed that lies in the folder one of several, once nothing is to be refused."""
+    own = of_seed(config, seed, workdir)
     if not is_taken_in(seed, workdir):
-        own = of_seed(config, seed, workdir)
         check_workdir(workdir, json.loads(own.to_json_best_effort()))
     check_writable(workdir)
+    validate(own, Parallel.create(own.parallel.mode, own.parallel.fsdp).devices)
+    _open_data(own)
     hosts.barrier("taking in")  # all have looked
     if hosts.is_chief():
         print(f"{workdir}: its run of seed {seed} moves to {workdir / folder_of(seed)}", flush=True)
@@ -143,10 +145,7 @@ def _run(
     check_teacher(resolved)
 
     # -- data, system --------------------------------------------------------------------------------
-    splits = ("train", config.evaluate.split)
-    train_data, test_data = (make_source(config.data, split) for split in splits)
-    check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
-    check_evaluation(config, test_data)
+    train_data, test_data = _open_data(config)
     watched = None
     if config.evaluate.every and has_validation(config.data):
         watched = make_source(config.data, "validation")
@@ -169,6 +168,15 @@ def _run(
         print(f"report: {report}", flush=True)
     hosts.barrier("done")  # the first to leave would end the others
     return workdir / "report.html"
+
+
+def _open_data(config) -> tuple[Source, Source]:
+    """What is trained and evaluated on. Raises ValueError: it does not fit the configuration."""
+    splits = ("train", config.evaluate.split)
+    train_data, test_data = (make_source(config.data, split) for split in splits)
+    check_classes(config.network.get("num_classes", 0), config.data, train_data, test_data)
+    check_evaluation(config, test_data)
+    return train_data, test_data
 
 
 def show_finished(workdir: Path, config) -> Path:

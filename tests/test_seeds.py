@@ -54,8 +54,9 @@ def test_folders_of_one_seed_and_of_several_are_not_mixed(tmp_path):
     (one / "config.json").write_text('{"seed": 2}')
     with pytest.raises(ValueError, match=r"holds a run of one seed, 2, .* several, \(0, 1\): give"):
         check_layout(config, one)
-    (one / "config.json").write_text('{"seed": 1}')
-    check_layout(config, one)
+    for text in ('{"seed": 1}', "{}", "no JSON"):  # of the last two it is check_workdir that speaks
+        (one / "config.json").write_text(text)
+        check_layout(config, one)
     config.seeds = (0, 0)
     with pytest.raises(
         ValueError, match="seeds is .0, 0.: it must be a tuple, .* none of them twice"
@@ -120,11 +121,18 @@ def test_a_run_of_one_seed_is_taken_in_by_several(tmp_path, monkeypatch, killed_
 
         return maybe
 
-    other = config.copy_and_resolve_references()
-    other.train.steps = 7
-    with pytest.raises(ValueError, match="another configuration.*\n  train.steps: 1500 -> 7"):
-        jax_bridges.main._run_seeds(other, tmp_path, ())
-    assert not (tmp_path / "seed1.moving").exists()
+    monkeypatch.setattr(jax_bridges.main, "run_seeds", lambda *of: None)
+    monkeypatch.setattr(jax_bridges.main, "build_report", lambda path: path)
+    for key, value, said in (
+        ("train.steps", 7, "another configuration.*\n  train.steps: 1500 -> 7"),
+        ("evaluate.images", 1, "leaves 1 image to evaluate"),
+    ):
+        other = config.copy_and_resolve_references()
+        other.update_from_flattened_dict({key: value})
+        with pytest.raises(ValueError, match=said):
+            jax_bridges.main._run_seeds(other, tmp_path, ())
+        assert (tmp_path / "config.json").read_bytes() == alone
+        assert not list(tmp_path.glob("seed1*"))
     with monkeypatch.context() as patch:
         if killed_at == "config.json":
             patch.setattr(jax_bridges.acts.seeds, "write_atomic", dies(write_atomic, killed_at))
@@ -132,8 +140,6 @@ def test_a_run_of_one_seed_is_taken_in_by_several(tmp_path, monkeypatch, killed_
             patch.setattr(jax_bridges.main, "write_config", dies(write_config, tmp_path.name))
         elif killed_at:
             patch.setattr(type(tmp_path), "rename", dies(type(tmp_path).rename, killed_at))
-        patch.setattr(jax_bridges.main, "run_seeds", lambda *of: None)
-        patch.setattr(jax_bridges.main, "build_report", lambda path: path)
         if killed_at:
             with pytest.raises(Killed):
                 jax_bridges.main._run_seeds(config, tmp_path, ())

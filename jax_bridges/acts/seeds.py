@@ -41,11 +41,11 @@ def check_layout(config: ConfigDict, workdir: Path) -> None:
       ValueError: a sentence that says which it is.
     """
     several = any(workdir.glob("seed*/config.json")) or any(workdir.glob(f"seed*{_MOVING}"))
-    own = None if several else _seed_of(workdir)
-    if config.seeds and own is not None and (own not in config.seeds or is_bucket(workdir)):
+    own = _seed_of(workdir) if config.seeds and not several else None
+    if own is not None and (own not in config.seeds or is_bucket(workdir)):
         raise ValueError(
-            f"{workdir} holds a run of one seed, {own}, and config.seeds asks for several"
-            f"{'' if is_bucket(workdir) else f', {config.seeds}'}: give another --workdir."
+            f"{workdir} holds a run of one seed, {own}, and config.seeds asks for several, "
+            f"{tuple(config.seeds)}: give another --workdir."
         )
     if several and not config.seeds:
         raise ValueError(
@@ -59,10 +59,8 @@ def _seed_of(workdir: Path) -> int | None:
         return None
     try:
         return int(json.loads((workdir / "config.json").read_text("utf-8-sig"))["seed"])
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"{workdir}/config.json cannot be read ({error}): put it back, or give another --workdir."
-        ) from None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # an import, or what `check_workdir` will refuse
 
 
 def seed_to_take_in(config: ConfigDict, workdir: Path) -> int | None:
