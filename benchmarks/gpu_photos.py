@@ -11,7 +11,8 @@ checkpoints, is in --work. Killed at any moment, the same command goes on from t
 
 With --teacher there is no clock: the teacher alone is trained, with batch, steps and rate of the
 configuration, and OUT gets it in float16, to be called once, as such models ship with the package.
---init=RUN goes on from the teacher of another run, on other crops, for --steps.
+--init=RUN goes on from the teacher of another run, or --init=photos:TASK from the one that ships, on other
+crops, for --steps.
 """
 
 from __future__ import annotations
@@ -55,13 +56,10 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--teacher", action="store_true", help="the teacher alone, as the configuration says")
     add(
         "--init",
-        type=Path,
-        help="with --teacher: the folder of a run, from whose teacher it starts",
+        help="with --teacher: the folder of a run or a model that ships, from whose teacher it starts",
     )
     add("--steps", type=int, help="with --teacher: in place of the configuration's")
     options = parser.parse_args(argv)
-    if options.init is not None and not options.init.is_dir():
-        raise ValueError(f"There is no folder {options.init}: give the --work of a run.")
     if not options.teacher and (options.init or options.steps is not None):
         raise ValueError("--init and --steps are for the teacher alone: give --teacher as well.")
     if options.steps is not None and options.steps < 1:
@@ -92,7 +90,10 @@ def configuration(options: argparse.Namespace):
     if options.teacher:
         config.train.steps = options.steps or config.train.steps
         if options.init:
-            config.teacher.init, config.seed = str(options.init.absolute()), config.seed + 1
+            from jax_bridges.packed import find_model
+
+            config.teacher.init = str(find_model(options.init).absolute())
+            config.seed += 1
         return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
@@ -172,7 +173,8 @@ def train_both(options: argparse.Namespace, config) -> None:
     from jax_bridges.stages.distill import distill
     from jax_bridges.stages.log import MetricsLog
     from jax_bridges.stages.run import Run, Stopped, StopSignal, train_stage
-    from jax_bridges.stages.train import load_teacher, train
+    from jax_bridges.stages.teacher import check_teacher, load_teacher
+    from jax_bridges.stages.train import train
     from jax_bridges.training.parallel import Parallel
     from jax_bridges.training.system import System
     from jax_bridges.validation import validate
@@ -180,6 +182,7 @@ def train_both(options: argparse.Namespace, config) -> None:
     parallel = Parallel.create(config.parallel.mode, config.parallel.fsdp)
     validate(config, parallel.devices)
     resolved = json.loads(config.to_json_best_effort())
+    check_teacher(resolved)
     check_workdir(options.work, resolved)
     data, held_out = (make_source(config.data, split) for split in ("train", "test"))
     say(f"{len(data)} pieces an epoch of {options.data}")

@@ -55,7 +55,8 @@ from jax_bridges.platforms import target
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.jobs import student_sampler, teacher_sampler
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.stages.teacher import check_teacher, load_teacher
+from jax_bridges.stages.train import train
 from jax_bridges.training.parallel import MODES, Parallel
 from jax_bridges.validation import validate
 

@@ -48,7 +48,7 @@ from jax_bridges.report.table import format_table
 from jax_bridges.stages.evaluate import earlier_results
 from jax_bridges.stages.log import Callback, MetricsLog, NoLog, check_callbacks
 from jax_bridges.stages.run import Diverged, Run, Stopped, StopSignal
-from jax_bridges.stages.train import check_teacher, take_teacher
+from jax_bridges.stages.teacher import check_teacher, take_teacher
 from jax_bridges.starting import REQUEUE, stopping_says
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.system import System

@@ -91,8 +91,10 @@ def rows() -> tuple[Setting, ...]:
                widths=(32, 64, 64), blocks=1, patch=2, attention=(), heads=4, groups=8, dropout=0.0,
                conditional=True, dtype="float32"),
 
-        S("teacher.checkpoint", "", TEXT, "WORKDIR of an import or a run: take its teacher, train none."),
-        S("teacher.init", "", TEXT, "WORKDIR of an import or a run: the training starts from its teacher."),
+        S("teacher.checkpoint", "", TEXT, "WORKDIR of an import or a run, or a model that ships "
+          "(photos:inpaint): take its teacher, train none."),
+        S("teacher.init", "", TEXT, "WORKDIR of an import or a run, or a model that ships: the training "
+          "starts from its teacher."),
         S("train.mode", "bridge", Choice(MODES), "bridge: bridge matching on the data's pairs (augmented "
                 "where network.conditional); reflow: on pairs (x_T, ODE(x_T)) of teacher.init; dsbm: "
                 "Schroedinger bridge between x_0 and x_T, pairs or not."),

@@ -21,7 +21,7 @@ from jax_bridges.pack import pack
 from jax_bridges.players import read_player
 from jax_bridges.report.results import read_results
 from jax_bridges.restore import Restorer
-from jax_bridges.stages.train import check_teacher
+from jax_bridges.stages.teacher import check_teacher
 from jax_bridges.table import read_runs
 from tests.support.buckets import NAME, refusing, serving
 from tests.support.imports import HEADS, saved, weights

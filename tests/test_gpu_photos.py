@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks import gpu_photos
+from jax_bridges.stages.teacher import check_teacher
 
 
 @pytest.mark.parametrize("task", gpu_photos.TASKS)
@@ -23,6 +24,8 @@ def test_the_teacher_alone_is_trained_as_the_configuration_says(task, tmp_path):
     more = gpu_photos.arguments([*argv, "--teacher", f"--init={tmp_path}", "--steps=7"])
     more = gpu_photos.configuration(more)
     assert (more.train.steps, more.teacher.init, more.seed) == (7, str(tmp_path), alone.seed + 1)
+    shipped = gpu_photos.arguments([*argv, "--teacher", f"--init=photos:{task}"])
+    check_teacher(json.loads(gpu_photos.configuration(shipped).to_json_best_effort()))
 
 
 def test_what_it_does_not_take(tmp_path):
@@ -30,12 +33,14 @@ def test_what_it_does_not_take(tmp_path):
     for flags, words in (
         (["--teacher", "--toy"], "leave one out"),
         (["--minutes=0"], "it must be above 0"),
-        (["--teacher", "--init=nowhere"], "There is no folder nowhere"),
         (["--teacher", "--steps=0"], "it must be at least 1"),
         (["--steps=7"], "give --teacher as well"),
     ):
         with pytest.raises(ValueError, match=words):
             gpu_photos.arguments(argv + flags)
+    lost = gpu_photos.arguments([*argv, "--teacher", "--init=nowhere"])
+    with pytest.raises(FileNotFoundError, match="There is no nowhere"):
+        gpu_photos.configuration(lost)
     with pytest.raises(ValueError, match="There is no folder"):
         gpu_photos.arguments(["jpeg", str(tmp_path / "none"), "out"])
 

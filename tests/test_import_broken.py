@@ -16,7 +16,7 @@ from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.import_torch.__main__ import main
 from jax_bridges.import_torch.names import torch_to_flax
 from jax_bridges.import_torch.workdir import _write
-from jax_bridges.stages.train import load_teacher
+from jax_bridges.stages.teacher import load_teacher
 from tests.support.imports import (
     GOLDEN,
     HEADS,

@@ -19,7 +19,8 @@ from jax_bridges.import_torch import read_torch
 from jax_bridges.import_torch.__main__ import main
 from jax_bridges.import_torch.names import flax_to_torch, torch_layout, torch_to_flax
 from jax_bridges.import_torch.workdir import i2sb_settings
-from jax_bridges.stages.train import check_teacher, load_teacher, train
+from jax_bridges.stages.teacher import check_teacher, load_teacher
+from jax_bridges.stages.train import train
 from jax_bridges.validation import validate
 from tests.support.imports import (
     FAMILY,

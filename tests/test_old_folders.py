@@ -15,7 +15,7 @@ from jax_bridges.checkpoints import Checkpoints
 from jax_bridges.config import FORMAT, base_config, differences, migrate, record
 from jax_bridges.main import check_workdir, run
 from jax_bridges.restore import Restorer
-from jax_bridges.stages.train import check_teacher, load_teacher
+from jax_bridges.stages.teacher import check_teacher, load_teacher
 from tests.support.imports import a_run, configured, resolved
 from tests.support.runs import lines
 

@@ -2,11 +2,17 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from jax_bridges.config import base_config, model_differences, record
-from jax_bridges.stages import train as stage
-from jax_bridges.stages.train import take_teacher
+from jax_bridges.packed import write_packed
+from jax_bridges.stages import teacher as stage
+from jax_bridges.stages.teacher import check_teacher, load_teacher, take_teacher, teacher_record
+from jax_bridges.training.system import System
+from tests.support.imports import a_run
 
 
 def a_teacher():
@@ -19,7 +25,7 @@ def a_teacher():
 
 
 def asked(monkeypatch, recorded, given=(), init=False, **changes):
-    monkeypatch.setattr(stage, "recorded_config", lambda path, player: recorded)
+    monkeypatch.setattr(stage, "teacher_record", lambda path: (recorded, ""))
     config = base_config()
     config.teacher["init" if init else "checkpoint"] = "runs/teacher"
     config.update_from_flattened_dict(changes)
@@ -68,3 +74,50 @@ def test_a_training_may_leave_its_bridge(monkeypatch):
     given = {"bridge.beta_max": 0.2}
     config = asked(monkeypatch, record(a_teacher()), list(given), init=True, **given)
     assert config.bridge.name == "i2sb" and list(config.network.widths) == [16, 32]
+
+
+def in_a_file(folder, player="teacher", **network):
+    """A small model in one file, and its parameters."""
+    config = base_config()
+    config.network.update(widths=(8,), patch=1, groups=2)
+    config.data.size = 16
+    system = System.create(config)
+    params = jax.device_get(system.init(jax.random.key(1), "teacher"))
+    config.network.update(network)
+    path = write_packed(folder / "small.safetensors", player, record(config), params, "float32")
+    return path, params
+
+
+def test_one_in_a_file_is_laid_out_as_a_run_s(tmp_path):
+    path, params = in_a_file(tmp_path)
+    config = base_config()
+    config.data.size = 16
+    config.teacher.checkpoint = str(path)
+    take_teacher(config, [])
+    loaded = load_teacher(a_run(config, tmp_path / "w"), str(path))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(loaded), params)
+    assert all(isinstance(leaf.sharding, NamedSharding) for leaf in jax.tree.leaves(loaded))
+
+
+def test_what_is_in_a_file_and_is_no_teacher_is_refused(tmp_path):
+    path, _ = in_a_file(tmp_path, "student")
+    with pytest.raises(ValueError, match="is a student, which cannot be a teacher"):
+        teacher_record(str(path))
+    path, _ = in_a_file(tmp_path, widths=(8, 16))
+    config = base_config()
+    config.data.size = 16
+    config.teacher.checkpoint = str(path)
+    take_teacher(config, [])
+    with pytest.raises(ValueError, match="does not hold the weights of the network that it names"):
+        load_teacher(a_run(config, tmp_path / "w"), str(path))
+
+
+def test_one_that_ships_has_one_set_of_weights():
+    config = base_config()
+    config.teacher.checkpoint = "photos:inpaint"
+    take_teacher(config, [])
+    assert config.corruption.fill == "smooth" and config.network.sees_mask
+    check_teacher(plain(config))
+    config.distill.start = "raw"
+    with pytest.raises(ValueError, match="photos:inpaint holds one set of weights"):
+        check_teacher(plain(config))

@@ -26,7 +26,7 @@ from jax_bridges.import_torch.names import (
 from jax_bridges.models.adm import ADM, ADM_PRESETS
 from jax_bridges.planning.abstract import abstract_run
 from jax_bridges.players import recorded_config
-from jax_bridges.stages.train import load_teacher
+from jax_bridges.stages.teacher import load_teacher
 from jax_bridges.training.parallel import Parallel
 from tests.golden.adm_weights import weight
 from tools.compare_torch import (

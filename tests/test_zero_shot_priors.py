@@ -16,7 +16,7 @@ from jax_bridges.models.classifier import ADMClassifier, AttentionPool
 from jax_bridges.preconditioning import Epsilon, precondition
 from jax_bridges.restore import PriorRestorer
 from jax_bridges.stages.prior import as_prior, complete_prior, guide, is_prior, open_classifier
-from jax_bridges.stages.train import check_teacher
+from jax_bridges.stages.teacher import check_teacher
 from jax_bridges.training.system import Pair, System
 from jax_bridges.validation import validate
 from jax_bridges.zero_shot import guided_denoiser, walk

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.players import BASELINE, recorded_config
+from jax_bridges.players import BASELINE
 from jax_bridges.report.results import read_metrics
 from jax_bridges.stages.run import Run
+from jax_bridges.stages.teacher import teacher_record
 from jax_bridges.training.methods import PAIR_METHODS
 from jax_bridges.training.methods.pairs import of_pair_method, why_not_here
 from jax_bridges.training.system import System
@@ -63,7 +64,7 @@ def taught(config: ConfigDict) -> ConfigDict | None:
     path = config.teacher.checkpoint
     if not path:
         return config.train
-    recorded = recorded_config(path, "teacher")
+    recorded = teacher_record(path)[0]
     return ConfigDict(recorded["train"]) if "train" in recorded else None
 
 

@@ -13,12 +13,11 @@ from ml_collections import ConfigDict
 
 from jax_bridges.corruptions import Corruption, LinearOperator, keep_known
 from jax_bridges.metrics import PROTOCOLS
-from jax_bridges.players import recorded_config
 from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import complete_prior
 from jax_bridges.stages.run import Run
 from jax_bridges.stages.solving import Problem, map_solver
-from jax_bridges.stages.train import load_teacher
+from jax_bridges.stages.teacher import load_teacher, teacher_record
 from jax_bridges.training.system import Pair, System, image_size
 from jax_bridges.typing import Array
 from jax_bridges.zero_shot import Method, applicable, make_method
@@ -47,7 +46,7 @@ def check_prior(config: ConfigDict, labels: bool) -> ConfigDict | None:
     path = config.compare.prior
     if not path:
         return None
-    prior = complete_prior(recorded_config(path, "teacher"), path, config.data.size)
+    prior = complete_prior(teacher_record(path)[0], path, config.data.size)
     ours, its = image_size(config.data.size), image_size(prior.data.size)
     if ours != its:
         raise ValueError(

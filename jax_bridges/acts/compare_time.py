@@ -15,7 +15,8 @@ from jax_bridges.planning.plan import try_stage
 from jax_bridges.players import is_baseline
 from jax_bridges.stages.distill import distill
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.train import blank_teacher, train
+from jax_bridges.stages.teacher import blank_teacher
+from jax_bridges.stages.train import train
 from jax_bridges.training.methods import find_method
 
 

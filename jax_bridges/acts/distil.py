@@ -18,7 +18,8 @@ from jax_bridges.stages.held_out import chosen, watch
 from jax_bridges.stages.jobs import plain_jobs, student_sampler, teacher_sampler
 from jax_bridges.stages.pictures import Previews
 from jax_bridges.stages.run import Run, train_stage
-from jax_bridges.stages.train import blank_teacher, load_teacher, train
+from jax_bridges.stages.teacher import blank_teacher, load_teacher
+from jax_bridges.stages.train import train
 from jax_bridges.typing import PyTree
 
 

@@ -27,7 +27,8 @@ from jax_bridges.stages.jobs import Job
 from jax_bridges.stages.prior import guide, open_classifier
 from jax_bridges.stages.run import Run, train_stage
 from jax_bridges.stages.solving import Problem, map_solver
-from jax_bridges.stages.train import load_teacher, train
+from jax_bridges.stages.teacher import load_teacher
+from jax_bridges.stages.train import train
 from jax_bridges.training.system import Pair
 from jax_bridges.typing import Array, PyTree
 from jax_bridges.zero_shot import Method, applicable, make_method, measure

@@ -7,7 +7,7 @@ from functools import partial
 from jax_bridges.keys import Purpose
 from jax_bridges.players import DISTILL
 from jax_bridges.stages.run import Run, Stage
-from jax_bridges.stages.train import raw_teacher
+from jax_bridges.stages.teacher import raw_teacher
 from jax_bridges.training.methods import PAIR_METHODS, find_method
 from jax_bridges.typing import PyTree
 
