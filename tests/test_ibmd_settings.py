@@ -14,7 +14,7 @@ import jax_bridges.main
 from jax_bridges.bridges import make_bridge
 from jax_bridges.config import record
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.distillation import roll_out_random
+from jax_bridges.distillation import generator_loss, roll_out_random
 from jax_bridges.keys import example_keys, shared_key
 from jax_bridges.players import read_player
 from jax_bridges.samplers import sample_few_step
@@ -24,6 +24,7 @@ from jax_bridges.stages.run import Run, StopSignal
 from jax_bridges.times import student_grid, training_times
 from jax_bridges.training.methods import find_method, sample_student
 from jax_bridges.training.methods.ibmd import IBMD, make_ibmd_step
+from jax_bridges.training.methods.ibmd_answers import clamped
 from jax_bridges.training.methods.ibmd_settings import check
 from jax_bridges.training.parallel import Parallel
 from jax_bridges.training.state import Player, State, graft
@@ -131,6 +132,31 @@ def test_times_before_a_call(name):
         t = np.asarray(training_times(law, bridge, u, below))
         assert t.min() == bridge.t_min and t.max() < 0.5
         assert abs((t.mean() - bridge.t_min) / 0.5 - mean) < 2e-3
+    t = np.asarray(training_times("even_levels", bridge, u, below))
+    assert t.min() >= bridge.t_min and t.max() < 0.5
+
+
+def test_what_lies_beyond_is_seen_clamped_and_pulled_back():
+    """A teacher that believes what is there, and more of what no image has, drives x_0 = 5 further out."""
+    given = jnp.array([-3.0, -1.0, 0.4, 1.0, 5.0]).reshape(5, 1, 1, 1)
+    np.testing.assert_array_equal(clamped(given), jnp.clip(given, -1, 1))
+    weights = jnp.arange(1.0, 6.0).reshape(given.shape)
+    slope = jax.grad(lambda x: jnp.sum(weights * clamped(x)))(given)
+    np.testing.assert_array_equal(slope, weights)  # as if it were not clamped
+
+    def teacher(xt, t, xT):
+        return jnp.where(jnp.abs(xt) > 1.05, 1.2 * xt, 0.9 * xt)
+
+    def pull(x, see):
+        known = jax.lax.stop_gradient(see(x))  # by a bridge net that knows its answers
+        t, zero = jnp.full(5, 0.01), jnp.zeros_like(x)
+        args = (teacher, lambda xt, t, xT: known, make_bridge("brownian"))
+        loss = lambda x: jnp.sum(generator_loss(*args, see(x), zero, t, zero, 1.0, detach_xt=True))  # noqa: E731
+        return jax.grad(loss)(x).ravel()
+
+    assert pull(given, lambda x: x)[-1] < 0 < pull(given, clamped)[-1]
+    assert pull(given, lambda x: x)[0] > 0 > pull(given, clamped)[0]
+    np.testing.assert_array_equal(pull(given, clamped)[1:4], pull(given, lambda x: x)[1:4])
 
 
 # -- what a step does -------------------------------------------------------------------------------------
@@ -171,6 +197,7 @@ CHANGES = {
     # setting: (its value, whose parameters it changes)
     "detach_xt": (True, {"generator"}),
     "inner_weight": (0.8, {"generator"}),
+    "clamp": (True, {"generator", "bridge_net"}),
     "weight_tilt": (1.0, {"generator"}),
     "xt_from": ("call", {"generator", "bridge_net"}),
     "z_per": ("chain", {"generator", "bridge_net"}),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jax_bridges import times
-from jax_bridges.bridges import DDPM, I2SB, VE, VP
+from jax_bridges.bridges import DDPM, I2SB, VE, VP, Brownian
 from tests.support.official import ALL, SMOOTH, golden
 
 
@@ -131,3 +131,15 @@ def test_times_towards_the_source_are_the_larger_of_two():
     t = times.training_times("towards_source", VP(t_min=0.0), u)
     assert float(t.mean()) == pytest.approx(2 / 3, abs=1e-4)
     assert float((t < 0.5).mean()) == pytest.approx(0.25, abs=1e-3)
+
+
+def test_even_levels_are_uniform_in_the_logarithm_of_the_noise():
+    u = (jnp.arange(1000) + 0.5) / 1000
+    for bridge in (Brownian(epsilon=0.15), VP(), VE()):
+        t = jax.jit(lambda u, bridge=bridge: times.training_times("even_levels", bridge, u))(u)
+        _, b, c = bridge.coefficients(t)
+        expected = np.log(0.01) + np.asarray(u) * np.log(5.0 / 0.01)
+        np.testing.assert_allclose(np.log(c / b), expected, atol=2e-3)
+    still = Brownian(epsilon=0.0)
+    with pytest.raises(ValueError, match="the bridge has no noise: take 'uniform'"):
+        times.training_times("even_levels", still, u)

@@ -134,7 +134,18 @@ def make_answer(
         system, pair, generate, walk, times, choice, for_all, settings.first_call, moves(settings)
     )
     answer, call = ROLL_OUTS[settings.roll_out](rolling)
+    if settings.get("clamp", False):  # older runs do not say it
+        answer = answer._replace(x0=clamped(answer.x0))
     return answer, jnp.broadcast_to(call, pair.keys.shape)
+
+
+def clamped(x0: Array) -> Array:
+    """x_0 within [-1, 1]; its gradient is that of x_0 itself, so that what lies beyond is pulled back.
+
+    A student begins as its teacher, whose answers may lie a little beyond. Of an x_t far outside of what it
+    has seen a teacher believes what is there, or more, and so does the bridge net: nothing pulls x_0 back.
+    """
+    return x0 + jax.lax.stop_gradient(jnp.clip(x0, -1.0, 1.0) - x0)
 
 
 def mark(settings, call: Array) -> Array | None:

@@ -71,6 +71,8 @@ SETTINGS = (
     Setting("inner_weight", 1.0, number(least=0, most=1), "r, of the bridge net's term in the generator's "
             "loss, which pays for diversity; 1: IBMD. A little below 1 it pays less for what the bridge net "
             "has not learnt, and the teacher pulls back what drifts."),
+    Setting("clamp", False, FLAG, "Both losses see x_0 clamped to [-1, 1], as it is given out, and the "
+            "gradient passes as if it were not: beyond, a teacher that believes x_t drives it further out."),
     Setting("normalize", True, FLAG, "Divide the generator's loss by its detached |x0* - x0|."),
     replace(WEIGHT, key="bridge_weight", default="inverse_sigma",
             meaning="lambda(t) of the bridge net's loss."),
