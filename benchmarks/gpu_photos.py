@@ -234,11 +234,19 @@ def seconds(options: argparse.Namespace) -> dict[str, float]:
     return {"train": spent}
 
 
+def steps_made(work: Path, player: str) -> int:
+    """The steps of the checkpoint that holds a player's weights."""
+    from jax_bridges.players import open_player
+
+    with open_player(work, player)[0] as checkpoints:
+        return checkpoints.meta()["step"]
+
+
 def pack(options: argparse.Namespace) -> None:
     """The averaged weights of both, and what is known of them, as a few files in OUT."""
     from benchmarks.lab.record import machine, versions
     from jax_bridges.packed import write_packed
-    from jax_bridges.players import read_player
+    from jax_bridges.players import PLAYERS, read_player
 
     options.out.mkdir(parents=True, exist_ok=True)
     recorded = json.loads((options.work / "config.json").read_text())
@@ -246,6 +254,9 @@ def pack(options: argparse.Namespace) -> None:
     if options.teacher:
         made, recorded["data"]["path"] = {"teacher": "float16"}, ""
         recorded["teacher"]["init"], recorded["evaluate"]["teacher_nfe"] = "", [1]
+    for player in made:  # a stage that the clock has ended was given more steps than it made
+        stage = PLAYERS[player][0]
+        recorded[stage]["steps"] = steps_made(options.work, player)
     for player, dtype in made.items():
         params = read_player(options.work, player)[1]
         path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
