@@ -55,6 +55,20 @@ def test_seconds_are_those_of_all_steps(tmp_path):
     assert gpu_photos.seconds(options) == {"train": pytest.approx(28.0)}
 
 
+def test_out_is_looked_at_before_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_photos, "train_both", lambda *_: pytest.fail("it trains"))
+    out = tmp_path / "out"
+    out.write_text("")
+    for path in (out, out / "in"):
+        assert gpu_photos.main(["jpeg", str(tmp_path), str(path)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {path} ") and said.count("\n") == 1
+        assert "is no folder that can be written to" in said
+    assert gpu_photos.main(["jpg", str(tmp_path), "out"]) == 1
+    said = capsys.readouterr().err
+    assert "invalid choice: 'jpg'" in said and said.count("\n") == 1
+
+
 class Kept:
     """Stands for checkpoints: `step` is that of the newest."""
 
