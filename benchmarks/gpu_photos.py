@@ -41,8 +41,11 @@ def say(text: str) -> None:
 
 
 def arguments(argv: list[str]) -> argparse.Namespace:
-    """The options. Raises a ValueError for those that say nothing."""
-    parser = argparse.ArgumentParser(
+    """The options. Raises a ValueError for those that say nothing, or an OUT that cannot be written to."""
+    from jax_bridges.command import Parser
+    from jax_bridges.io.atomic import check_writable
+
+    parser = Parser(
         prog="benchmarks/gpu_photos.sh", description=__doc__, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -72,6 +75,7 @@ def arguments(argv: list[str]) -> argparse.Namespace:
         raise ValueError(f"--minutes={options.minutes:g}: it must be above 0.")
     if not options.data.is_dir():
         raise ValueError(f"There is no folder {options.data}: give one with photographs.")
+    check_writable(options.out)
     name = f"runs/photos_{options.task}" + "_toy" * options.toy
     options.work = (options.work or ROOT / name).absolute()
     return options
@@ -234,11 +238,19 @@ def seconds(options: argparse.Namespace) -> dict[str, float]:
     return {"train": spent}
 
 
+def steps_made(work: Path, player: str) -> int:
+    """The steps of the checkpoint that holds a player's weights."""
+    from jax_bridges.players import open_player
+
+    with open_player(work, player)[0] as checkpoints:
+        return checkpoints.meta()["step"]
+
+
 def pack(options: argparse.Namespace) -> None:
     """The averaged weights of both, and what is known of them, as a few files in OUT."""
     from benchmarks.lab.record import machine, versions
     from jax_bridges.packed import write_packed
-    from jax_bridges.players import read_player
+    from jax_bridges.players import PLAYERS, read_player
 
     options.out.mkdir(parents=True, exist_ok=True)
     recorded = json.loads((options.work / "config.json").read_text())
@@ -246,6 +258,9 @@ def pack(options: argparse.Namespace) -> None:
     if options.teacher:
         made, recorded["data"]["path"] = {"teacher": "float16"}, ""
         recorded["teacher"]["init"], recorded["evaluate"]["teacher_nfe"] = "", [1]
+    for player in made:  # a stage that the clock has ended was given more steps than it made
+        stage = PLAYERS[player][0]
+        recorded[stage]["steps"] = steps_made(options.work, player)
     for player, dtype in made.items():
         params = read_player(options.work, player)[1]
         path = write_packed(options.out / f"{player}.safetensors", player, recorded, params, dtype)
@@ -267,27 +282,23 @@ def pack(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
-    try:
+    from jax_bridges.command import keep_compiled, run_command
+    from jax_bridges.stages.run import Diverged, Stopped
+
+    def work() -> None:
         options = arguments(sys.argv[1:] if argv is None else argv)
         most = "" if options.teacher else f" {options.minutes:g} minutes at most,"
         say(f"{options.task}:{most} in {options.work}")
-        from jax_bridges.command import keep_compiled
-        from jax_bridges.stages.run import Diverged, Stopped
-
         keep_compiled()
-        try:
-            train_both(options, configuration(options))
-        except Stopped as stopped:
-            say(f"{stopped}; the same command goes on from there")
-            return AGAIN
-        except Diverged as error:
-            raise ValueError(error) from error
+        train_both(options, configuration(options))
         pack(options)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    say("done")
-    return 0
+        say("done")
+
+    try:
+        return run_command(work, (ValueError, OSError, Diverged))
+    except Stopped as stopped:
+        say(f"{stopped}; the same command goes on from there")
+        return AGAIN
 
 
 if __name__ == "__main__":

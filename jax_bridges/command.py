@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import io
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import logging
@@ -67,6 +70,24 @@ def _tell_unraisable(unraisable) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+@contextlib.contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """What our own modules warn of is printed as "note: ...", without a line of source."""
+    ours, show = os.path.dirname(os.path.abspath(__file__)), warnings.showwarning
+
+    def note(message: Any, category: type, filename: str, *rest: Any, **more: Any) -> None:
+        if category is UserWarning and os.path.abspath(filename).startswith(ours + os.sep):
+            print(f"note: {message}", file=sys.stderr, flush=True)
+        else:
+            show(message, category, filename, *rest, **more)
+
+    warnings.showwarning = note
+    try:
+        yield
+    finally:
+        warnings.showwarning = show
+
+
 def run_command(
     work: Callable[[], object],
     errors: tuple[type[Exception], ...] = (ValueError, OSError),
@@ -85,7 +106,8 @@ def run_command(
         sys.unraisablehook = _tell_unraisable
     print_any_name()
     try:
-        work()
+        with warnings_as_notes():
+            work()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -34,7 +34,8 @@ from jax_bridges.metrics import METRICS, PROTOCOLS, Measure, check_metrics, load
 from jax_bridges.report import Row
 from jax_bridges.report.table import few_images, format_value
 
-PART = 256  # images at a time, a multiple of a protocol's batches
+PART = 256  # images at a time
+PART_PIXELS = 2**25  # of large ones, so many pixels, which are a few batches of a feature network
 
 
 def measure_folders(images: Path, targets: Path, config: Any) -> tuple[dict, dict]:
@@ -64,8 +65,9 @@ def measure_folders(images: Path, targets: Path, config: Any) -> tuple[dict, dic
         _check_count(config, len(pairs))
     measure = Measure(config)
     row = measure.begin()
-    for ours, theirs in _parts(pairs):
-        row.add(np.asarray(PROTOCOLS[config.protocol].keep(jnp.asarray(ours))), theirs)
+    protocol = PROTOCOLS[config.protocol]
+    for ours, theirs in _parts(pairs, protocol.batch):
+        row.add(np.asarray(protocol.keep(jnp.asarray(ours))), theirs)
     return {"images": len(pairs), **row.values()}, measure.how()
 
 
@@ -121,7 +123,8 @@ def _pairs(images: Path, targets: Path | None, single: list[str]) -> list[tuple[
 
 
 def _named(folder: Path) -> dict[str, Path]:
-    found, names = find_pictures(folder).pictures, {}
+    # By each of its names: a link's may be that of its partner.
+    found, names = find_pictures(folder, once=False).pictures, {}
     if not found:
         raise FileNotFoundError(f"There are no images below {folder}.")
     for path in found:
@@ -136,18 +139,24 @@ def _stacked(part: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.
     return images, targets
 
 
-def _parts(pairs: list[tuple[Path, Path | None]]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(images, targets), uint8 `[n, H, W, 3]`, of one size; without targets the images themselves."""
+def _parts(
+    pairs: list[tuple[Path, Path | None]], batch: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(images, targets), uint8 `[n, H, W, 3]`, of one size; without targets the images themselves.
+
+    `batch`: so many at a time, as of `Protocol`; 0: as many as memory likes.
+    """
     part: list[tuple[np.ndarray, np.ndarray]] = []
     for ours, theirs in pairs:
         image = _read(ours)
         target = image if theirs is None else _read(theirs)
         if image.shape != target.shape:
-            sizes = ("{}x{}".format(*array.shape) for array in (image, target))
+            sizes = ("{1}x{0}".format(*array.shape) for array in (image, target))
             raise ValueError("{} is {} and {} is {}: they must be of one size.".format(
                 *(each for pair in zip((ours, theirs), sizes) for each in pair)
             ))  # fmt: skip
-        if part and (len(part) == PART or image.shape != part[0][0].shape):
+        most = batch or min(PART, max(1, PART_PIXELS // (image.shape[0] * image.shape[1])))
+        if part and (len(part) == most or image.shape != part[0][0].shape):
             yield _stacked(part)
             part = []
         part.append((image, target))

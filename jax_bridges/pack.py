@@ -11,26 +11,40 @@ that a run of OUT is the run of the folder.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import json
 import os
+import re
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from jax_bridges.command import Parser, run_command
+from jax_bridges.command import Parser, one_sentence, run_command
 from jax_bridges.data import FILES
 from jax_bridges.data.files import FileSource
 from jax_bridges.data.records import FORMAT, INDEX, LABEL, VIEWS, encode, shard_name
 from jax_bridges.data.source import resolve
 from jax_bridges.io.atomic import check_writable, open_atomic, write_atomic
 from jax_bridges.io.bucket import place, remove_folder
+from jax_bridges.stages.run import Stopped, StopSignal
+from jax_bridges.starting import REQUEUE, release_signals
 
 # A shard's records are read one by one, and are images, which do not get smaller.
 OPTIONS = "group_size:1,uncompressed"
+# The keys of `data` that messages name, as this command's flags.
+FLAGS = {
+    "path": "FOLDER", "path_xT": "--xT", "classes": "--classes", "test_fraction": "--test-fraction",
+    "on_bad_file": "--on-bad-file",
+}  # fmt: skip
 
 
 def pack(
@@ -56,9 +70,10 @@ def pack(
       The index: format, views, classes, and the number of records of each shard by split.
 
     Raises:
-      ValueError, FileNotFoundError: one sentence; nothing is left behind.
+      ValueError, OSError: one sentence; nothing is left behind.
+      Stopped: a signal came (SIGTERM, Ctrl-C); nothing is left behind.
     """
-    from array_record.python.array_record_module import ArrayRecordWriter
+    import array_record.python.array_record_module  # noqa: F401  (says that it is not installed)
 
     out = place(out)
     if shards < 1:
@@ -74,14 +89,12 @@ def pack(
     sources = {split: FILES[kind](resolve(given, split)) for split in ("train", "test")}
     parts = {split: runs_of(len(source), shards) for split, source in sources.items()}
 
+    failed, stop = threading.Event(), StopSignal()
+
     def write(split: str, number: int) -> None:
-        with open_atomic(out / shard_name(split, number, len(parts[split]))) as file:
-            writer = ArrayRecordWriter(file.name, OPTIONS)
-            try:
-                for record in _records(sources[split], parts[split][number]):
-                    writer.write(record)
-            finally:
-                writer.close()
+        records = _records(sources[split], parts[split][number])
+        path = out / shard_name(split, number, len(parts[split]))
+        _write_shard(path, records, lambda: failed.is_set() or stop.is_set())
 
     first = sources["train"]
     index = {
@@ -90,25 +103,47 @@ def pack(
         "classes": first.classes,
         "records": {split: [len(part) for part in its] for split, its in parts.items()},
     }
-    made = not out.exists()
+    made, pool = not out.exists(), ThreadPoolExecutor(os.cpu_count())
+    stop.listen()
+    release_signals()  # to `stop`: from here on there is something to be removed
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            jobs = [pool.submit(write, s, n) for s, its in parts.items() for n in range(len(its))]
-            try:
-                for done, job in enumerate(jobs, 1):
-                    job.result()
-                    print(f"pack: {done} of {len(jobs)} shards", file=sys.stderr, flush=True)
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
+        jobs = [pool.submit(write, s, n) for s, its in parts.items() for n in range(len(its))]
+        for done, job in enumerate(jobs, 1):
+            job.result()
+            print(f"pack: {done} of {len(jobs)} shards", file=sys.stderr, flush=True)
         write_atomic(out / INDEX, (json.dumps(index) + "\n").encode())
     except BaseException:
+        failed.set()
+        pool.shutdown(cancel_futures=True)  # a shard that is written later would stay behind
         for each in [] if made else list(out.iterdir()):
             each.unlink(missing_ok=True)
         if made:
             remove_folder(out)
         raise
+    finally:
+        pool.shutdown()
+        stop.leave()
     return index
+
+
+def _write_shard(path: Path, records: Iterable[bytes], stopping: Callable[[], bool]) -> None:
+    """Raises Stopped once `stopping()`; an OSError of one sentence where they cannot be written."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    with open_atomic(path) as file:
+        try:
+            writer = ArrayRecordWriter(file.name, OPTIONS)
+            try:
+                for record in records:
+                    if stopping():
+                        raise Stopped(f"stopped: nothing is left of {path.parent}")
+                    writer.write(record)
+            finally:
+                writer.close()
+        except RuntimeError as error:  # the writer's, in C++
+            raise OSError(
+                f"{path} cannot be written ({error}): make room in {Path(file.name).parent}, and start again."
+            ) from error
 
 
 def runs_of(count: int, shards: int) -> list[range]:
@@ -155,7 +190,17 @@ def main(argv: list[str] | None = None) -> int:
         )
         print(f"{flags['out']}: {counts}")
 
-    return run_command(work, (ValueError, OSError, ModuleNotFoundError))
+    try:
+        return run_command(work, (ValueError, OSError, ModuleNotFoundError), _in_flags)
+    except Stopped as stopped:
+        print(f"{stopped}; the same command starts again", file=sys.stderr, flush=True)
+        return REQUEUE
+
+
+def _in_flags(error: Exception) -> str:
+    """An error's message, with the flags of this command in place of the keys of a run."""
+    keys = "|".join(sorted(FLAGS, key=len, reverse=True))
+    return re.sub(rf"\bdata\.({keys})\b", lambda found: FLAGS[found[1]], one_sentence(error))
 
 
 if __name__ == "__main__":

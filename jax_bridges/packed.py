@@ -72,14 +72,30 @@ def read_packed(path: str | os.PathLike) -> tuple[str, dict[str, Any], PyTree]:
     arrays = read_torch(path)  # says what is wrong with the file
     with path.open("rb") as file:
         header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
-    about = header.get("__metadata__", {})
+    about = header.get("__metadata__") or {}
     if about.get("format") != _FORMAT:
         raise ValueError(
             f"{path} holds weights of another project: bring them in by "
             "`python -m jax_bridges.import_torch`."
         )
+    player, config = about.get("player"), _recorded(about)
+    if player not in PLAYERS or config is None:
+        raise ValueError(
+            f"{path} does not say whose weights it holds, of what network: it is damaged, or was not "
+            "written by jax_bridges.packed.write_packed; write it again."
+        )
     params = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-    return about["player"], migrate(json.loads(about["config"])), unflatten_dict(params, sep="/")
+    return player, migrate(config), unflatten_dict(params, sep="/")
+
+
+def _recorded(about: dict[str, str]) -> dict[str, Any] | None:
+    """The configuration in a file's header; None: there is none, or it makes no network."""
+    try:
+        config = json.loads(about["config"])
+        whole = "network" in config and ("bridge" in config or "source" in config)
+        return dict(config) if whole else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def shipped() -> dict[str, Path]:
@@ -127,17 +143,17 @@ def read_model(
     return *read_player(path, player), player
 
 
-def find_model(path: str | os.PathLike) -> Path:
+def find_model(
+    path: str | os.PathLike, kinds: str = "the WORKDIR of a run or an exported file"
+) -> Path:
     """The folder or file of a model; of one that ships with the package by its name.
 
-    Raises FileNotFoundError: there is none.
+    Raises FileNotFoundError: there is none; the sentence says to give one of `kinds`.
     """
     found = shipped().get(str(path), place(path))
     if not found.exists():
         names = f", or one of {', '.join(shipped())}" if shipped() else ""
-        raise FileNotFoundError(
-            f"There is no {found}: give the WORKDIR of a run or an exported file{names}."
-        )
+        raise FileNotFoundError(f"There is no {found}: give {kinds}{names}.")
     return found
 
 

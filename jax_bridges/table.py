@@ -11,6 +11,11 @@ published stands apart and is ranked with nothing.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from jax_bridges.starting import begin
+
+    begin()
+
 import argparse
 import sys
 

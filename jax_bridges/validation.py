@@ -153,10 +153,13 @@ def _check_network(config: ConfigDict) -> None:
         _divides(config.data.size, 2 ** (levels - 1), f"{levels} levels")
         check_attention(network.attention, DTYPES[network.dtype], key="network.attention")
     if network.get("sees_mask") and make_corruption(**config.corruption).masks == "none":
-        raise ValueError(
-            f"network.sees_mask is True, but the corruption '{config.corruption.name}' makes no hole that is "
-            "known: set it to False."
-        )
+        none = f"the corruption '{config.corruption.name}' makes no hole that is known"
+        if teacher := config.teacher.checkpoint or config.teacher.init:
+            raise ValueError(
+                f"The teacher in {teacher} sees where the hole is (network.sees_mask), but {none}: take "
+                "another teacher, or a corruption with a hole."
+            )
+        raise ValueError(f"network.sees_mask is True, but {none}: set it to False.")
     if network.get("num_classes", 0) and not has_labels(config.data):
         raise ValueError(
             f"network.num_classes is {network.num_classes}, but the data have no labels: set "

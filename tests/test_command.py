@@ -6,12 +6,14 @@ import errno
 import io
 import os
 import sys
+import warnings
 from pathlib import Path
 
 import jax
 import pytest
 from absl import flags
 
+import jax_bridges.command
 from jax_bridges.command import Parser, keep_compiled, run_command
 from jax_bridges.validation import validate
 
@@ -69,6 +71,18 @@ def test_any_name_can_be_printed(encoding, monkeypatch):
         == rb"caf\udce9 and caf" + (b"\xc3\xa9" if encoding == "utf-8" else rb"\xe9") + b"\n"
     )
     assert shown[1] == rb"error: no caf\udce9." + b"\n"
+
+
+def test_what_our_modules_warn_of_is_a_note(capsys):
+    def work():
+        warnings.warn_explicit("3 are bad.", UserWarning, jax_bridges.command.__file__, 7)
+        warnings.warn_explicit("of another", UserWarning, "another/module.py", 7)
+
+    show = warnings.showwarning
+    with pytest.warns(UserWarning, match="of another"):
+        assert run_command(work) == 0
+    assert capsys.readouterr().err == "note: 3 are bad.\n"
+    assert warnings.showwarning is show
 
 
 def test_other_errors_keep_their_traceback():

@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_refused_before_any_training(images, prior, tmp_pat
     with pytest.raises(ValueError, match="16x16 pixels, and data.size is 32x32"):
         student_runs(a_run(config, tmp_path))
     config.compare.prior = str(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="no teacher in .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: give"):
         check_prior(config, False)
     bridge = tiny(images)
     recorded = json.loads(bridge.to_json_best_effort())

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace as Config
 
 import numpy as np
@@ -15,6 +20,7 @@ from jax_bridges.data import Loader, has_labels, is_paired, make_source
 from jax_bridges.data.errors import BadImage
 from jax_bridges.data.records import INDEX, decode, encode
 from jax_bridges.pack import main, pack
+from tests.support.restorers import files_of_at_most
 
 SIZE = (16, 16)
 
@@ -149,6 +155,75 @@ def test_what_cannot_be_packed_leaves_nothing_behind(animals, tmp_path, capsys):
     assert main([str(bad), str(out), "--shards=4"]) == 1
     assert "is not an empty folder" in capsys.readouterr().err
     assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_it_in_one_line_with_nothing_left(
+    animals, tmp_path, capsys, monkeypatch, number
+):
+    def endless(*_):
+        for i in itertools.count():
+            yield b"x" * 1000
+            if i == 3:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("jax_bridges.pack._records", endless)
+    out, before = tmp_path / "out", signal.getsignal(number)
+    assert main([str(animals / "clean"), str(out), "--shards=4"]) == 75
+    said = f"stopped: nothing is left of {out}; the same command starts again\n"
+    assert capsys.readouterr().err == said
+    assert not out.exists() and signal.getsignal(number) == before
+
+
+def test_an_interruption_waits_for_the_shards_that_are_being_written(
+    animals, tmp_path, monkeypatch
+):
+    """Else a thread would make the folder again, once it is removed."""
+
+    class Interrupted(ThreadPoolExecutor):
+        def submit(self, *job):
+            if self._work_queue.qsize():
+                raise KeyboardInterrupt
+            return super().submit(*job)
+
+    def slow(*_):
+        time.sleep(0.1)
+        yield b"x"
+
+    monkeypatch.setattr("jax_bridges.pack._records", slow)
+    monkeypatch.setattr("jax_bridges.pack.ThreadPoolExecutor", lambda _: Interrupted(1))
+    with pytest.raises(KeyboardInterrupt):
+        pack(animals / "clean", tmp_path / "out", 9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_is_one_sentence(animals, tmp_path, capsys):
+    out = tmp_path / "out"
+    with files_of_at_most(4096):
+        assert main([str(animals / "clean"), str(out), "--shards=1"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"error: {out}/train-00000-of-00001" in said
+    assert f"make room in {out}, and start again" in said and not out.exists()
+
+
+def test_messages_name_this_command_s_flags(animals, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    for i in range(20):
+        bad.mkdir(exist_ok=True)
+        (bad / f"{i}.png").write_bytes(noise(i))
+    (bad / "broken.png").write_bytes(b"")
+    (bad / "text.txt").write_text("")
+    command = [str(bad), str(tmp_path / "out"), "--shards=1"]
+    assert main(command) == 1
+    said = capsys.readouterr().err
+    assert "or set --on-bad-file='skip'" in said and "data." not in said
+    assert main([*command, "--test-fraction=2"]) == 1
+    said = capsys.readouterr().err
+    assert "--test-fraction is 2.0" in said and "data." not in said
+    assert main([*command, "--on-bad-file=skip"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(("note: ", "pack: ")) for line in said)
+    assert any("are bad: broken.png" in line for line in said)
 
 
 def test_what_is_missing_is_one_sentence(animals, tmp_path):

@@ -3,9 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu_photos
+from jax_bridges import players
+from jax_bridges.packed import read_packed
 from jax_bridges.stages.teacher import check_teacher
 
 
@@ -50,3 +53,50 @@ def test_seconds_are_those_of_all_steps(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
     options = SimpleNamespace(teacher=True, work=tmp_path)
     assert gpu_photos.seconds(options) == {"train": pytest.approx(28.0)}
+
+
+def test_out_is_looked_at_before_the_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gpu_photos, "train_both", lambda *_: pytest.fail("it trains"))
+    out = tmp_path / "out"
+    out.write_text("")
+    for path in (out, out / "in"):
+        assert gpu_photos.main(["jpeg", str(tmp_path), str(path)]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {path} ") and said.count("\n") == 1
+        assert "is no folder that can be written to" in said
+    assert gpu_photos.main(["jpg", str(tmp_path), "out"]) == 1
+    said = capsys.readouterr().err
+    assert "invalid choice: 'jpg'" in said and said.count("\n") == 1
+
+
+class Kept:
+    """Stands for checkpoints: `step` is that of the newest."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def meta(self):
+        return {"step": self.step}
+
+
+def test_files_record_the_steps_that_were_made(tmp_path, monkeypatch):
+    argv = ["inpaint", str(tmp_path), str(tmp_path / "out"), f"--work={tmp_path}"]
+    options = gpu_photos.arguments(argv)
+    config = gpu_photos.configuration(options).to_json_best_effort()
+    (tmp_path / "config.json").write_text(config)
+    (tmp_path / "clock.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("")
+    made = {"teacher": 4480, "student": 1600}
+    monkeypatch.setattr(players, "open_player", lambda work, player: (Kept(made[player]), player))
+    monkeypatch.setattr(players, "read_player", lambda *_: ({}, {"a": np.zeros(1)}))
+    gpu_photos.pack(options)
+    for player in made:
+        recorded = read_packed(tmp_path / "out" / f"{player}.safetensors")[1]
+        steps = (recorded["train"]["steps"], recorded["distill"]["steps"])
+        assert steps == tuple(made.values())

@@ -180,7 +180,7 @@ def test_a_teacher_meets_only_its_own_model(i2sb, tmp_path, capsys):
     config.network.head_channels = 32
     check_teacher(resolved(config, init=path))
 
-    with pytest.raises(FileNotFoundError, match="no teacher in .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="There is no .*nowhere: give"):
         check_teacher(resolved(config, init="", checkpoint=str(tmp_path / "nowhere")))
     assert not (tmp_path / "nowhere").exists()
 

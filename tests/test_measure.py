@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from jax_bridges import measure
-from jax_bridges.metrics import Moments, fd_lite0, mean_estimate, psnr
+from jax_bridges.config import base_config
+from jax_bridges.metrics import PROTOCOLS, Moments, fd_lite0, mean_estimate, metric, psnr
 from jax_bridges.metrics import measure as measure_module
 from jax_bridges.metrics.reference import save_statistics
 
@@ -87,6 +88,50 @@ def test_what_does_not_match_is_said(folders, monkeypatch, capsys):
     assert "has 12 images and" in refused(a, b, "--metrics=fd_lite0")
     (a / "part0/0.png").unlink()
     Image.fromarray(TARGETS[2][:8]).save(b / "part0/2.bmp")
-    assert "is 16x16 and" in refused(a, b, "--metrics=psnr")
+    said = refused(a, b, "--metrics=psnr")
+    assert "2.png is 16x16 and" in said and "2.bmp is 16x8: they must" in said
+    assert "none of them twice" in refused(a, b, "--metrics=psnr,psnr")
     (a / "part0/2.png").write_bytes(b"no picture")
     assert "2.png: " in refused(a, b, "--metrics=psnr")
+
+
+def test_a_second_name_of_a_file_is_a_name(folders, monkeypatch, capsys):
+    for folder, suffix in (("a", "png"), ("b", "bmp")):
+        file = folders / folder / f"part0/0.{suffix}"
+        (folders / folder / f"again.{suffix}").symlink_to(file)
+    code, out, _ = run(
+        monkeypatch, capsys, folders / "a", folders / "b", "--metrics=psnr", "--json"
+    )
+    assert code == 0 and json.loads(out)["images"] == 13
+
+
+def test_large_images_are_measured_few_at_a_time(folders, monkeypatch):
+    """With the numbers of all at once; but for a protocol whose values are of batches."""
+    sizes, seen, few = [], [], metric._few_at_once
+
+    def count(part, function):
+        sizes.append(len(part.images))
+        return few(part, function)
+
+    def all_seen(images, targets):
+        seen.append(len(images))
+        return psnr(images, targets)
+
+    def measured(protocol):
+        config = base_config().evaluate
+        config.update(metrics=("psnr", "ssim"), protocol=protocol)
+        return measure.measure_folders(folders / "a", folders / "b", config)[0]
+
+    whole = {protocol: measured(protocol) for protocol in ("own", "ddbm")}
+    monkeypatch.setattr(measure, "PART_PIXELS", 5 * 256)
+    monkeypatch.setattr(metric, "PIXELS_AT_ONCE", 2 * 256)
+    monkeypatch.setattr(metric, "_few_at_once", count)
+    assert measured("ddbm") == whole["ddbm"] and sizes == [12, 12]
+    sizes.clear()
+    own = measured("own")
+    assert sizes == [5, 5, 5, 5, 2, 2]
+    for name in ("psnr", "ssim"):
+        assert own[name] == pytest.approx(whole["own"][name], rel=1e-6)
+    part = SimpleNamespace(images=OURS, targets=TARGETS, protocol=PROTOCOLS["own"])
+    np.testing.assert_allclose(few(part, all_seen), psnr(OURS, TARGETS), rtol=1e-6)
+    assert seen == [2] * 6

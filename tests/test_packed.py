@@ -10,6 +10,8 @@ from PIL import Image
 from jax_bridges import packed
 from jax_bridges.config import base_config, record
 from jax_bridges.corruptions import smooth_fill
+from jax_bridges.io.safetensors import write_safetensors
+from jax_bridges.io.torch_file import read_torch
 from jax_bridges.players import full_network
 from jax_bridges.restore import Restorer
 from jax_bridges.restore import main as restore
@@ -80,6 +82,15 @@ def test_weights_that_float16_cannot_hold_and_files_of_others_are_refused(model,
     with pytest.raises(ValueError, match="y.safetensors"):
         packed.read_packed(other)
     assert json.loads(json.dumps(recorded)) == recorded
+    whole = read_torch(path)
+    for player, config in (
+        (None, "{}"), ("teacher", None), ("nobody", json.dumps(recorded)),
+        ("teacher", "{}"), ("teacher", "7"), ("teacher", '{"network": {}}'),
+    ):  # fmt: skip
+        said = {"format": "jax_bridges", "player": player, "config": config}
+        write_safetensors(other, whole, {k: v for k, v in said.items() if v is not None})
+        with pytest.raises(ValueError, match="y.safetensors does not say whose weights it holds"):
+            packed.read_packed(other)
 
 
 def test_what_comes_with_the_package_is_small_and_has_a_card():
@@ -92,6 +103,8 @@ def test_what_comes_with_the_package_is_small_and_has_a_card():
         assert sum(a.size for a in jax.tree.leaves(params)) < 2e6
         assert not config["data"]["path"] and full_network(config, player)
         card = path.with_suffix(".md").read_text()
+        steps, batch = config["train"]["steps"], config["train"]["batch"]
+        assert f"{steps:,}" in card and f" of {batch} random" in " ".join(card.split())
         for part in ("What it is", "Training", "Data and licences", "Figures", "Limits"):
             assert f"**{part}.**" in card
 

@@ -114,9 +114,8 @@ def test_report_tells_of_unreadable_files(workdir):
     (workdir / "results.json").write_text('{"title": 3}')
     (workdir / "config.json").write_text("{")
     page = Page(build_report(workdir).read_text())
-    assert (
-        'results.json could not be used: results.json: results["title"] must be text.' in page.text
-    )
+    said = f'{workdir / "results.json"}: results["title"] must be text.'
+    assert f"results.json could not be used: {said}" in page.text
     assert "config.json could not be used" in page.text
     with pytest.raises(FileNotFoundError, match="WORKDIR"):
         build_report(workdir / "nowhere")

@@ -19,6 +19,7 @@ from jax_bridges.report import (
     save_png,
     write_results,
 )
+from jax_bridges.report.differences import Difference
 from jax_bridges.report.results import check_results
 from jax_bridges.report.table import make_columns, sort_rows
 from tests.support.reports import ROWS, colour, plain_results, read, results_of
@@ -62,6 +63,8 @@ def test_a_row_of_the_file_and_in_memory_are_inverse():
         ),
         ({"rows": [ROWS[0] | {"psnr": "31"}]}, r"""rows[0]["psnr"] must be a finite number"""),
         ({"rows": [ROWS[0] | {"source": "hearsay"}]}, "not 'hearsay'"),
+        ({"rows": [ROWS[0] | {"intervals": {"psnr": [5, 1]}}]}, "the lower end first, not [5, 1]"),
+        ({"rows": [ROWS[0] | {"behind": {"psnr": [5, 1]}}]}, "the lower end first, not [5, 1]"),
         ({"pictures": ["../secret.png"]}, "must be a path inside the work directory"),
         ({"comparisons": [{"label": "a", "images": {"x": "/etc/a.png"}}]}, "'/etc/a.png' must be"),
         ({"comparisons": [{"images": {}}]}, "comparisons[0] must be"),
@@ -88,6 +91,19 @@ def test_read_results_says_what_is_wrong(tmp_path):
     (tmp_path / "results.json").write_text('{"title": "x", ')
     with pytest.raises(ValueError, match="is not JSON"):
         read_results(tmp_path / "results.json")
+    path = tmp_path / "j5.json"
+    path.write_text(json.dumps(plain_results() | {"rows": [{"model": 7}]}))
+    with pytest.raises(ValueError, match=rf'^{path}: rows\[0\]\["model"\] must be text'):
+        read_results(path)
+
+
+def test_a_difference_whose_ends_are_reversed_is_refused():
+    ends = dict(low=1.0, high=2.0, lower=1.1, upper=1.9)
+    good = dict(row=0, to=1, metric="psnr", value=1.5, **ends)
+    assert Difference.read(good, "d").low == 1.0
+    for wrong in ({"low": 3.0}, {"lower": 3.0}, {"high": None}):
+        with pytest.raises(ValueError, match="d: low.* must not be above"):
+            Difference.read(good | wrong, "d")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):

@@ -32,6 +32,12 @@ def test_the_first_line_comes_before_anything_heavy_is_imported():
     assert said.splitlines() == ["jax_bridges 0.1.0: loading", "[]"]
 
 
+@pytest.mark.parametrize("name", ["benchmark", "export", "measure", "pack", "reference", "table"])
+def test_commands_begin_before_they_import(name):
+    text = (ROOT / "jax_bridges" / f"{name}.py").read_text()
+    assert text.index("\n    begin()\n") < text.index("\nimport ")
+
+
 def test_ctrl_c_ends_a_command_while_it_compiles(images, tmp_path):
     """The main thread is in the compiler then, and its own handlers would have to wait."""
     config = tiny(images, **{"network.widths": (16, 16), "network.blocks": 6})

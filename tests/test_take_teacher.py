@@ -8,10 +8,12 @@ import pytest
 from jax.sharding import NamedSharding
 
 from jax_bridges.config import base_config, model_differences, record
+from jax_bridges.configurations import get_config
 from jax_bridges.packed import write_packed
 from jax_bridges.stages import teacher as stage
 from jax_bridges.stages.teacher import check_teacher, load_teacher, take_teacher, teacher_record
 from jax_bridges.training.system import System
+from jax_bridges.validation import validate
 from tests.support.imports import a_run
 
 
@@ -121,3 +123,52 @@ def test_one_that_ships_has_one_set_of_weights():
     config.distill.start = "raw"
     with pytest.raises(ValueError, match="photos:inpaint holds one set of weights"):
         check_teacher(plain(config))
+
+
+@pytest.mark.parametrize("path", ["photos:nope", "nope.safetensors", "runs/nope"])
+def test_one_that_is_not_there_is_told_with_all_there_could_be(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        FileNotFoundError, match=f"There is no {path}: give the folder of a run"
+    ) as e:
+        teacher_record(path)
+    assert ".safetensors), or one of photos:denoise, photos:inpaint, " in str(e.value)
+
+
+def test_a_file_tells_of_its_last_training_alone(tmp_path):
+    assert teacher_record("photos:inpaint")[1] == "weights alone, last trained for 4480 steps"
+    imported = {k: v for k, v in record(a_teacher()).items() if k in ("network", "bridge")}
+    path = write_packed(tmp_path / "a.safetensors", "teacher", imported, {"a": np.zeros(1)})
+    assert teacher_record(str(path))[1] == "weights alone"
+
+
+def test_a_teacher_that_sees_a_mask_is_not_for_a_task_without():
+    config = get_config("photos:jpeg")
+    config.teacher.checkpoint = "photos:inpaint"
+    take_teacher(config, [])
+    with pytest.raises(ValueError, match="photos:inpaint sees where the hole is .* 'photo_file'"):
+        validate(config)
+    config.teacher.checkpoint = ""
+    with pytest.raises(ValueError, match="sees_mask is True, but .*: set it to False"):
+        validate(config)
+
+
+@pytest.mark.parametrize(
+    "task, teacher, words",
+    [
+        ("inpaint", "photos:jpeg", "corruption.name: photo_file -> inpaint_holes.\n"),
+        ("superres", "photos:jpeg", "corruption.factors: [1] -> [2, 4]"),
+        ("jpeg", "photos:jpeg", ""),
+        ("inpaint", "photos:inpaint", ""),
+    ],
+)
+def test_a_teacher_of_another_corruption_is_noted(task, teacher, words, capsys):
+    config = get_config(f"photos:{task}")
+    config.teacher.checkpoint = teacher
+    take_teacher(config, [])
+    check_teacher(plain(config))
+    said = capsys.readouterr().out
+    assert words in said if words else "note" not in said
+    config.teacher.update(checkpoint="", init=teacher)
+    check_teacher(plain(config))
+    assert "note" not in capsys.readouterr().out

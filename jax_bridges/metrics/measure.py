@@ -36,7 +36,7 @@ _TARGETS = "the targets of the same images"
 # fmt: off
 # The keys of `config.evaluate` that say what is measured.
 SETTINGS = (
-    Setting("metrics", ("psnr", "ssim", "fd_lite0", "kid_lite0"), Each(Choice(METRICS), least=1),
+    Setting("metrics", ("psnr", "ssim", "fd_lite0", "kid_lite0"), Each(Choice(METRICS), least=1, unique=True),
             "What is measured; fid to lpips_alex need weights, ca and ca_lite0 labels too."),
     Setting("protocol", "own", Choice(PROTOCOLS), "Whose pixels, resizing and units: ours, or a paper's."),
     Setting("weights", "", TEXT, "Folder of the feature networks' files; \"\": the usual caches."),

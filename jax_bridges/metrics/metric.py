@@ -27,6 +27,8 @@ from jax_bridges.metrics.store import Picked, Store
 KID_SUBSET = 100  # images, fewer where the set is smaller
 PAIRS_IN_MEMORY = 2048  # images whose inner products, 32 MB a matrix, are kept for the folds
 
+PIXELS_AT_ONCE = 2**22  # of PSNR and SSIM
+
 
 class Part(NamedTuple):
     """Some of a set's images, as a metric of single images sees them.
@@ -130,6 +132,18 @@ def _score_without(ours: Store, theirs: None, folds, config: Any) -> np.ndarray:
     return np.array([inception_score(Picked(ours, picks)) for picks in kept(folds)])
 
 
+def _few_at_once(part: Part, function: Callable) -> np.ndarray:
+    """`function(images, targets)` of a few of them at a time, whose maps in float32 are 25 times as large.
+
+    All at once where a protocol looks at them by batches.
+    """
+    images, targets = part.images, part.targets
+    pixels = images.shape[0] * images.shape[1] * images.shape[2]
+    pieces = 1 if part.protocol.batch else min(len(images), -(-pixels // PIXELS_AT_ONCE))
+    split = (np.array_split(each, pieces) for each in (images, targets))
+    return np.concatenate([np.asarray(function(*few)) for few in zip(*split, strict=True)])
+
+
 def _lpips(part: Part, net: str) -> np.ndarray:
     images, targets = part.pixels, part.targets
     least = max(part.protocol.lpips_size, TRUNKS[net][2])
@@ -162,11 +176,11 @@ METRICS = {
     ),
     "psnr": Metric(
         "PSNR", True, 2, "dB", of_hole=True, published=("PSNR",),
-        each=lambda part: part.protocol.psnr(part.images, part.targets),
+        each=lambda part: _few_at_once(part, part.protocol.psnr),
     ),
     "ssim": Metric(
         "SSIM", True, 3, of_hole=True, window=11, published=("SSIM",),
-        each=lambda part: part.protocol.ssim(part.images, part.targets),
+        each=lambda part: _few_at_once(part, part.protocol.ssim),
     ),
     "fid": Metric(
         "FID", False, 1, needs=("inception",), published=("FID", "FID-10k"),

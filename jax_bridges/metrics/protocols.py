@@ -88,6 +88,7 @@ class Protocol(NamedTuple):
       pixels: from that to uint8, for pictures and feature networks.
       fid, inception: conventions of `inception.RESIZES` for the FID and for the IS.
       psnr, ssim: `(images, targets) -> values` of what `keep` gave and uint8 targets.
+      batch: images of which PSNR and SSIM give one value, which is the protocol's; 0: each image has its own.
       lpips_size: side to which smaller images are enlarged for LPIPS; 0: none.
       about: one line for the report.
     """
@@ -100,6 +101,7 @@ class Protocol(NamedTuple):
     ssim: Callable
     lpips_size: int
     about: str
+    batch: int = 0
 
 
 PROTOCOLS = {
@@ -119,6 +121,7 @@ PROTOCOLS = {
         "DDBM (arXiv 2309.16948), and DBIM's translation: pixels truncated; FID and IS "
         "legacy_tensorflow, splits of 5000, on all training pairs; LPIPS VGG, PSNR and SSIM on "
         "[-1, 1] by batches of 128, images below 256 pixels enlarged to 224 first",
+        batch=_DDBM_BATCH,
     ),
     "dbim": Protocol(
         truncate, truncate, "legacy_pytorch", "legacy_tensorflow", psnr, ssim, 0,

@@ -62,6 +62,11 @@ class Difference:
         need(good and is_metric(item["metric"]), f"{where} must have {names}")
         numbers = [v for k, v in item.items() if k != "metric" and v is not None]
         need(all(is_number(v) and math.isfinite(v) for v in numbers), f"{where} must be of numbers")
+        for low, high in (("low", "high"), ("lower", "upper")):
+            ends = (item[low], item[high])
+            need(
+                None not in ends and ends[0] <= ends[1], f"{where}: {low} must not be above {high}"
+            )
         return cls(**item)
 
     def plain(self) -> dict:

@@ -33,7 +33,7 @@ from typing import Any
 from jax_bridges.io.atomic import write_atomic
 from jax_bridges.io.bucket import place
 from jax_bridges.report.differences import Difference, Measured, read_values
-from jax_bridges.report.row import Row, is_count, is_number, need
+from jax_bridges.report.row import ABOUT, Row, is_count, is_number, need
 
 
 def write_results(path: str | os.PathLike, results: dict) -> Path:
@@ -53,7 +53,7 @@ def read_results(path: str | os.PathLike) -> dict:
     """Read and check a results.json; its rows are `Row`s, its differences, perhaps none, `Difference`s.
 
     Raises FileNotFoundError where there is none, ValueError where it is not JSON or breaks the
-    schema.
+    schema; both name the file.
     """
     path = place(path)
     if not path.is_file():
@@ -62,7 +62,10 @@ def read_results(path: str | os.PathLike) -> dict:
         results = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON ({error}): run the evaluate stage again.") from None
-    rows, differences = check_results(results)
+    try:
+        rows, differences = check_results(results)
+    except ValueError as error:  # of several files the one that is meant
+        raise ValueError(f"{path}: {str(error).removeprefix(ABOUT)}") from None
     return {**results, "rows": rows, "differences": differences}
 
 
@@ -155,7 +158,7 @@ def _check_measured(measured) -> None:
         datetime.datetime.fromisoformat(measured["date"])
     except ValueError:
         raise ValueError(
-            'results.json: measured["date"] must be ISO 8601 such as 2026-11-21T05:28:00, '
+            f'{ABOUT}measured["date"] must be ISO 8601 such as 2026-11-21T05:28:00, '
             f"not {measured['date']!r}."
         ) from None
     need(is_count(measured.get("images")), 'measured["images"] must be a number of images')

@@ -9,6 +9,7 @@ from typing import Any
 
 from jax_bridges.metrics import METRICS, Metric
 
+ABOUT = "results.json: "  # how a sentence begins on what breaks its schema
 HOLE = "_hole"  # suffix of a metric taken inside the missing region only
 
 _OWN = ("model", "sampler", "task", "nfe", "images", "seconds_per_image", "training_calls")
@@ -123,7 +124,7 @@ def split_metric(key: str) -> tuple[Metric, bool]:
 def need(condition: bool, message: str) -> None:
     """Raises ValueError, a sentence about results.json, unless the condition holds."""
     if not condition:
-        raise ValueError(f"results.json: {message}.")
+        raise ValueError(f"{ABOUT}{message}.")
 
 
 def is_number(value: object) -> bool:
@@ -186,8 +187,9 @@ def _check_ends(where: str, intervals: Any) -> None:
             is_metric(key)
             and isinstance(pair, (list, tuple))
             and len(pair) == 2
-            and all(is_number(end) and math.isfinite(end) for end in pair),
-            f'{where}["{key}"] must be [low, high] of a metric, not {pair!r}',
+            and all(is_number(end) and math.isfinite(end) for end in pair)
+            and pair[0] <= pair[1],
+            f'{where}["{key}"] must be [low, high] of a metric, the lower end first, not {pair!r}',
         )
 
 

@@ -11,12 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from jax_bridges.config import FREE_SETTINGS, model_differences
+from jax_bridges.config import FREE_SETTINGS, differences, model_differences
+from jax_bridges.corruptions import CORRUPTIONS
 from jax_bridges.io.bucket import place
 from jax_bridges.keys import Purpose
-from jax_bridges.packed import SUFFIX, read_packed, shipped
+from jax_bridges.packed import SUFFIX, find_model, read_packed, shipped
 from jax_bridges.players import is_teacher, open_player
-from jax_bridges.settings import flatten
+from jax_bridges.settings import flatten, part_rows
 from jax_bridges.stages.prior import as_prior, is_prior
 from jax_bridges.stages.run import Run
 from jax_bridges.training.methods import METHODS
@@ -39,13 +40,23 @@ def teacher_record(path: str) -> tuple[dict[str, Any], str]:
         player, recorded, _ = read_packed(file)
         if not is_teacher(player):
             raise ValueError(f"{path} is a {player}, which cannot be a teacher: give its teacher.")
-        return recorded, f"{recorded['train']['steps']} steps, weights alone"
+        steps = _steps(recorded)
+        # Of a teacher that began with another's it is the last training alone.
+        return recorded, "weights alone" + (f", last trained for {steps} steps" if steps else "")
+    if not place(path).exists():
+        find_model(path, "the folder of a run or of an import, a file of weights (.safetensors)")
     with open_player(path, "teacher")[0] as checkpoints:
         meta = checkpoints.meta()
     recorded = meta["config"]
     if "source" in recorded:
         return recorded, recorded["source"]["file"]
-    return recorded, f"step {meta['step']} of {recorded['train']['steps']}"
+    steps = _steps(recorded)
+    return recorded, f"step {meta['step']}" + (f" of {steps}" if steps else "")
+
+
+def _steps(recorded: dict[str, Any]) -> int | None:
+    """Those of its training; None: it does not say."""
+    return recorded.get("train", {}).get("steps")
 
 
 def _packed(path: str) -> Path | None:
@@ -161,6 +172,32 @@ def check_teacher(config: dict) -> None:
             + "\n  ".join(changed)
         )
     print(f"teacher    {path}: {origin}", flush=True)
+    if used and not prior and (unseen := _unseen(recorded, config)):
+        print(f"note: {unseen}", flush=True)
+
+
+def _unseen(recorded: dict, config: dict) -> str:
+    """A sentence where a teacher that is not trained further has learned to undo another corruption.
+
+    No error: holes of another shape, or a little more noise, may well be what is to be tried.
+    """
+    if recorded.get("corruption", {}).get("name") not in CORRUPTIONS:
+        return ""  # an import, which does not say
+    theirs, ours = (_corruption(each["corruption"]) for each in (recorded, config))
+    found = differences(theirs, ours)
+    if not found:
+        return ""
+    names = [line for line in found if line.startswith("corruption.name:")]
+    return (
+        "the teacher has learned to undo another corruption, so that it may never have seen such x_T; "
+        f"teacher.init would train it further (teacher -> configuration): {'; '.join(names or found)}."
+    )
+
+
+def _corruption(settings: dict[str, Any]) -> dict[str, Any]:
+    """A corruption with all defaults said, but for what fills a hole, which `model_differences` compares."""
+    known = {row.key: row.default for row in part_rows("corruption", settings["name"])}
+    return {"corruption": {**known, **settings, "fill": ""}}
 
 
 def load_teacher(run: Run, path: str) -> PyTree:
