@@ -6,6 +6,7 @@
     jax_bridges measure IMAGES TARGETS       PSNR, SSIM, LPIPS, Fréchet distances of two folders
     jax_bridges table RUN...                 tables and plots of runs, for papers
     jax_bridges reference OUT                statistics of a data set, for Fréchet distances
+    jax_bridges pack FOLDER OUT              many images into few large files
     jax_bridges import_torch FILE WORKDIR    a released PyTorch checkpoint as a teacher or a prior
     jax_bridges export RUN FILE              a student in one file, for other programs
     jax_bridges benchmark                    how fast it runs here, and what a run would cost
@@ -22,8 +23,8 @@ import sys
 from jax_bridges.starting import begin
 
 COMMANDS = (
-    "restore", "paint", "measure", "table", "reference", "import_torch", "export", "benchmark",
-    "settings",
+    "restore", "paint", "measure", "table", "reference", "pack", "import_torch", "export",
+    "benchmark", "settings",
 )  # fmt: skip
 
 
