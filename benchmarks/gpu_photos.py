@@ -9,10 +9,10 @@ the clock: how many steps that are is up to the GPU. OUT gets student.safetensor
 teacher.safetensors (float32), config.json, metrics.jsonl and trained.json; the run itself, with its
 checkpoints, is in --work. Killed at any moment, the same command goes on from the last checkpoint.
 
-With --teacher there is no clock: the teacher alone is trained, with batch, steps and rate of the
+With --teacher or --student there is no clock: that one alone is trained, with batch, steps and rate of the
 configuration, and OUT gets it in float16, to be called once, as such models ship with the package.
 --init=RUN goes on from the teacher of another run, or --init=photos:TASK from the one that ships, on other
-crops, for --steps.
+crops, for --steps; a student is of that teacher, by default of the one that ships.
 """
 
 from __future__ import annotations
@@ -57,26 +57,29 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--work", type=Path, help="folder of the run (runs/photos_TASK; with --toy _toy behind)")
     add("--toy", action="store_true", help="a small network and small pieces, on whatever device")
     add("--teacher", action="store_true", help="the teacher alone, as the configuration says")
-    add(
-        "--init",
-        help="with --teacher: the folder of a run or a model that ships, from whose teacher it starts",
-    )
-    add("--steps", type=int, help="with --teacher: in place of the configuration's")
+    add("--student", action="store_true", help="the student alone, the same, of a teacher there is")
+    add("--init", help="with either: that teacher, the folder of a run or a model that ships")
+    add("--steps", type=int, help="with either: in place of the configuration's")
     options = parser.parse_args(argv)
-    if not options.teacher and (options.init or options.steps is not None):
-        raise ValueError("--init and --steps are for the teacher alone: give --teacher as well.")
+    if options.teacher and options.student:
+        raise ValueError("--teacher and --student are one alone: leave both out for both.")
+    options.alone = "teacher" if options.teacher else "student" if options.student else ""
+    if not options.alone and (options.init or options.steps is not None):
+        raise ValueError(
+            "--init and --steps are for one alone: give --teacher or --student as well."
+        )
     if options.steps is not None and options.steps < 1:
         raise ValueError(f"--steps={options.steps}: it must be at least 1.")
-    if options.teacher and options.toy:
+    if options.alone and options.toy:
         raise ValueError(
-            "--teacher trains as the configuration says, and --toy in small: leave one out."
+            f"--{options.alone} trains as the configuration says, and --toy in small: leave one out."
         )
     if not options.minutes > 0:
         raise ValueError(f"--minutes={options.minutes:g}: it must be above 0.")
     if not options.data.is_dir():
         raise ValueError(f"There is no folder {options.data}: give one with photographs.")
     check_writable(options.out)
-    name = f"runs/photos_{options.task}" + "_toy" * options.toy
+    name = f"runs/photos_{options.task}" + "_toy" * options.toy + "_student" * options.student
     options.work = (options.work or ROOT / name).absolute()
     return options
 
@@ -91,12 +94,13 @@ def configuration(options: argparse.Namespace):
     spec.loader.exec_module(module)
     config = module.get_config(options.task)
     config.data.path = str(options.data.absolute())
-    if options.teacher:
-        config.train.steps = options.steps or config.train.steps
-        if options.init:
-            from jax_bridges.packed import find_model
-
-            config.teacher.init = str(find_model(options.init).absolute())
+    if options.alone:
+        stage = config.train if options.teacher else config.distill
+        stage.steps = options.steps or stage.steps
+        if options.student:
+            config.teacher.checkpoint = teacher_of(options.init or f"photos:{options.task}")
+        elif options.init:
+            config.teacher.init = teacher_of(options.init)
             config.seed += 1
         return config
     config.train.steps = config.distill.steps = NEVER
@@ -115,6 +119,14 @@ def configuration(options: argparse.Namespace):
         config.train.optimizer.warmup = config.distill.optimizer.warmup = 20
         config.log_every, config.checkpoint_every = 5, 50
     return config
+
+
+def teacher_of(name: str) -> str:
+    """A model that ships by its name, another by its whole path; FileNotFoundError if there is none."""
+    from jax_bridges.packed import find_model, shipped
+
+    path = find_model(name)
+    return name if name in shipped() else str(path.absolute())
 
 
 class Clock:
@@ -195,7 +207,8 @@ def train_both(options: argparse.Namespace, config) -> None:
     run = Run(config, options.work, System.create(config), parallel, data, held_out, log, stop)
     begin_workdir(options.work, config)
     try:
-        for name in (TRAIN,) if options.teacher else (TRAIN, DISTILL):
+        alone = {"teacher": (TRAIN,), "student": (DISTILL,)}
+        for name in alone.get(options.alone, (TRAIN, DISTILL)):
             done = options.work / f"{name}.done"
             if done.exists():
                 say(f"{name}: already done")
@@ -203,8 +216,9 @@ def train_both(options: argparse.Namespace, config) -> None:
             if name == TRAIN:
                 stage = train(run)
             else:
-                stage = distill(run, load_teacher(run, str(options.work)))
-            if options.teacher:
+                teacher = config.teacher.checkpoint or str(options.work)
+                stage = distill(run, load_teacher(run, teacher))
+            if options.alone:
                 train_stage(run, stage, lambda state, step: None)
                 continue
             clock = Clock(stop, options.work / "clock.json", name, options.minutes)
@@ -227,15 +241,15 @@ def train_both(options: argparse.Namespace, config) -> None:
 
 
 def seconds(options: argparse.Namespace) -> dict[str, float]:
-    """What each stage took, over all starts; with --teacher that of its steps."""
-    if not options.teacher:
+    """What each stage took, over all starts; of one alone that of its steps."""
+    if not options.alone:
         return json.loads((options.work / "clock.json").read_text())
     lines = map(json.loads, (options.work / "metrics.jsonl").read_text().splitlines())
     at, spent = 0, 0.0
     for line in lines:
         spent += (line["step"] - at) * line["seconds_per_step"]
         at = line["step"]
-    return {"train": spent}
+    return {"train" if options.teacher else "distill": spent}
 
 
 def steps_made(work: Path, player: str) -> int:
@@ -251,13 +265,17 @@ def pack(options: argparse.Namespace) -> None:
     from benchmarks.lab.record import machine, versions
     from jax_bridges.packed import write_packed
     from jax_bridges.players import PLAYERS, read_player
+    from jax_bridges.stages.teacher import teacher_record
 
     options.out.mkdir(parents=True, exist_ok=True)
     recorded = json.loads((options.work / "config.json").read_text())
     made = {"teacher": "float32", "student": "float16"}
-    if options.teacher:
-        made, recorded["data"]["path"] = {"teacher": "float16"}, ""
-        recorded["teacher"]["init"], recorded["evaluate"]["teacher_nfe"] = "", [1]
+    if options.alone:
+        made, recorded["data"]["path"] = {options.alone: "float16"}, ""
+        recorded["teacher"]["init"], recorded["evaluate"][f"{options.alone}_nfe"] = "", [1]
+    if options.student:  # how its teacher was trained, which is wherever it was
+        recorded["train"] = teacher_record(recorded["teacher"]["checkpoint"])[0]["train"]
+        recorded["teacher"]["checkpoint"] = ""
     for player in made:  # a stage that the clock has ended was given more steps than it made
         stage = PLAYERS[player][0]
         recorded[stage]["steps"] = steps_made(options.work, player)
@@ -267,8 +285,9 @@ def pack(options: argparse.Namespace) -> None:
         say(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(options.work / name, options.out / name)
-    how = "--teacher" if options.teacher else f"--minutes={options.minutes:g}"
-    how += " --toy" * options.toy + " --init=RUN" * (options.init is not None)
+    how = f"--{options.alone}" if options.alone else f"--minutes={options.minutes:g}"
+    init = options.init if str(options.init).startswith("photos:") else "RUN"
+    how += " --toy" * options.toy + f" --init={init}" * (options.init is not None)
     how += f" --steps={options.steps}" * (options.steps is not None)
     about = {
         "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT {how}",
@@ -287,7 +306,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def work() -> None:
         options = arguments(sys.argv[1:] if argv is None else argv)
-        most = "" if options.teacher else f" {options.minutes:g} minutes at most,"
+        most = "" if options.alone else f" {options.minutes:g} minutes at most,"
         say(f"{options.task}:{most} in {options.work}")
         keep_compiled()
         train_both(options, configuration(options))

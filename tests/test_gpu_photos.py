@@ -29,6 +29,10 @@ def test_the_teacher_alone_is_trained_as_the_configuration_says(task, tmp_path):
     assert (more.train.steps, more.teacher.init, more.seed) == (7, str(tmp_path), alone.seed + 1)
     shipped = gpu_photos.arguments([*argv, "--teacher", f"--init=photos:{task}"])
     check_teacher(json.loads(gpu_photos.configuration(shipped).to_json_best_effort()))
+    student = gpu_photos.arguments([*argv, "--student", "--steps=9"])
+    student = gpu_photos.configuration(student)
+    assert (student.distill.steps, student.teacher.checkpoint) == (9, f"photos:{task}")
+    check_teacher(json.loads(student.to_json_best_effort()))
 
 
 def test_what_it_does_not_take(tmp_path):
@@ -36,8 +40,10 @@ def test_what_it_does_not_take(tmp_path):
     for flags, words in (
         (["--teacher", "--toy"], "leave one out"),
         (["--minutes=0"], "it must be above 0"),
+        (["--teacher", "--student"], "leave both out for both"),
+        (["--student", "--toy"], "--student trains as the configuration says"),
         (["--teacher", "--steps=0"], "it must be at least 1"),
-        (["--steps=7"], "give --teacher as well"),
+        (["--steps=7"], "give --teacher or --student as well"),
     ):
         with pytest.raises(ValueError, match=words):
             gpu_photos.arguments(argv + flags)
@@ -51,7 +57,7 @@ def test_what_it_does_not_take(tmp_path):
 def test_seconds_are_those_of_all_steps(tmp_path):
     lines = [{"step": 50, "seconds_per_step": 0.5}, {"step": 80, "seconds_per_step": 0.1}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    options = SimpleNamespace(teacher=True, work=tmp_path)
+    options = SimpleNamespace(alone="teacher", teacher=True, work=tmp_path)
     assert gpu_photos.seconds(options) == {"train": pytest.approx(28.0)}
 
 
