@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,17 +63,17 @@ def find_hole(
       size: (H, W) of the upright picture.
       mask: whatever `read_picture` takes, or bool `[H, W]`; a pixel is missing where its brightest
         channel is at least half of white. Alpha does not count.
-      boxes: (left, top, width, height) each, inside the picture.
+      boxes: (left, top, width, height) each, whole numbers, inside the picture.
       invert: the mask's dark half is missing instead; boxes stay what they are.
 
     Raises:
-      BadImage: the mask is unreadable or of another size, a box leaves the picture, nothing is
-        missing, or everything is.
+      BadImage: the mask is unreadable or of another size, a box is none or leaves the picture,
+        nothing is missing, or everything is.
     """
     hole = np.zeros(size, bool)
     if mask is not None:
         hole |= _read(mask, size) ^ invert
-    for left, top, width, height in boxes:
+    for left, top, width, height in map(_whole, boxes):
         if left + width > size[1] or top + height > size[0]:
             raise BadImage(
                 f"the box {left},{top},{width},{height} leaves the picture, which is "
@@ -84,6 +85,20 @@ def find_hole(
     if hole.all():
         raise BadImage("the mask marks every pixel, so nothing is known to go on (see --invert)")
     return hole
+
+
+def _whole(box) -> Box:
+    """A box in whole numbers that are none too small; others would mark pixels elsewhere, or none."""
+    try:
+        left, top, width, height = map(operator.index, box)
+        if min(left, top) >= 0 and min(width, height) >= 1:
+            return left, top, width, height
+    except (TypeError, ValueError):  # no numbers, or not four
+        pass
+    raise BadImage(
+        "a box is (left, top, width, height) in whole pixels, the first two at least 0 and the others "
+        f"at least 1, not {box}"
+    )
 
 
 def _read(mask, size: tuple[int, int]) -> np.ndarray:

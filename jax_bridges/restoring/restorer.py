@@ -174,7 +174,7 @@ class Restorer:
         check_size((picture.size[0] * self.enlarge, picture.size[1] * self.enlarge))
         if self.enlarge > 1:
             picture = picture.enlarged(self.enlarge, self.model.interpolates)
-        given = mask is not None or bool(task.boxes)
+        given = mask is not None or len(task.boxes) > 0
         if self.model.masks == "none" and given:
             raise BadImage("this model restores whole pictures: give it no --mask and no --box")
         if self.model.masks == "needed" and not given:
