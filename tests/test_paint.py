@@ -108,10 +108,37 @@ def test_what_is_transparent_is_taken_for_the_hole(restorer):
     assert known["transparent"]
     mask = desk.transparent(known["id"])
     np.testing.assert_array_equal(read_picture(mask).pixels[..., 0] > 0, HOLE)
-    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append)
+    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append, opaque=True)
     done = read_picture(desk.download(known["id"], 0, "png")[0])
     assert done.alpha is None
     np.testing.assert_array_equal(done.pixels, restorer(picture, HOLE).pixels)
+    # Other paint, after that was undone, leaves it transparent; of half of it half becomes opaque.
+    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append)
+    done = read_picture(desk.download(known["id"], 0, "png")[0])
+    np.testing.assert_array_equal(done.alpha[..., 0], alpha)
+    half = HOLE & (np.arange(60) < LEFT + 5)
+    white = Picture(half[..., None].astype(np.uint8) * 255).to_png()
+    desk.answer(known["id"], 0, (white, 0, 0), 0, 1, told.append, opaque=True)
+    done = read_picture(desk.download(known["id"], 0, "png")[0])
+    np.testing.assert_array_equal(done.alpha[..., 0], np.where(half, 255, alpha))
+
+
+def test_transparency_outlives_the_paint_that_took_it(server, enlarger):
+    alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+    clear = Picture(photograph(40, 60), alpha[..., None]).to_png()
+    with served([server.desk.tabs[0].restorer, enlarger]) as two:
+        key = json.loads(ask(two, "POST", "picture?name=a.png", clear)[2])["id"]
+        mask = ask(two, "POST", f"transparent?id={key}")[2]
+        place = f"id={key}&first=0&count=1&left=0&top=0"
+        for asked, body, kept in (
+            ("tab=1&opaque=1", None, True),  # a tab without paint
+            ("tab=0&opaque=1", mask, False),
+            ("tab=0&opaque=0", mask, True),
+            ("tab=1", None, True),
+        ):
+            assert ask(two, "POST", f"answers?{place}&{asked}", body)[0] == 200
+            done = read_picture(ask(two, "GET", f"download?id={key}&number=0")[2])
+            assert (done.alpha is not None) == kept, asked
 
 
 def test_tabs_say_what_models_do_and_small_pictures_are_enlarged(restorer, enlarger):

@@ -200,7 +200,8 @@ class _Handler(BaseHTTPRequestHandler):
 
         numbers = (self._number(name) for name in ("tab", "first", "count"))
         tab, first, count = numbers
-        self.server.desk.answer(self._key(), tab, painted, first, count, tell)
+        opaque = self.asked.get("opaque") == "1"
+        self.server.desk.answer(self._key(), tab, painted, first, count, tell, opaque)
 
     def _part(self) -> None:
         box = [self._number(name) for name in ("left", "top", "width", "height")]
