@@ -15,6 +15,7 @@ if __name__ == "__main__":  # before the imports, which take seconds
     begin()
 
 import argparse
+import math
 import sys
 import threading
 import webbrowser
@@ -59,7 +60,7 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
     Raises ValueError or OSError, in one sentence.
     """
     flags = _parser().parse_args(argv)
-    most = int(flags.megapixels * 1e6) if flags.megapixels == flags.megapixels else 0
+    most = int(flags.megapixels * 1e6) if math.isfinite(flags.megapixels) else 0
     if not 0 < most <= MAX_PIXELS:
         raise ValueError(
             f"--megapixels={flags.megapixels:g}: it must be above 0, and at most {MAX_PIXELS / 1e6:g}."

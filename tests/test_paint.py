@@ -208,6 +208,30 @@ def test_a_picture_through_the_server(server, restorer):
         assert status == 410 and "open yours again" in sentence
 
 
+def test_a_part_is_one_of_the_answer(server):
+    key = json.loads(ask(server, "POST", "picture?name=a.png", PICTURE)[2])["id"]
+    asked = f"id={key}&tab=0&first=0&count=1&left={LEFT}&top={TOP}"
+    assert ask(server, "POST", f"answers?{asked}", part()[0])[0] == 200
+
+    def piece(left, top, width, height):
+        box = f"left={left}&top={top}&width={width}&height={height}"
+        return ask(server, "GET", f"answer?id={key}&number=0&{box}")
+
+    assert read_picture(piece(58, 39, 2, 1)[2]).size == (1, 2)
+    for box, sentence in (
+        ((-5, 0, 9, 9), "The request's left is -5, and must be at least 0."),
+        ((0, -1, 9, 9), "The request's top is -1, and must be at least 0."),
+        ((0, 0, 0, 9), "The request's width is 0, and must be at least 1."),
+        ((0, 0, 9, -9), "The request's height is -9, and must be at least 1."),
+        ((55, 0, 9, 9), "The box 55,0,9,9 leaves the picture, which is 60x40."),
+        ((0, 60, 9, 9), "The box 0,60,9,9 leaves the picture, which is 60x40."),
+        ((0, 0, 9, "x"), "The request lacks a number, height."),
+    ):
+        assert said(piece(*box)) == (400, sentence)
+    status, sentence = said(ask(server, "POST", f"answers?{asked.replace('first=0', 'first=-1')}"))
+    assert (status, sentence) == (400, "The request's first is -1, and must be at least 0.")
+
+
 def test_nobody_else_is_answered(server):
     """No token, another site's page, another name for this machine, and what a form of theirs can send."""
     assert server.server_address[0] == "127.0.0.1"
@@ -251,8 +275,9 @@ def test_what_is_too_large_or_no_picture_is_one_sentence(server):
         413,
         "This file has 9 MB, more than this page takes.",
     )
-    assert refused(b"", Content_Length="-1")[0] == 413
-    assert refused(b"", Content_Length="many")[0] == 411
+    for length in ("-1", "-5", "many", ""):
+        words = "The request does not say how long it is."
+        assert refused(b"", Content_Length=length) == (411, words)
     assert refused(b"hello") == (400, "Not a picture that Pillow can read.")
     assert refused(b"") == (400, "The file is empty.")
     large = Picture(np.zeros((1001, 1000, 1), np.uint8)).to_png()
@@ -267,6 +292,8 @@ def test_the_command_refuses_in_a_sentence(restorer, capsys):
     for argv, words in (
         ([restorer.path, "--megapixels=0"], "--megapixels=0: it must be above 0"),
         ([restorer.path, "--megapixels=nan"], "--megapixels=nan: it must be above 0"),
+        ([restorer.path, "--megapixels=inf"], "--megapixels=inf: it must be above 0"),
+        ([restorer.path, "--megapixels=-inf"], "--megapixels=-inf: it must be above 0"),
         ([restorer.path, "--port=70000"], "--port=70000: it must lie between 0 and 65535"),
         (["nowhere"], "There is no nowhere"),
     ):

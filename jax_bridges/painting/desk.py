@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restoring.files import Task
-from jax_bridges.restoring.holes import ALPHA, split_alpha
+from jax_bridges.restoring.holes import ALPHA, check_box, split_alpha
 from jax_bridges.restoring.notes import Note
 from jax_bridges.restoring.pictures import Picture, check_jpeg, read_picture
 from jax_bridges.restoring.restorer import Restorer
@@ -184,8 +184,12 @@ class Desk:
             self._work.release()
 
     def part(self, key: str, number: int, box: Sequence[int]) -> tuple[bytes, str]:
-        """An answer's part in a box (left, top, width, height) for showing, as `view`."""
-        return _shown(self._answer(self._get(key), number), box)
+        """An answer's part in a box (left, top, width, height) for showing, as `view`.
+
+        Raises BadImage: the box is not inside the answer, or empty.
+        """
+        picture = self._answer(self._get(key), number)
+        return _shown(picture, check_box(box, picture.size))
 
     def download(self, key: str, number: int, kind: str) -> tuple[bytes, str, str]:
         """An answer at full size: the file's bytes, its type and its name; kind: "png" or "jpg"."""

@@ -73,12 +73,8 @@ def find_hole(
     hole = np.zeros(size, bool)
     if mask is not None:
         hole |= _read(mask, size) ^ invert
-    for left, top, width, height in map(_whole, boxes):
-        if left + width > size[1] or top + height > size[0]:
-            raise BadImage(
-                f"the box {left},{top},{width},{height} leaves the picture, which is "
-                f"{size[1]}x{size[0]}"
-            )
+    for box in boxes:
+        left, top, width, height = check_box(box, size)
         hole[top : top + height, left : left + width] = True
     if not hole.any():
         raise BadImage("the mask marks no pixel: white is what is missing (see --invert)")
@@ -87,18 +83,23 @@ def find_hole(
     return hole
 
 
-def _whole(box) -> Box:
-    """A box in whole numbers that are none too small; others would mark pixels elsewhere, or none."""
+def check_box(box: Any, size: tuple[int, int]) -> Box:
+    """A box in a picture of (H, W); BadImage for others, which mean pixels elsewhere, or none."""
     try:
-        left, top, width, height = map(operator.index, box)
-        if min(left, top) >= 0 and min(width, height) >= 1:
-            return left, top, width, height
-    except (TypeError, ValueError):  # no numbers, or not four
-        pass
-    raise BadImage(
-        "a box is (left, top, width, height) in whole pixels, the first two at least 0 and the others "
-        f"at least 1, not {box}"
-    )
+        numbers = list(map(operator.index, box))
+    except TypeError:
+        numbers = []
+    if len(numbers) != 4 or min(numbers) < 0 or min(numbers[2:]) < 1:
+        raise BadImage(
+            "a box is (left, top, width, height) in whole pixels, the first two at least 0 and the "
+            f"others at least 1, not {box}"
+        )
+    left, top, width, height = numbers
+    if left + width > size[1] or top + height > size[0]:
+        raise BadImage(
+            f"the box {left},{top},{width},{height} leaves the picture, which is {size[1]}x{size[0]}"
+        )
+    return left, top, width, height
 
 
 def _read(mask, size: tuple[int, int]) -> np.ndarray:
