@@ -22,7 +22,7 @@ import webbrowser
 from typing import Any
 
 from jax_bridges.command import Parser, keep_compiled, run_command
-from jax_bridges.command_flags import given_flags
+from jax_bridges.command_flags import given_flags, refuse_empty
 from jax_bridges.packed import shipped
 from jax_bridges.painting import Desk, Server, make_server
 from jax_bridges.players import PLAYERS
@@ -59,7 +59,8 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
 
     Raises ValueError or OSError, in one sentence.
     """
-    flags = _parser().parse_args(argv)
+    flags = _parser().parse_intermixed_args(argv)  # flags may stand between names
+    refuse_empty(("MODEL", each) for each in flags.models)
     most = int(flags.megapixels * 1e6) if math.isfinite(flags.megapixels) else 0
     if not 0 < most <= MAX_PIXELS:
         raise ValueError(

@@ -35,7 +35,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
-from jax_bridges.command_flags import given_flags, refuse_given
+from jax_bridges.command_flags import given_flags, refuse_empty, refuse_given
 from jax_bridges.data.errors import BadImage
 from jax_bridges.io.bucket import place
 from jax_bridges.packed import ListShipped
@@ -120,7 +120,10 @@ def run(argv: list[str]) -> list[Path]:
     Raises ValueError or OSError, in one sentence, before anything is written wherever that can be
     known before.
     """
-    flags = _parser().parse_args(argv)
+    flags = _parser().parse_intermixed_args(argv)  # flags may stand between names
+    names = [("MODEL", flags.workdir), *(("IN", each) for each in flags.sources)]
+    names += [("OUT", flags.out), ("--mask", flags.mask), ("--classifier", flags.classifier)]
+    refuse_empty(names)
     if flags.samples < 1:
         raise ValueError(f"--samples={flags.samples}: it must be at least 1.")
     if not 0 <= flags.seed < 2**32:

@@ -270,6 +270,8 @@ def read_picture(source: str | os.PathLike | bytes | Image.Image | np.ndarray | 
     if isinstance(source, np.ndarray):
         return _from_pixels(source)
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise BadImage("its name is empty")
         source = Path(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
