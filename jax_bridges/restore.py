@@ -43,7 +43,7 @@ from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import parse_box
 from jax_bridges.restoring.methods import OPERATORS
-from jax_bridges.restoring.notes import Note, lines, lossy_notes
+from jax_bridges.restoring.notes import Note, lines, lossy_notes, sample_notes
 from jax_bridges.restoring.pictures import JPEGS, QUALITY
 from jax_bridges.restoring.prior import TILINGS, PriorRestorer
 from jax_bridges.restoring.restorer import Restorer
@@ -148,6 +148,8 @@ def run(argv: list[str]) -> list[Path]:
     restorer = _open(flags)
     say(f"{flags.workdir}: {restorer.model.text}")
     orders, notes = _check(restorer, orders, boxes, flags)
+    if not restorer.model.varies:  # further ones would be the first again, as its notes say
+        flags.samples = 1
     for line in lines(notes, argv):
         note(line)
     first = Task(orders[0].source, orders[0].mask, boxes, flags.invert)
@@ -222,6 +224,7 @@ def _check(
             picture, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
             lossy = order.out.suffix.lower() in JPEGS
             found = restorer.notes(picture, hole) + (lossy_notes(picture) if lossy else [])
+            found += sample_notes(restorer.model, flags.seed, flags.samples - 1)
         except BadImage as error:
             bad.append(f"{order.source}: {error}.")
             continue

@@ -1,10 +1,12 @@
-"""python -m jax_bridges.restore: names of files as shells and their users give them."""
+"""python -m jax_bridges.restore: names as shells and their users give them, and samples that are one."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from jax_bridges import paint, restore
 from jax_bridges.command import Parser
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restoring import read_picture
+from jax_bridges.restoring.notes import RestoreNote, sample_notes
+from jax_bridges.restoring.restorer import Restorer
 from tests.support.restorers import left_behind, photograph, tiny
 from tests.support.runs import ROOT
 
@@ -111,3 +115,39 @@ def test_a_pipe_is_refused_instead_of_waited_for(photos):
     assert done.stdout == 2 * words, done.stderr
     os.symlink("a.png", "link.png")  # which leads to one
     np.testing.assert_array_equal(read_picture("link.png").pixels, photograph(20, 30))
+
+
+def test_samples_of_a_model_with_one_answer_are_one_file_and_a_note(photos, capsys):
+    """One call from a picture without noise; with more calls they differ."""
+    argv = ["photos:jpeg", "a.png", "out.png", "--samples=3"]
+    assert restore.main(argv) == 0
+    assert sorted(os.listdir()) == ["a.png", "b.png", "out.png"]
+    said = capsys.readouterr()
+    assert "1 picture, " in said.out
+    note, *helps = said.err.splitlines()
+    assert note == (
+        "note: a.png: this model makes one network call, and so has one answer, whatever the seed and "
+        "however many samples are asked for."
+    )
+    again = "python -m jax_bridges.restore photos:jpeg a.png out.png --samples=3 --nfe=10 --force"
+    assert helps == ["Answers that differ:", f"  {again}"]
+    assert restore.main(again.split()[3:]) == 0
+    names = ["out-2.png", "out-3.png", "out-grid.png", "out.png"]
+    assert sorted(name for name in os.listdir() if name.startswith("out")) == names
+    one, two = (read_picture(name).pixels for name in ("out.png", "out-2.png"))
+    assert (one != two).any() and "one answer" not in capsys.readouterr().err
+    # Another seed is no other answer either; in Python as well.
+    assert restore.main([*argv[:2], "seed.png", "--seed=7"]) == 0
+    assert "one answer" in capsys.readouterr().err
+    restorer = Restorer("photos:jpeg", batch=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        restorer("a.png")
+    for asked in ({"seed": 1}, {"sample": 1}):
+        with pytest.warns(RestoreNote, match="one answer, .* Answers that differ: nfe=10"):
+            restorer("a.png", **asked)
+
+
+def test_what_can_be_said_of_a_model_that_never_varies():
+    (note,) = sample_notes(SimpleNamespace(varies=False, varies_by_calls=False), 0, 2)
+    assert str(note).startswith("this model has one answer") and not (note.add or note.command)

@@ -58,7 +58,7 @@ class PriorRestorer:
     restorer("small_and_gray.png").save("large.png")
     """
 
-    enlarge = 1
+    enlarge, varies = 1, True
 
     def __init__(
         self,
