@@ -6,10 +6,12 @@ import argparse
 import contextlib
 import errno
 import io
+import itertools
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -25,6 +27,27 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options)
         about = "the version, and ends"
         self.add_argument("--version", action="version", version=version(), help=about)
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As its parent; a name of a file that would be taken for a flag is refused as such."""
+        for word in itertools.takewhile("--".__ne__, sys.argv[1:] if args is None else args):
+            if self._looks_like_a_name(word):
+                self.error(f"{word} begins with - as flags do: for a name, write ./{word}")
+        return super().parse_known_args(args, namespace)
+
+    def parse_intermixed_args(self, args=None, namespace=None):
+        """Flags may stand between names; but not with --, which its parent would lose on the way."""
+        args = sys.argv[1:] if args is None else args
+        if "--" in args:
+            return self.parse_args(args, namespace)
+        return super().parse_intermixed_args(args, namespace)
+
+    def _looks_like_a_name(self, word: str) -> bool:
+        """Whether it begins as a flag does, and is none, but a file that is there or that has a suffix."""
+        if not word.startswith("-") or word in self._option_string_actions or "=" in word:
+            return False
+        suffixed = word[1:2] != "-" and Path(word).suffix[1:2].isalpha()  # and no number: -0.5
+        return suffixed or (len(word) > 1 and os.path.lexists(word))
 
     def error(self, message: str) -> None:
         raise ValueError(f"{message[:1].upper()}{message[1:]}; --help lists the flags.")

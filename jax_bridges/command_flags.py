@@ -12,6 +12,22 @@ def given_flags(flags: argparse.Namespace) -> dict[str, object]:
     return {k: v for k, v in vars(flags).items() if v is not None and v is not False}
 
 
+def refuse_empty(named: Iterable[tuple[str, object]]) -> None:
+    """Refuses names that are empty, which the system would take for the current folder.
+
+    Args:
+      named: what each is to the user, as "--mask" or "OUT", and what was given; None: nothing was.
+
+    Raises:
+      ValueError: one is "".
+    """
+    for what, name in named:
+        if name == "":
+            raise ValueError(
+                f"{what} is empty, where a name is expected: a shell variable in it may not be set."
+            )
+
+
 def refuse_given(flags: argparse.Namespace, names: Iterable[str], why: str) -> None:
     """Refuses flags that were given although nothing would read them.
 

@@ -15,13 +15,14 @@ if __name__ == "__main__":  # before the imports, which take seconds
     begin()
 
 import argparse
+import math
 import sys
 import threading
 import webbrowser
 from typing import Any
 
 from jax_bridges.command import Parser, keep_compiled, run_command
-from jax_bridges.command_flags import given_flags
+from jax_bridges.command_flags import given_flags, refuse_empty
 from jax_bridges.packed import shipped
 from jax_bridges.painting import Desk, Server, make_server
 from jax_bridges.players import PLAYERS
@@ -58,8 +59,9 @@ def prepare(argv: list[str]) -> tuple[Server, Desk, argparse.Namespace]:
 
     Raises ValueError or OSError, in one sentence.
     """
-    flags = _parser().parse_args(argv)
-    most = int(flags.megapixels * 1e6) if flags.megapixels == flags.megapixels else 0
+    flags = _parser().parse_intermixed_args(argv)  # flags may stand between names
+    refuse_empty(("MODEL", each) for each in flags.models)
+    most = int(flags.megapixels * 1e6) if math.isfinite(flags.megapixels) else 0
     if not 0 < most <= MAX_PIXELS:
         raise ValueError(
             f"--megapixels={flags.megapixels:g}: it must be above 0, and at most {MAX_PIXELS / 1e6:g}."

@@ -35,7 +35,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from jax_bridges.command import Parser, keep_compiled, run_command
-from jax_bridges.command_flags import given_flags, refuse_given
+from jax_bridges.command_flags import given_flags, refuse_empty, refuse_given
 from jax_bridges.data.errors import BadImage
 from jax_bridges.io.bucket import place
 from jax_bridges.packed import ListShipped
@@ -43,7 +43,7 @@ from jax_bridges.players import PLAYERS
 from jax_bridges.restoring.files import Order, Task, find_orders
 from jax_bridges.restoring.holes import parse_box
 from jax_bridges.restoring.methods import OPERATORS
-from jax_bridges.restoring.notes import Note, lines, lossy_notes
+from jax_bridges.restoring.notes import Note, lines, lossy_notes, sample_notes
 from jax_bridges.restoring.pictures import JPEGS, QUALITY
 from jax_bridges.restoring.prior import TILINGS, PriorRestorer
 from jax_bridges.restoring.restorer import Restorer
@@ -120,7 +120,10 @@ def run(argv: list[str]) -> list[Path]:
     Raises ValueError or OSError, in one sentence, before anything is written wherever that can be
     known before.
     """
-    flags = _parser().parse_args(argv)
+    flags = _parser().parse_intermixed_args(argv)  # flags may stand between names
+    names = [("MODEL", flags.workdir), *(("IN", each) for each in flags.sources)]
+    names += [("OUT", flags.out), ("--mask", flags.mask), ("--classifier", flags.classifier)]
+    refuse_empty(names)
     if flags.samples < 1:
         raise ValueError(f"--samples={flags.samples}: it must be at least 1.")
     if not 0 <= flags.seed < 2**32:
@@ -145,6 +148,8 @@ def run(argv: list[str]) -> list[Path]:
     restorer = _open(flags)
     say(f"{flags.workdir}: {restorer.model.text}")
     orders, notes = _check(restorer, orders, boxes, flags)
+    if not restorer.model.varies:  # further ones would be the first again, as its notes say
+        flags.samples = 1
     for line in lines(notes, argv):
         note(line)
     first = Task(orders[0].source, orders[0].mask, boxes, flags.invert)
@@ -219,6 +224,7 @@ def _check(
             picture, hole = restorer.read(Task(order.source, order.mask, boxes, flags.invert))
             lossy = order.out.suffix.lower() in JPEGS
             found = restorer.notes(picture, hole) + (lossy_notes(picture) if lossy else [])
+            found += sample_notes(restorer.model, flags.seed, flags.samples - 1)
         except BadImage as error:
             bad.append(f"{order.source}: {error}.")
             continue

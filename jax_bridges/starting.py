@@ -58,10 +58,35 @@ class AtOnce:
                 # Not by print, whose buffer the main thread may hold.
                 line = "\n" * os.isatty(2) + f"stopped{self._said}\n"  # below ^C
                 os.write(2, line.encode())
+                _remove_unfinished()  # as no `finally` will
                 os._exit(INTERRUPTED if number == signal.SIGINT else REQUEUE)
 
 
 _at_once: AtOnce | None = None
+_unfinished: set[str] = set()
+
+
+@contextlib.contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[None]:
+    """While the block runs, a signal that ends the process at once removes this file or folder first."""
+    name = os.fspath(path)
+    _unfinished.add(name)
+    try:
+        yield
+    finally:
+        _unfinished.discard(name)
+
+
+def _remove_unfinished() -> None:
+    """All of them, as far as the system lets it."""
+    for name in list(_unfinished):
+        with contextlib.suppress(OSError):
+            if os.path.isdir(name):
+                import shutil  # which whoever made a folder has loaded
+
+                shutil.rmtree(name, ignore_errors=True)
+            else:
+                os.unlink(name)
 
 
 def version() -> str:

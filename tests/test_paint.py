@@ -108,10 +108,37 @@ def test_what_is_transparent_is_taken_for_the_hole(restorer):
     assert known["transparent"]
     mask = desk.transparent(known["id"])
     np.testing.assert_array_equal(read_picture(mask).pixels[..., 0] > 0, HOLE)
-    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append)
+    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append, opaque=True)
     done = read_picture(desk.download(known["id"], 0, "png")[0])
     assert done.alpha is None
     np.testing.assert_array_equal(done.pixels, restorer(picture, HOLE).pixels)
+    # Other paint, after that was undone, leaves it transparent; of half of it half becomes opaque.
+    desk.answer(known["id"], 0, (mask, 0, 0), 0, 1, told.append)
+    done = read_picture(desk.download(known["id"], 0, "png")[0])
+    np.testing.assert_array_equal(done.alpha[..., 0], alpha)
+    half = HOLE & (np.arange(60) < LEFT + 5)
+    white = Picture(half[..., None].astype(np.uint8) * 255).to_png()
+    desk.answer(known["id"], 0, (white, 0, 0), 0, 1, told.append, opaque=True)
+    done = read_picture(desk.download(known["id"], 0, "png")[0])
+    np.testing.assert_array_equal(done.alpha[..., 0], np.where(half, 255, alpha))
+
+
+def test_transparency_outlives_the_paint_that_took_it(server, enlarger):
+    alpha = np.where(HOLE, 0, 255).astype(np.uint8)
+    clear = Picture(photograph(40, 60), alpha[..., None]).to_png()
+    with served([server.desk.tabs[0].restorer, enlarger]) as two:
+        key = json.loads(ask(two, "POST", "picture?name=a.png", clear)[2])["id"]
+        mask = ask(two, "POST", f"transparent?id={key}")[2]
+        place = f"id={key}&first=0&count=1&left=0&top=0"
+        for asked, body, kept in (
+            ("tab=1&opaque=1", None, True),  # a tab without paint
+            ("tab=0&opaque=1", mask, False),
+            ("tab=0&opaque=0", mask, True),
+            ("tab=1", None, True),
+        ):
+            assert ask(two, "POST", f"answers?{place}&{asked}", body)[0] == 200
+            done = read_picture(ask(two, "GET", f"download?id={key}&number=0")[2])
+            assert (done.alpha is not None) == kept, asked
 
 
 def test_tabs_say_what_models_do_and_small_pictures_are_enlarged(restorer, enlarger):
@@ -181,6 +208,30 @@ def test_a_picture_through_the_server(server, restorer):
         assert status == 410 and "open yours again" in sentence
 
 
+def test_a_part_is_one_of_the_answer(server):
+    key = json.loads(ask(server, "POST", "picture?name=a.png", PICTURE)[2])["id"]
+    asked = f"id={key}&tab=0&first=0&count=1&left={LEFT}&top={TOP}"
+    assert ask(server, "POST", f"answers?{asked}", part()[0])[0] == 200
+
+    def piece(left, top, width, height):
+        box = f"left={left}&top={top}&width={width}&height={height}"
+        return ask(server, "GET", f"answer?id={key}&number=0&{box}")
+
+    assert read_picture(piece(58, 39, 2, 1)[2]).size == (1, 2)
+    for box, sentence in (
+        ((-5, 0, 9, 9), "The request's left is -5, and must be at least 0."),
+        ((0, -1, 9, 9), "The request's top is -1, and must be at least 0."),
+        ((0, 0, 0, 9), "The request's width is 0, and must be at least 1."),
+        ((0, 0, 9, -9), "The request's height is -9, and must be at least 1."),
+        ((55, 0, 9, 9), "The box 55,0,9,9 leaves the picture, which is 60x40."),
+        ((0, 60, 9, 9), "The box 0,60,9,9 leaves the picture, which is 60x40."),
+        ((0, 0, 9, "x"), "The request lacks a number, height."),
+    ):
+        assert said(piece(*box)) == (400, sentence)
+    status, sentence = said(ask(server, "POST", f"answers?{asked.replace('first=0', 'first=-1')}"))
+    assert (status, sentence) == (400, "The request's first is -1, and must be at least 0.")
+
+
 def test_nobody_else_is_answered(server):
     """No token, another site's page, another name for this machine, and what a form of theirs can send."""
     assert server.server_address[0] == "127.0.0.1"
@@ -224,8 +275,9 @@ def test_what_is_too_large_or_no_picture_is_one_sentence(server):
         413,
         "This file has 9 MB, more than this page takes.",
     )
-    assert refused(b"", Content_Length="-1")[0] == 413
-    assert refused(b"", Content_Length="many")[0] == 411
+    for length in ("-1", "-5", "many", ""):
+        words = "The request does not say how long it is."
+        assert refused(b"", Content_Length=length) == (411, words)
     assert refused(b"hello") == (400, "Not a picture that Pillow can read.")
     assert refused(b"") == (400, "The file is empty.")
     large = Picture(np.zeros((1001, 1000, 1), np.uint8)).to_png()
@@ -240,6 +292,8 @@ def test_the_command_refuses_in_a_sentence(restorer, capsys):
     for argv, words in (
         ([restorer.path, "--megapixels=0"], "--megapixels=0: it must be above 0"),
         ([restorer.path, "--megapixels=nan"], "--megapixels=nan: it must be above 0"),
+        ([restorer.path, "--megapixels=inf"], "--megapixels=inf: it must be above 0"),
+        ([restorer.path, "--megapixels=-inf"], "--megapixels=-inf: it must be above 0"),
         ([restorer.path, "--port=70000"], "--port=70000: it must lie between 0 and 65535"),
         (["nowhere"], "There is no nowhere"),
     ):

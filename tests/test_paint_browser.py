@@ -235,6 +235,52 @@ def test_what_is_transparent_and_what_is_no_picture(page, tmp_path):
     answer(page)
 
 
+def test_what_is_transparent_is_so_again_once_its_paint_is_gone(page, tmp_path):
+    alpha = np.full((120, 200), 255, np.uint8)
+    alpha[40:60, 50:90] = 0
+    Image.fromarray(np.dstack([IMAGE, alpha])).save(tmp_path / "clear.png")
+    drop(page, tmp_path / "clear.png")
+    hidden = f"{element('transparent')}.hidden"
+    for away, back in (("undo", "redo"), ("clear", "undo")):
+        if away == "undo":
+            page.click(element("transparent"))
+        page.wait(f"strokes.length === 1 && {hidden}")
+        page.click(element(away))
+        page.wait(f"!{hidden}")
+        page.click(element(back))
+        page.wait(f"{hidden}")
+    page.click(element("undo"))
+    page.click("document.querySelectorAll('#tabs button')[1]")
+    answer(page)
+    address = page.run("document.querySelector('[data-kind=png]').href")
+    done = read_picture(urllib.request.urlopen(address).read())
+    assert (done.alpha[::4, ::4, 0] == alpha).all()
+    page.click("document.querySelectorAll('#tabs button')[0]")
+    assert not page.run(hidden)
+
+
+def test_another_tab_while_it_works_neither_renames_stop_nor_takes_the_answer(page):
+    tabs, chosen = "document.querySelectorAll('#tabs button')", "[aria-selected=true]"
+    stroke(page, (40, 30), (80, 30))
+    # At once, for the answer may come before a click on another tab does.
+    turn = f"{element('count')}.value = '2'; {element('go')}.click(); {tabs}[1].click(); "
+    assert page.run(f"{turn} {element('go')}.textContent") == "Stop"
+    page.wait("working === null", 60)
+    assert page.run(f"document.querySelector('#tabs {chosen}').textContent") == "Fill holes"
+    assert page.run(f"{element('go')}.textContent") == "Fill the hole"
+    assert page.run("document.querySelector('[data-do=others]').textContent") == "2 others"
+    # The others are of the same tab, and as many.
+    page.run("tab = 1; document.querySelector('[data-do=others]').click(); 0")
+    page.wait("working === null && !document.getElementById('result').hidden", 60)
+    assert page.run("[shown.tab, shown.answers.map(each => each.answer)]") == [0, [2, 3]]
+    # Stopped there, it is that tab's.
+    page.click("document.querySelector('[data-do=back]')")
+    page.run(f"{turn} {element('go')}.click(); 0")
+    page.wait("working === null")
+    assert page.run(SAID) == "Stopped."
+    assert page.run(f"{element('go')}.textContent") == "Enlarge"
+
+
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_page_fits_its_window(page, server, tmp_path, width):
     page.visit(server.address, width, 800)

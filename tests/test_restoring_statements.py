@@ -63,6 +63,41 @@ def test_print_size_of_every_format(kind):
     assert chunks(picture)[b"pHYs"] == METRE
 
 
+def sized(x: int, y: int, unit: int = 1) -> bytes:
+    return png(2, 1, 8, 2, bytes(6), pHYs=struct.pack(">IIB", x, y, unit))
+
+
+def test_a_print_size_too_large_for_a_png_is_named():
+    most = 2**31 - 1
+    picture = read_picture(sized(most // 4, 11811))
+    assert picture.left_out == picture.enlarged(4).left_out == ()
+    for x, y in ((most // 4 + 1, 11811), (11811, most // 2)):
+        large = read_picture(sized(x, y)).enlarged(4)
+        assert large.left_out == ("its print size",) and not chunks(large)
+        assert Image.open(io.BytesIO(large.to_png())).size == (8, 4)
+    shape = read_picture(sized(most, most - 1, 0))  # of a pixel, which stays what it is
+    assert chunks(shape.enlarged(4)) == chunks(shape) != {}
+    for x, y in ((2**32 - 1, 5), (2**31, 2**31)):
+        assert read_picture(sized(x, y)).left_out == ("its print size",)
+    assert read_picture(sized(0, 0)).left_out == ()  # which says nothing
+    tall = encoded(Image.fromarray(pixels()), "TIFF", dpi=(10**8, 300))
+    assert read_picture(tall).left_out == ("its print size",)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "unit", "dpi"),
+    [
+        *((11811, 23622, 1, (300, 600)), (2_580_118, 100, 1, None), (100, 100, 1, None)),
+        *((2_580_118, 11811, 1, (65535, 300)), (2_580_158, 11811, 1, None)),
+        *((4_000_000, 4_000_000, 1, None), (2, 1, 0, None), (19, 11811, 1, None)),
+    ],
+)
+def test_a_jpeg_has_the_print_size_or_names_it(x, y, unit, dpi):
+    picture = read_picture(sized(x, y, unit))
+    assert picture.jpeg_lacks == (("its print size",) if dpi is None else ())
+    assert Image.open(io.BytesIO(picture.to_jpeg())).info.get("dpi") == dpi
+
+
 def test_print_size_is_turned_with_the_picture_and_found_in_exif():
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6

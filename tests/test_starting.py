@@ -62,6 +62,27 @@ def test_ctrl_c_ends_a_command_while_it_compiles(images, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("kind", ["a file", "a folder"])
+def test_ctrl_c_leaves_nothing_half_written(kind, tmp_path):
+    """The process ends without a `finally` then; what was there before stays."""
+    (tmp_path / "a.png").write_text("before")
+    code = BEGUN + "from jax_bridges.io.atomic import open_atomic\n"
+    if kind == "a file":
+        code += (
+            f"with open_atomic({str(tmp_path / 'a.png')!r}) as file:\n file.write(bytes(10**5))\n"
+        )
+    else:
+        code += f"place = {str(tmp_path / 'half')!r}\nwith starting.unfinished(place):\n"
+        code += " import os; os.makedirs(place + '/deep'); open(place + '/deep/b', 'w').close()\n"
+    process = python(code + " print('ready', flush=True); time.sleep(60)")
+    assert [process.stdout.readline() for _ in range(2)][1] == "ready\n"
+    assert len(os.listdir(tmp_path)) == 2
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert (said, process.returncode) == ("stopped\n", 130)
+    assert os.listdir(tmp_path) == ["a.png"] and (tmp_path / "a.png").read_text() == "before"
+
+
 @pytest.mark.parametrize("released", [False, True])
 def test_signals_are_for_their_handlers_once_there_is_something_to_save(released):
     handler = "lambda *_: [time.sleep(1), sys.exit('saved')]"  # there is time to end it before

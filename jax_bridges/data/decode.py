@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import stat
 import struct
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -177,6 +178,9 @@ def open_picture(file: Encoded | Image.Image) -> PictureFile:
 
 def _open(path: Path) -> BinaryIO:
     try:
+        if not stat.S_ISREG(mode := path.stat().st_mode) and not stat.S_ISDIR(mode):
+            # To open a pipe would wait for who writes to it, and what was read is gone.
+            raise BadImage("is no regular file but a pipe or a device; save the picture to a file")
         return open(path, "rb")
     except FileNotFoundError as error:
         raise BadImage("there is no such file") from error

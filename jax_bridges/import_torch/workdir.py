@@ -27,6 +27,7 @@ from jax_bridges.io.bucket import is_bucket, place, remove_folder
 from jax_bridges.io.torch_file import read_torch
 from jax_bridges.models import INPUTS
 from jax_bridges.models.adm import ADM
+from jax_bridges.starting import unfinished
 
 # I2SB trained these with beta_max 1.0 and without bridge noise, the other five with 0.3 and noise.
 _OT_ODE = ("blur", "inpaint")
@@ -191,10 +192,13 @@ def _write(workdir: Path, params: Any, recorded: dict[str, Any]) -> None:
     temporary = workdir if bucket else beside(workdir)
     try:
         temporary.mkdir(parents=True)
-        with Checkpoints(temporary / "checkpoints" / "train") as checkpoints:
-            checkpoints.save_weights({"teacher": params}, {"stage": "train", "config": recorded})
-        if not bucket:
-            os.replace(temporary, workdir)
+        with contextlib.nullcontext() if bucket else unfinished(temporary):
+            with Checkpoints(temporary / "checkpoints" / "train") as checkpoints:
+                checkpoints.save_weights(
+                    {"teacher": params}, {"stage": "train", "config": recorded}
+                )
+            if not bucket:
+                os.replace(temporary, workdir)
     except BaseException as error:
         remove_folder(temporary)
         with contextlib.suppress(OSError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from jax_bridges.io.bucket import Bucket, check_bucket, open_whole, place
+from jax_bridges.starting import unfinished
 
 
 def _there(place: Path) -> Path:
@@ -101,7 +102,7 @@ def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
     """A file that becomes `path` when the block ends; missing parent folders are made.
 
     It is written beside its place and moved there by `os.replace`; or in a bucket sent there whole. On
-    any error it is removed and an older `path` stays as it was.
+    any error, or Ctrl-C, it is removed and an older `path` stays as it was.
 
     Raises:
       OSError: with the name of `path`: the disk is full, the folder may not be written to, ...
@@ -112,7 +113,7 @@ def open_atomic(path: str | os.PathLike) -> Iterator[BinaryIO]:
             yield cast(BinaryIO, file)
         return
     temporary = beside(path)
-    with naming(path):
+    with naming(path), unfinished(temporary):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as file:

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
+from jax_bridges.starting import unfinished
+
 SCHEME = "gs://"
 PATIENCE = 150.0  # seconds that a lost connection is waited for
 # What orbax writes last into a checkpoint, and into each item of one, in a bucket.
@@ -168,7 +170,7 @@ def check_bucket(folder: Bucket) -> None:
 @contextlib.contextmanager
 def open_whole(bucket: Bucket) -> Iterator[IO[bytes]]:
     """A file of the disk that becomes an object when the block ends without an error."""
-    with tempfile.NamedTemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file, unfinished(file.name):
         yield cast(IO[bytes], file)
         file.flush()
         bucket.write(cast(IO[bytes], file))

@@ -29,6 +29,7 @@ const start = async () => {
   if (working) { working.abort(); return; }
   const from = task().varies ? first : 0;  // a model of one answer gives it again
   const asked = {id: picture.id, tab, first: from, count: Number($('count').value)};
+  const taken = task().masks !== 'none' && opaque();
   const begin = performance.now(), answers = [], notes = [], whole = task().enlarge;
   let size = [picture.width, picture.height], doing = 'Starting', tiles = 0;
   const progress = () => {
@@ -45,7 +46,7 @@ const start = async () => {
     const mask = task().masks === 'none' ? null : await painted();
     if (!mask && task().masks === 'needed') throw new Error('Paint over what is missing first.');
     const {body, ...corner} = mask || {};
-    const sent = await ask(`answers?${query({...asked, ...corner})}`,
+    const sent = await ask(`answers?${query({...asked, ...corner, opaque: Number(taken)})}`,
       {method: 'POST', body, signal: working.signal});
     const reader = sent.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let rest = '', part; !(part = await reader.read()).done;) {
@@ -128,6 +129,10 @@ const version = async (region, name, patch) => {
   await image.decode();
   return image;
 };
+const ofShown = () => {  // the tab that made what is compared, whichever was looked at meanwhile
+  if (tab !== shown.tab) choose(shown.tab);
+  $('count').value = String(shown.answers.length);
+};
 const compare = async () => {
   document.querySelectorAll('#result .strip img').forEach(each => URL.revokeObjectURL(each.src));
   const element = $('comparison').content.cloneNode(true), box = $('result');
@@ -173,7 +178,7 @@ const compare = async () => {
   const act = name => box.querySelector(`[data-do=${name}]`);
   act('others').hidden = !PAGE.tabs[shown.tab].varies;
   act('others').textContent = shown.answers.length > 1 ? `${shown.answers.length} others` : 'Another';
-  act('others').addEventListener('click', () => { open('edit'); start(); });
+  act('others').addEventListener('click', () => { ofShown(); open('edit'); start(); });
   act('back').addEventListener('click', () => { open('edit'); say(hint()); tell([]); });
   act('keep').addEventListener('click', async () => {
     try {
@@ -182,5 +187,6 @@ const compare = async () => {
   });
   show(0, 'before', names[0]);
   mark();
+  ofShown();
   open('result');
 };

@@ -13,7 +13,7 @@ import numpy as np
 
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restoring.files import Task
-from jax_bridges.restoring.holes import ALPHA, split_alpha
+from jax_bridges.restoring.holes import ALPHA, check_box, split_alpha
 from jax_bridges.restoring.notes import Note
 from jax_bridges.restoring.pictures import Picture, check_jpeg, read_picture
 from jax_bridges.restoring.restorer import Restorer
@@ -98,9 +98,8 @@ class Desk:
         return self._put(self._answer(opened, number), opened.name)
 
     def transparent(self, key: str) -> bytes:
-        """Makes the picture opaque; where it was not, as a PNG of white on black."""
-        opened = self._get(key)
-        opened.picture, clear = split_alpha(opened.picture, ALPHA)
+        """Where the picture is not opaque, as a PNG of white on black; it stays what it is."""
+        _, clear = split_alpha(self._get(key).picture, ALPHA)
         return Picture(clear[..., None].astype(np.uint8) * 255).to_png()
 
     def view(self, key: str) -> tuple[bytes, str]:
@@ -139,6 +138,7 @@ class Desk:
         first: int,
         count: int,
         tell: Callable[[dict[str, Any]], Any],
+        opaque: bool = False,
     ) -> None:
         """Restores the picture `count` times.
 
@@ -148,6 +148,7 @@ class Desk:
           tell: is told what happens, for the page: "doing" (what), "size" (width, height), "note", "tiles"
             (done since), "answer" (its number, and the "box" left, top, width, height outside which it is
             the picture). If it raises, nothing more is computed.
+          opaque: answers are opaque where they fill the hole; else as transparent as the picture.
 
         Raises:
           BadImage, Gone, ValueError: one sentence.
@@ -161,20 +162,21 @@ class Desk:
         hole = None if painted is None else place(opened.picture.size, *painted)
         box = [0, 0, width, height] if hole is None else bounding_box(hole)
         numbers = range(first, first + count)
+        picture = _opaque(opened.picture, hole) if opaque and hole is not None else opened.picture
         while not self._work.acquire(timeout=1.0):
             tell({"doing": "Waiting for the model"})
         try:
             tell({"doing": "Restoring", "size": [width, height]})
             opened.answers.clear()
             notes: dict[Note, None] = {}  # each once, whatever the number of answers
-            tasks = [Task(opened.picture, hole, sample=number) for number in numbers]
+            tasks = [Task(picture, hole, sample=number) for number in numbers]
             done = restorer.many(
                 tasks,
                 progress=lambda tiles: tell({"tiles": tiles}),
                 tell=lambda note: notes.setdefault(note) or None,
             )
-            for number, picture in done:
-                opened.answers[numbers[number]] = picture
+            for number, restored in done:
+                opened.answers[numbers[number]] = restored
                 tell({"answer": numbers[number], "box": box})
             for note in notes:
                 tell({"note": str(note)})
@@ -182,8 +184,12 @@ class Desk:
             self._work.release()
 
     def part(self, key: str, number: int, box: Sequence[int]) -> tuple[bytes, str]:
-        """An answer's part in a box (left, top, width, height) for showing, as `view`."""
-        return _shown(self._answer(self._get(key), number), box)
+        """An answer's part in a box (left, top, width, height) for showing, as `view`.
+
+        Raises BadImage: the box is not inside the answer, or empty.
+        """
+        picture = self._answer(self._get(key), number)
+        return _shown(picture, check_box(box, picture.size))
 
     def download(self, key: str, number: int, kind: str) -> tuple[bytes, str, str]:
         """An answer at full size: the file's bytes, its type and its name; kind: "png" or "jpg"."""
@@ -220,6 +226,15 @@ def place(size: tuple[int, int], data: bytes, left: int, top: int) -> np.ndarray
     if hole.all():
         raise BadImage("all is painted, so nothing is known to go on: erase some of it")
     return hole
+
+
+def _opaque(picture: Picture, hole: np.ndarray) -> Picture:
+    """The picture with nothing transparent in the hole; without alpha where none is left."""
+    if picture.alpha is None:
+        return picture
+    top = np.iinfo(picture.alpha.dtype).max
+    alpha = np.where(hole[..., None], top, picture.alpha).astype(picture.alpha.dtype)
+    return dataclasses.replace(picture, alpha=alpha if (alpha < top).any() else None)
 
 
 def bounding_box(hole: np.ndarray) -> list[int]:

@@ -90,6 +90,7 @@ const show = () => {
     $('undo').disabled = !strokes.length;
     $('redo').disabled = !undone.length;
     $('clear').disabled = !painted;
+    offer();
     $('fit').textContent = `${Math.round(100 * view.scale / dots())}%`;
   });
 };
@@ -184,12 +185,19 @@ addEventListener('keydown', event => {
   if (key === '0') fit();
 });
 addEventListener('keyup', event => { if (event.key === ' ') space = false; });
+const opaque = () => {  // whether what is transparent is part of the paint
+  const since = strokes.map(each => Boolean(each.clear)).lastIndexOf(true);
+  return strokes.slice(since + 1).some(each => each.mask);
+};
+const offer = () => {
+  const able = picture && picture.transparent && task().masks !== 'none';
+  $('transparent').hidden = !able || opaque();
+};
 $('transparent').addEventListener('click', async () => {
   try {
     const sent = await ask(`transparent?${query({id: picture.id})}`, {method: 'POST'});
     add({mask: await coloured(await createImageBitmap(await sent.blob()))});
-    picture.transparent = false;
-    $('transparent').hidden = true;
+    offer();
   } catch (error) { failed(error); }
 });
 const coloured = mask => {  // white where paint goes -> paint, and nothing elsewhere

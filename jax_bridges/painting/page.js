@@ -45,12 +45,12 @@ const choose = index => {
   [...$('tabs').children].forEach((each, i) => each.setAttribute('aria-selected', i === tab));
   const holes = task().masks !== 'none';
   document.querySelectorAll('.paints').forEach(each => { each.hidden = !holes; });
-  $('go').textContent = task().verb;
+  $('go').textContent = working ? 'Stop' : task().verb;
   $('count').value = holes && task().varies ? '4' : '1';
   $('count').disabled = !task().varies;
   $('about').textContent = task().about;
   pick(holes ? 'brush' : 'move');
-  $('transparent').hidden = !holes || !picture || !picture.transparent;
+  offer();
   if (picture && !working) { open('edit'); say(hint()); tell([]); }
 };
 const hint = () => task().masks === 'needed' ? 'Paint over what is missing or should go.'

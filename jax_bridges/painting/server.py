@@ -124,9 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _number(self, name: str, least: int = 0) -> int:
         try:
-            return int(self.asked[name])
+            number = int(self.asked[name])
         except (KeyError, ValueError):
             raise _Refused(400, f"The request lacks a number, {name}.") from None
+        if number < least:
+            raise _Refused(400, f"The request's {name} is {number}, and must be at least {least}.")
+        return number
 
     def _key(self) -> str:
         return self.asked.get("id", "")
@@ -135,9 +138,11 @@ class _Handler(BaseHTTPRequestHandler):
         """What was sent, whole; `_Refused` before a byte of it is read, if it is too much."""
         try:
             length = int(self.headers.get("Content-Length", ""))
+            if length < 0:
+                raise ValueError
         except ValueError:
             raise _Refused(411, "The request does not say how long it is.") from None
-        if not 0 <= length <= self.server.most_bytes:
+        if length > self.server.most_bytes:
             raise _Refused(413, f"This file has {length / 1e6:.0f} MB, more than this page takes.")
         data = self.rfile.read(length)
         if len(data) < length:
@@ -200,10 +205,12 @@ class _Handler(BaseHTTPRequestHandler):
 
         numbers = (self._number(name) for name in ("tab", "first", "count"))
         tab, first, count = numbers
-        self.server.desk.answer(self._key(), tab, painted, first, count, tell)
+        opaque = self.asked.get("opaque") == "1"
+        self.server.desk.answer(self._key(), tab, painted, first, count, tell, opaque)
 
     def _part(self) -> None:
-        box = [self._number(name) for name in ("left", "top", "width", "height")]
+        box = [self._number(name) for name in ("left", "top")]
+        box += [self._number(name, least=1) for name in ("width", "height")]
         self._send(*self.server.desk.part(self._key(), self._number("number"), box))
 
     def _download(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,28 +63,43 @@ def find_hole(
       size: (H, W) of the upright picture.
       mask: whatever `read_picture` takes, or bool `[H, W]`; a pixel is missing where its brightest
         channel is at least half of white. Alpha does not count.
-      boxes: (left, top, width, height) each, inside the picture.
+      boxes: (left, top, width, height) each, whole numbers, inside the picture.
       invert: the mask's dark half is missing instead; boxes stay what they are.
 
     Raises:
-      BadImage: the mask is unreadable or of another size, a box leaves the picture, nothing is
-        missing, or everything is.
+      BadImage: the mask is unreadable or of another size, a box is none or leaves the picture,
+        nothing is missing, or everything is.
     """
     hole = np.zeros(size, bool)
     if mask is not None:
         hole |= _read(mask, size) ^ invert
-    for left, top, width, height in boxes:
-        if left + width > size[1] or top + height > size[0]:
-            raise BadImage(
-                f"the box {left},{top},{width},{height} leaves the picture, which is "
-                f"{size[1]}x{size[0]}"
-            )
+    for box in boxes:
+        left, top, width, height = check_box(box, size)
         hole[top : top + height, left : left + width] = True
     if not hole.any():
         raise BadImage("the mask marks no pixel: white is what is missing (see --invert)")
     if hole.all():
         raise BadImage("the mask marks every pixel, so nothing is known to go on (see --invert)")
     return hole
+
+
+def check_box(box: Any, size: tuple[int, int]) -> Box:
+    """A box in a picture of (H, W); BadImage for others, which mean pixels elsewhere, or none."""
+    try:
+        numbers = list(map(operator.index, box))
+    except TypeError:
+        numbers = []
+    if len(numbers) != 4 or min(numbers) < 0 or min(numbers[2:]) < 1:
+        raise BadImage(
+            "a box is (left, top, width, height) in whole pixels, the first two at least 0 and the "
+            f"others at least 1, not {box}"
+        )
+    left, top, width, height = numbers
+    if left + width > size[1] or top + height > size[0]:
+        raise BadImage(
+            f"the box {left},{top},{width},{height} leaves the picture, which is {size[1]}x{size[0]}"
+        )
+    return left, top, width, height
 
 
 def _read(mask, size: tuple[int, int]) -> np.ndarray:

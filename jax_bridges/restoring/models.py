@@ -59,6 +59,7 @@ class Model:
       recorded: the configuration beside its weights; of an import that of its network alone.
       answer: `answer(tiles, samples, seed) -> float32 [N, h, w, 3]`, samples int `[N]`.
       varies: another sample, or seed, is another answer; not so of one call from an x_T without noise.
+      varies_by_calls: where it does not, it would with more network calls.
       qualities: least and largest of the JPEG files that it undoes; None: it undoes something else.
     """
 
@@ -74,6 +75,7 @@ class Model:
     recorded: dict[str, Any]
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
     varies: bool = True
+    varies_by_calls: bool = False
     qualities: tuple[int, int] | None = None
 
 
@@ -199,6 +201,7 @@ def _of_player(recorded, params, player, nfe, sampler, tile, label, batch) -> Mo
         )
     else:
         model.varies = not still or nfe > 1 or not is_teacher(player)
+        model.varies_by_calls = not model.varies
     return model
 
 

@@ -133,6 +133,17 @@ def quality_notes(seen: tuple[int, int] | None, quality: int | None) -> list[Not
     ]
 
 
+def sample_notes(model: Any, seed: int, sample: int) -> list[Note]:
+    """What becomes of another seed or sample of a model that has one answer (`Model.varies`)."""
+    if model.varies or not (seed or sample):
+        return []
+    which = "one answer, whatever the seed and however many samples are asked for"
+    if not model.varies_by_calls:
+        return [Note(f"this model has {which}")]
+    text = f"this model makes one network call, and so has {which}"
+    return [Note(text, "Answers that differ", add="--nfe=10")]
+
+
 def training_command(recorded: dict[str, Any], corruption: str | None = None) -> str:
     """How to train a model like this one on photographs, or for another corruption.
 

@@ -22,7 +22,7 @@ from jax_bridges.corruptions.superres import cubic
 from jax_bridges.data.decode import PictureFile, open_picture
 from jax_bridges.data.errors import BadImage
 from jax_bridges.io.atomic import write_atomic
-from jax_bridges.restoring.statements import Chunk, densified, statements
+from jax_bridges.restoring.statements import Chunk, densified, jpeg_density, statements
 
 _ALL = (slice(None), slice(None))
 JPEGS = (".jpg", ".jpeg")
@@ -81,9 +81,9 @@ class Picture:
             return np.clip(np.rint(fine), 0, np.iinfo(a.dtype).max).astype(a.dtype)
 
         grow = interpolate if interpolated else repeat
-        alpha, chunks = self.alpha, densified(self.chunks, factor)
-        alpha = None if alpha is None else grow(alpha)
-        return Picture(grow(self.pixels), alpha, chunks, self.left_out)
+        chunks, lost = densified(self.chunks, factor)
+        alpha = None if self.alpha is None else grow(self.alpha)
+        return Picture(grow(self.pixels), alpha, chunks, self.left_out + lost)
 
     def compose(
         self,
@@ -183,9 +183,8 @@ class Picture:
             options["icc_profile"] = zlib.decompress(said[b"iCCP"].partition(b"\0")[2][1:])
         if len(said.get(b"eXIf", b"")) in range(1, _JPEG_EXIF + 1):
             options["exif"] = b"Exif\0\0" + said[b"eXIf"]
-        if b"pHYs" in said:
-            x, y, metres = struct.unpack(">IIB", said[b"pHYs"])
-            options |= {"dpi": (round(x * 0.0254), round(y * 0.0254))} if metres else {}
+        if (dpi := jpeg_density(self.chunks)[0]) is not None:
+            options["dpi"] = dpi
         out = io.BytesIO()
         image = Image.fromarray(shown[..., 0] if gray else shown)
         image.save(out, "JPEG", quality=quality, subsampling=0, optimize=True, **options)
@@ -200,7 +199,7 @@ class Picture:
         lost += [_NO_JPEG[name] for name, _ in self.chunks if name in _NO_JPEG]
         if len(dict(self.chunks).get(b"eXIf", b"")) > _JPEG_EXIF:
             lost.append("its EXIF")
-        return tuple(lost)
+        return (*lost, *jpeg_density(self.chunks)[1])
 
     def save(
         self, path: str | os.PathLike, force: bool = False, quality: int | None = None
@@ -271,6 +270,8 @@ def read_picture(source: str | os.PathLike | bytes | Image.Image | np.ndarray | 
     if isinstance(source, np.ndarray):
         return _from_pixels(source)
     if isinstance(source, str | os.PathLike):
+        if not os.fspath(source):
+            raise BadImage("its name is empty")
         source = Path(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -58,7 +58,7 @@ class PriorRestorer:
     restorer("small_and_gray.png").save("large.png")
     """
 
-    enlarge = 1
+    enlarge, varies = 1, True
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class PriorRestorer:
         picture, mask = split_alpha(read_picture(task.picture), task.mask, task.invert)
         larger = 1 if self.simulate else self.factor
         check_size((picture.size[0] * larger, picture.size[1] * larger))
-        masked = mask is not None or bool(task.boxes)
+        masked = mask is not None or len(task.boxes) > 0
         if masked and not self.inpaint:
             raise BadImage("a mask goes with the operator 'inpaint': add +inpaint to --operator")
         if self.inpaint and not masked:

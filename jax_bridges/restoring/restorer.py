@@ -28,6 +28,7 @@ from jax_bridges.restoring.notes import (
     lacks,
     quality_notes,
     restore_one,
+    sample_notes,
     scale_notes,
     training_command,
 )
@@ -108,7 +109,7 @@ class Restorer:
             not opaque in the picture is missing; the result is opaque.
           boxes: further holes, (left, top, width, height) each.
           invert: the mask's dark half is what is missing.
-          seed, sample: of the noise; another number, another possible answer.
+          seed, sample: of the noise; another number, another possible answer, where `model.varies`.
 
         Returns:
           A `Picture` of the same size (times `enlarge`), type and alpha; pixels outside the hole are
@@ -140,7 +141,8 @@ class Restorer:
             for number, task in enumerate(tasks):
                 picture, hole = self.read(task)
                 if tell is not None:
-                    for note in self.notes(picture, hole):
+                    more = sample_notes(self.model, seed, task.sample)
+                    for note in self.notes(picture, hole) + more:
                         tell(note)
                 where = None if hole is None else surroundings(hole, self.model.size)
                 opened[number] = picture, hole, where, task.sample
@@ -174,7 +176,7 @@ class Restorer:
         check_size((picture.size[0] * self.enlarge, picture.size[1] * self.enlarge))
         if self.enlarge > 1:
             picture = picture.enlarged(self.enlarge, self.model.interpolates)
-        given = mask is not None or bool(task.boxes)
+        given = mask is not None or len(task.boxes) > 0
         if self.model.masks == "none" and given:
             raise BadImage("this model restores whole pictures: give it no --mask and no --box")
         if self.model.masks == "needed" and not given:

@@ -7,6 +7,7 @@ the colours of the same profile or gamma, at the same size on paper, with the ca
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -21,6 +22,8 @@ Chunk = tuple[bytes, bytes]  # name, content
 # Copied from PNG to PNG as they are; profile, print size and EXIF are made anew for all formats.
 _COPIED = (b"cICP", b"gAMA", b"cHRM", b"sRGB", b"mDCV", b"cLLI")
 _METRE = 1 / 0.0254  # inches
+_MOST = 2**31 - 1  # of PNG's numbers
+_NO_SIZE = "its print size"
 # TIFF tags that say what colours the numbers are, and which no PNG can say.
 _TIFF_COLOURS = {301: "TransferFunction", 318: "WhitePoint", 319: "PrimaryChromaticities"}
 _TIFF_COLOURS |= {532: "ReferenceBlackWhite"}
@@ -61,7 +64,9 @@ def statements(file: PictureFile, gray: bool) -> tuple[tuple[Chunk, ...], tuple[
         exif = file.exif()
         if file.damaged:
             raise ValueError("damaged")
-        chunks += _density(file, exif)
+        density, unsaid = _density(file, exif)
+        chunks += density
+        lost += unsaid
         if kept := _exif(exif, file.format):
             chunks.append((b"eXIf", kept))
         if file.format == "TIFF":
@@ -74,14 +79,33 @@ def statements(file: PictureFile, gray: bool) -> tuple[tuple[Chunk, ...], tuple[
     return tuple(chunks), tuple(lost)
 
 
-def densified(chunks: tuple[Chunk, ...], factor: int) -> tuple[Chunk, ...]:
-    """The chunks of a picture with `factor` times as many pixels an inch."""
+def densified(chunks: tuple[Chunk, ...], factor: int) -> tuple[tuple[Chunk, ...], tuple[str, ...]]:
+    """The chunks of a picture with `factor` times as many pixels an inch, and what cannot be kept."""
+    kept, lost = [], []
+    for name, content in chunks:
+        if name == b"pHYs":
+            x, y, unit = struct.unpack(">IIB", content)
+            if unit and max(x, y) * factor > _MOST:
+                lost.append(_NO_SIZE)
+                continue
+            content = struct.pack(">IIB", x * factor, y * factor, unit) if unit else content
+        kept.append((name, content))
+    return tuple(kept), tuple(lost)
 
-    def scaled(content: bytes) -> bytes:
-        x, y, unit = struct.unpack(">IIB", content)
-        return struct.pack(">IIB", x * factor, y * factor, unit) if unit else content
 
-    return tuple((name, scaled(data) if name == b"pHYs" else data) for name, data in chunks)
+def jpeg_density(chunks: tuple[Chunk, ...]) -> tuple[tuple[int, int] | None, tuple[str, ...]]:
+    """Pixels an inch as a JPEG states them, whole and of 16 bits, or None; and what it cannot state."""
+    content = dict(chunks).get(b"pHYs")
+    if content is None:
+        return None, ()
+    x, y, metres = struct.unpack(">IIB", content)
+    exact = x / _METRE, y / _METRE
+    dpi = round(exact[0]), round(exact[1])
+    # Of few pixels an inch rounding would change the size itself, as of 2.54 to 3.
+    near = all(abs(r - e) <= 0.01 * e for r, e in zip(dpi, exact, strict=True))
+    if not (metres and near and 1 <= min(dpi) and max(dpi) < 2**16):
+        return None, (_NO_SIZE,)
+    return dpi, ()
 
 
 def _png_chunks(data: bytes) -> Iterator[Chunk]:
@@ -92,8 +116,8 @@ def _png_chunks(data: bytes) -> Iterator[Chunk]:
         place += 12 + length
 
 
-def _density(file: PictureFile, exif: Image.Exif) -> list[Chunk]:
-    """Pixels a metre, or the shape of a pixel where the file gives no unit."""
+def _density(file: PictureFile, exif: Image.Exif) -> tuple[list[Chunk], list[str]]:
+    """Pixels a metre, or the shape of a pixel where the file gives no unit; and what no PNG can say."""
     info, unit, scale = file.info, 0, 1.0
     pair: Any
     if "dpi" in info and file.format != "TIFF":  # where Pillow makes one up
@@ -105,16 +129,19 @@ def _density(file: PictureFile, exif: Image.Exif) -> list[Chunk]:
     try:
         x, y = (float(n) * scale for n in pair)
     except (TypeError, ValueError, ArithmeticError):  # none, or no numbers
-        return []
+        return [], []
+    if not (math.isfinite(x) and math.isfinite(y) and min(x, y) > 0):  # nothing is said by these
+        return [], []
     if file.transposed:
         x, y = y, x
     if not unit and x == y:  # square pixels need not be said
-        return []
+        return [], []
     if not unit and max(x, y) < 1000:
         x, y = x * 1000, y * 1000
-    if not (1 <= min(x, y) and max(x, y) < 2**31):
-        return []
-    return [(b"pHYs", struct.pack(">IIB", round(x), round(y), unit))]
+    x, y = round(x), round(y)
+    if not (1 <= min(x, y) and max(x, y) <= _MOST):
+        return [], [_NO_SIZE]
+    return [(b"pHYs", struct.pack(">IIB", x, y, unit))], []
 
 
 def _exif(exif: Image.Exif, kind: str | None) -> bytes:

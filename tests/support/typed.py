@@ -138,18 +138,23 @@ def check_module(module: str, *arguments: str) -> None:
         return check_main(list(arguments))
     with as_typed(module, arguments), pytest.MonkeyPatch.context() as patch:
         patch.setattr("jax_bridges.starting.begin", lambda: None)
-        whole, known = argparse.ArgumentParser.parse_args, argparse.ArgumentParser.parse_known_args
+        parser = argparse.ArgumentParser
+        known = parser.parse_known_args
 
         def read_known(self, args=None, namespace=None):
             raise Read(*known(self, args, namespace))
 
-        def read_whole(self, args=None, namespace=None):
-            with pytest.MonkeyPatch.context() as inner:
-                inner.setattr(argparse.ArgumentParser, "parse_known_args", known)
-                raise Read(whole(self, args, namespace), [])
+        def reads_whole(whole):
+            def read(self, args=None, namespace=None):
+                with pytest.MonkeyPatch.context() as inner:
+                    inner.setattr(parser, "parse_known_args", known)
+                    raise Read(whole(self, args, namespace), [])
 
-        patch.setattr(argparse.ArgumentParser, "parse_args", read_whole)
-        patch.setattr(argparse.ArgumentParser, "parse_known_args", read_known)
+            return read
+
+        for name in ("parse_args", "parse_intermixed_args"):
+            patch.setattr(parser, name, reads_whole(getattr(parser, name)))
+        patch.setattr(parser, "parse_known_args", read_known)
         patch.delitem(sys.modules, module, raising=False)
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
