@@ -95,15 +95,17 @@ def test_weights_that_float16_cannot_hold_and_files_of_others_are_refused(model,
 
 def test_what_comes_with_the_package_is_small_and_has_a_card():
     models = packed.shipped()
-    assert set(models) == {f"photos:{task}" for task in ("denoise", "inpaint", "jpeg", "superres")}
+    names = ("denoise", "fill", "inpaint", "jpeg", "superres")
+    assert set(models) == {f"photos:{name}" for name in names}
     assert sum(path.stat().st_size for path in models.values()) < 16e6
     for name, path in models.items():
         player, config, params = packed.read_packed(path)
-        assert config["task"] == name.replace(":", "_")
+        assert config["task"] == name.replace(":", "_").replace("fill", "inpaint")
         assert sum(a.size for a in jax.tree.leaves(params)) < 2e6
         assert not config["data"]["path"] and full_network(config, player)
         card = path.with_suffix(".md").read_text()
-        steps, batch = config["train"]["steps"], config["train"]["batch"]
+        stage = config["train" if player == "teacher" else "distill"]
+        steps, batch = stage["steps"], stage["batch"]
         assert f"{steps:,}" in card and f" of {batch} random" in " ".join(card.split())
         for part in ("What it is", "Training", "Data and licences", "Figures", "Limits"):
             assert f"**{part}.**" in card

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restore import Restorer
 from jax_bridges.restoring.holes import find_hole, parse_box
+from jax_bridges.restoring.notes import wide_hole_notes
 from tests.support.restorers import left_behind, photograph, tiny
 
 SIZE = (80, 96)
@@ -52,3 +55,23 @@ def test_a_restorer_takes_boxes_as_an_array_and_refuses_negative_ones(tmp_path):
     np.testing.assert_array_equal(restorer(image, boxes=np.array(boxes)).pixels, one)
     with pytest.raises(BadImage, match=r"not \(-20, 0, 10, 10\)"):
         restorer(image, boxes=[(-20, 0, 10, 10)])
+
+
+def test_a_wide_hole_is_told_of_where_one_call_is_a_mean():
+    def told(hole, path="photos:inpaint", **model):
+        model = {"varies": False, "varies_by_calls": True} | model
+        return wide_hole_notes(SimpleNamespace(**model), path, hole)
+
+    thin, wide = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
+    thin[10:14, 5:90], wide[40:61, 0:30] = True, True  # 4 and 21 pixels across
+    (note,) = told(wide)
+    assert "up to 21 pixels wide" in note.text and note.command.endswith("restore photos:fill ...")
+    (note,) = told(wide | thin, "runs/mine")
+    assert "up to 21 pixels wide" in note.text and note.add == "--nfe=10"
+    for quiet in (
+        told(thin),
+        told(None),
+        told(wide, varies=True),
+        told(wide, varies_by_calls=False),
+    ):
+        assert quiet == []

@@ -132,7 +132,7 @@ def test_one_that_is_not_there_is_told_with_all_there_could_be(path, tmp_path, m
         FileNotFoundError, match=f"There is no {path}: give the folder of a run"
     ) as e:
         teacher_record(path)
-    assert ".safetensors), or one of photos:denoise, photos:inpaint, " in str(e.value)
+    assert ".safetensors), or one of photos:denoise, photos:fill, photos:inpaint, " in str(e.value)
 
 
 def test_a_file_tells_of_its_last_training_alone(tmp_path):

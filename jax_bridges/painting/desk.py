@@ -259,7 +259,9 @@ def _task(restorer: Restorer) -> tuple[str, str]:
     """The name of a model's tab, and of the button that starts it."""
     model = restorer.model
     if model.masks == "needed":
-        return "Fill holes", "Fill the hole"
+        # One answer that is a mean: right for what is thin, smooth in what is wide.
+        mean = model.varies_by_calls and not model.varies
+        return ("Mend scratches", "Mend") if mean else ("Fill holes", "Fill the hole")
     if restorer.enlarge > 1:
         return f"Enlarge {restorer.enlarge} times", "Enlarge"
     corruption = model.recorded.get("corruption", {})

@@ -11,9 +11,15 @@ import warnings
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+from scipy import ndimage
+
 from jax_bridges.data import FILES
+from jax_bridges.packed import shipped
 from jax_bridges.restoring.pictures import Picture, check_jpeg
 
+# Wider holes are seen to be smooth (jax_bridges/shipped/photos_fill.md): pixels across.
+WIDE, THIN, FILL = 12, "photos:inpaint", "photos:fill"
 MAPS = "earth"  # the data set that needs no download, of which the shipped configurations are
 
 
@@ -142,6 +148,29 @@ def sample_notes(model: Any, seed: int, sample: int) -> list[Note]:
         return [Note(f"this model has {which}")]
     text = f"this model makes one network call, and so has {which}"
     return [Note(text, "Answers that differ", add="--nfe=10")]
+
+
+def wide_hole_notes(model: Any, path: str, hole: np.ndarray | None) -> list[Note]:
+    """What a mean of all possible answers is in a wide hole, and what draws one of them.
+
+    Args:
+      model: of which one call is such a mean, where it does not vary but would with more calls.
+      path: what it was opened by.
+      hole: bool `[H, W]`, or None.
+    """
+    if hole is None or model.varies or not model.varies_by_calls:
+        return []
+    part = ndimage.find_objects(hole.astype(np.uint8))[0]  # its bounding box
+    width = 2 * float(ndimage.distance_transform_edt(np.pad(hole[part], 1)).max()) - 1
+    if width < WIDE:
+        return []
+    text = (
+        f"this hole is up to {width:.0f} pixels wide, and this model's one call answers with the mean of "
+        "what may be there, which is smooth"
+    )
+    if path == THIN and FILL in shipped():
+        return [Note(text, "Texture", command=f"python -m jax_bridges.restore {FILL} ...")]
+    return [Note(text, "Texture", add="--nfe=10")]
 
 
 def training_command(recorded: dict[str, Any], corruption: str | None = None) -> str:

@@ -31,6 +31,7 @@ from jax_bridges.restoring.notes import (
     sample_notes,
     scale_notes,
     training_command,
+    wide_hole_notes,
 )
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
 
@@ -208,6 +209,7 @@ class Restorer:
         command = training_command(model.recorded, "inpaint_freeform" if model.box else None)
         found += scale_notes(model.recorded, model.size, picture.size, command)
         found += quality_notes(model.qualities, picture.quality)
+        found += wide_hole_notes(model, self.path, hole)
         if model.box is not None and hole is not None:
             y0, x0, y1, x1 = model.box
             height, width = widest_part(hole)
