@@ -312,7 +312,13 @@ def test_without_a_model_it_is_what_comes_with_the_package():
     with server:
         assert {tab.restorer.path for tab in desk.tabs} == set(shipped())
         names = [tab.name for tab in desk.tabs]
-        assert names == ["Fill holes", "Mend scratches", "Remove noise", "Undo JPEG", "Enlarge 4 times"]
+        assert names == [
+            "Fill holes",
+            "Mend scratches",
+            "Remove noise",
+            "Undo JPEG",
+            "Enlarge 4 times",
+        ]
         for tab in desk.tabs:  # a student; the others make one call from an x_T without noise
             facts = tab.facts()
             assert facts["varies"] == (tab.name == "Fill holes")

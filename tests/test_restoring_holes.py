@@ -10,7 +10,7 @@ import pytest
 from jax_bridges.data.errors import BadImage
 from jax_bridges.restore import Restorer
 from jax_bridges.restoring.holes import find_hole, parse_box
-from jax_bridges.restoring.notes import wide_hole_notes
+from jax_bridges.restoring.notes import lines, wide_hole_notes
 from tests.support.restorers import left_behind, photograph, tiny
 
 SIZE = (80, 96)
@@ -65,7 +65,10 @@ def test_a_wide_hole_is_told_of_where_one_call_is_a_mean():
     thin, wide = np.zeros(SIZE, bool), np.zeros(SIZE, bool)
     thin[10:14, 5:90], wide[40:61, 0:30] = True, True  # 4 and 21 pixels across
     (note,) = told(wide)
-    assert "up to 21 pixels wide" in note.text and note.command.endswith("restore photos:fill ...")
+    assert "up to 21 pixels wide" in note.text and str(note).endswith("Texture: photos:fill")
+    said = lines([(note, "a.jpg")], ["photos:inpaint", "a.jpg", "b.png", "--mask=m.png"])
+    again = "restore photos:fill a.jpg b.png --mask=m.png --force"
+    assert said[-1].endswith(again) and len(said) == 2
     (note,) = told(wide | thin, "runs/mine")
     assert "up to 21 pixels wide" in note.text and note.add == "--nfe=10"
     for quiet in (

@@ -35,16 +35,18 @@ class Note:
       text: a sentence without its stop.
       aim: what helps, in a few words; "" where nothing does.
       command: how: a whole command ...
-      add: ... or a flag for the same command again.
+      add: ... or a flag for the same command again, ...
+      swap: ... or that with another model, (this one, that one).
     """
 
     text: str
     aim: str = ""
     command: str = ""
     add: str = ""
+    swap: tuple[str, str] | None = None
 
     def __str__(self) -> str:
-        how = self.command or self.add.removeprefix("--")
+        how = self.command or self.add.removeprefix("--") or (self.swap[1] if self.swap else "")
         return f"{self.text}." + (f" {self.aim}: {how}" if how else "")
 
 
@@ -71,8 +73,10 @@ def lines(notes: Iterable[tuple[Note, str]], argv: list[str]) -> list[str]:
     for note, own in names.items():
         more = f" and {len(own) - 1} more" if len(own) > 1 else ""
         said.append(f"note: {own[0]}{more}: {note.text}.")
-        if note.add:  # what this run writes is there by then
-            again = argv + [note.add] + ["--force"] * ("--force" not in argv)
+        if note.add or note.swap:  # what this run writes is there by then
+            old, new = note.swap or ("", "")
+            again = [new if word == old else word for word in argv] if old else argv + [note.add]
+            again = again + ["--force"] * ("--force" not in argv)
             helps[f"{note.aim}:\n  python -m jax_bridges.restore {shlex.join(again)}"] = None
         elif note.command:
             helps[f"{note.aim}:\n  {note.command}"] = None
@@ -169,7 +173,7 @@ def wide_hole_notes(model: Any, path: str, hole: np.ndarray | None) -> list[Note
         "what may be there, which is smooth"
     )
     if path == THIN and FILL in shipped():
-        return [Note(text, "Texture", command=f"python -m jax_bridges.restore {FILL} ...")]
+        return [Note(text, "Texture", swap=(THIN, FILL))]
     return [Note(text, "Texture", add="--nfe=10")]
 
 
