@@ -80,11 +80,7 @@ def get_config(variant: str = ""):
     config.distill.bridge_weight = "native"
     # With so little noise x_t hides what is wrong of an image as a whole only near T: under uniform times
     # students drift to white (results/distilling.md).
-    config.distill.times, config.distill.clamp, config.distill.inner_weight = (
-        "even_levels",
-        True,
-        0.85,
-    )
+    config.distill.update(times="even_levels", clamp=True, inner_weight=0.85)
     config.distill.optimizer.learning_rate, config.distill.optimizer.delay = 1e-4, 0.05
     config.evaluate.teacher_nfe, config.evaluate.student_nfe = (1, 10), (1,)
     config.evaluate.metrics = ("psnr", "ssim", "fd_lite0")

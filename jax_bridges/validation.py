@@ -26,6 +26,7 @@ from jax_bridges.models.attention import check_attention
 from jax_bridges.preconditioning import make_preconditioning
 from jax_bridges.report.published import published_rows
 from jax_bridges.samplers import make_sampler
+from jax_bridges.times import training_times
 from jax_bridges.training.couplings import check_mode
 from jax_bridges.training.methods import METHODS, PAIR_METHODS, PRIOR_METHODS, check_method
 from jax_bridges.training.methods.pairs import of_pair_method, why_not_here
@@ -83,6 +84,8 @@ def validate(config: ConfigDict, devices: int = 1) -> None:
     bridge = make_bridge(**config.bridge)
     _check_zero_shot(config, bridge)
     _check_bridge(config, bridge)
+    for law in {config.distill.get("times", "uniform"), *(stage.times for stage in trained)}:
+        training_times(law, bridge, jnp.zeros(1))  # not every bridge has every law
     if trained:
         check_mode(config, bridge, corruption, is_paired(config.data))
         if network_settings(config.network)["dropout"] and config.train.mode != "bridge":

@@ -58,6 +58,10 @@ REFUSALS = [
     ),
     (dict(bridge={"name": "vp", "beta_d": -5.0}), ["'vp' with beta_d=-5.0", "not finite"]),
     (
+        dict(bridge={"name": "i2sb", "deterministic": True}, distill__times="even_levels"),
+        ["distill.times is 'even_levels'", "no noise: take 'uniform'"],
+    ),
+    (
         dict(preconditioning={"name": "bridge_karras", "sigma_data": 0.0}),
         ["'bridge_karras' with sigma_data=0.0 is not finite on the bridge 'i2sb'"],
     ),

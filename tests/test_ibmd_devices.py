@@ -32,9 +32,9 @@ CASES = {
         "call_per": "microbatch", "microbatches": 2, "z_per": "chain", "z_channels": 1, "ema_warmup": False,
         "student_steps": 2, "first_call": 0.5, "normalize": False,
     },
-    "real": {  # RealUID's term and a critic, x_t detached, and a lighter inner term
+    "real": {  # RealUID's term and a critic, x_t detached, a lighter inner term, what is for little noise
         "inner_weight": 0.8, "real_alpha": 0.9, "real_beta": 0.95, "gan_weight": 0.3, "detach_xt": True, "student_steps": 1,
-        "critic_channels": 8, "critic_layers": 1,
+        "critic_channels": 8, "critic_layers": 1, "clamp": True, "times": "even_levels",
     },
 }  # fmt: skip
 CASES["bfloat16"] = CASES["real"]

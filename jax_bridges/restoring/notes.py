@@ -74,9 +74,9 @@ def lines(notes: Iterable[tuple[Note, str]], argv: list[str]) -> list[str]:
         more = f" and {len(own) - 1} more" if len(own) > 1 else ""
         said.append(f"note: {own[0]}{more}: {note.text}.")
         if note.add or note.swap:  # what this run writes is there by then
-            old, new = note.swap or ("", "")
-            again = [new if word == old else word for word in argv] if old else argv + [note.add]
-            again = again + ["--force"] * ("--force" not in argv)
+            swap = dict([note.swap] if note.swap else [])
+            again = [swap.get(word, word) for word in argv] + [note.add] * bool(note.add)
+            again += ["--force"] * ("--force" not in argv)
             helps[f"{note.aim}:\n  python -m jax_bridges.restore {shlex.join(again)}"] = None
         elif note.command:
             helps[f"{note.aim}:\n  {note.command}"] = None
@@ -162,9 +162,9 @@ def wide_hole_notes(model: Any, path: str, hole: np.ndarray | None) -> list[Note
       path: what it was opened by.
       hole: bool `[H, W]`, or None.
     """
-    if hole is None or model.varies or not model.varies_by_calls:
+    if hole is None or not hole.any() or model.varies or not model.varies_by_calls:
         return []
-    part = ndimage.find_objects(hole.astype(np.uint8))[0]  # its bounding box
+    part = ndimage.find_objects(hole.view(np.uint8))[0]  # its bounding box
     width = 2 * float(ndimage.distance_transform_edt(np.pad(hole[part], 1)).max()) - 1
     if width < WIDE:
         return []
