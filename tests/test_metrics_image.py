@@ -88,6 +88,19 @@ def test_ssim_is_skimage_s_and_dm_pix_s():
     np.testing.assert_allclose(ssim(noisy.astype(np.float32) / 127.5 - 1, clean), got, atol=1e-6)
 
 
+def test_ssim_of_a_large_picture_is_taken_by_blocks():
+    """Windows of two blocks are counted once, a large picture takes no memory of its size squared."""
+    rng = np.random.default_rng(0)
+    clean = rng.integers(0, 256, (1, 533, 1100, 1), np.uint8)
+    noisy = np.clip(clean + rng.integers(-90, 90, clean.shape), 0, 255).astype(np.uint8)
+    noisy[:, :200] = clean[:, :200]  # unlike in its parts
+    want = structural_similarity(
+        clean[0, ..., 0] / 255.0, noisy[0, ..., 0] / 255.0, gaussian_weights=True, sigma=1.5,
+        use_sample_covariance=False, data_range=1.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(ssim(noisy, clean), [want], atol=1e-4)
+
+
 def test_metrics_refuse_what_does_not_match():
     image = np.zeros((1, 12, 12, 3), np.float32)
     for metric in (psnr, ssim):

@@ -1,5 +1,7 @@
 """Metrics of an image against its target: PSNR and SSIM, on what a saved picture would hold."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -79,16 +81,52 @@ def structural_similarity(x, y, data_range):
     height, width = x.shape[1:3]
     if min(height, width) < 11:
         raise ValueError(f"SSIM needs images of 11 x 11 pixels or more, not {height} x {width}.")
+    down, right = (_spans(size - 10) for size in (height, width))
+
+    def of_block(corner):
+        (top, first_row), (left, first_column) = corner
+        size = (x.shape[0], down.size + 10, right.size + 10, x.shape[3])
+        block = (jax.lax.dynamic_slice(v, (0, top, left, 0), size) for v in (x, y))
+        new = (jnp.arange(down.size) >= first_row)[:, None] & (
+            jnp.arange(right.size) >= first_column
+        )
+        return (_ssim_map(*block, data_range) * new[None, :, :, None]).sum((1, 2, 3))
+
+    if len(down.starts) == len(right.starts) == 1:
+        return _ssim_map(x, y, data_range).mean((1, 2, 3))
+    corners = [(d, r) for d in zip(*down[1:], strict=True) for r in zip(*right[1:], strict=True)]
+    sums = jax.lax.map(of_block, jnp.array(corners))
+    return sums.sum(0) / ((height - 10) * (width - 10) * x.shape[3])
+
+
+class _Spans(NamedTuple):
+    """Pieces of equal `size` of a line: where each starts, and its first place that no other before has."""
+
+    size: int
+    starts: list[int]
+    firsts: list[int]
+
+
+def _spans(length: int, most: int = 512) -> _Spans:
+    """A line of `length` places in the fewest pieces of at most `most`, the last one moved back inside."""
+    count = -(-length // most)
+    size = -(-length // count)
+    starts = [min(i * size, length - size) for i in range(count)]
+    return _Spans(size, starts, [i * size - start for i, start in enumerate(starts)])
+
+
+def _ssim_map(x, y, data_range):
+    """The similarity of each window, [B, H - 10, W - 10, C]."""
     # The window is separable; two small dense products beat a grouped convolution on every device.
     maps = jnp.stack([x, y, x * x, y * y, x * y])
-    rows, columns = _gaussian_rows(height), _gaussian_rows(width)
+    rows, columns = (_gaussian_rows(size) for size in x.shape[1:3])
     maps = jnp.einsum("ph,sbhwc->sbpwc", rows, maps, precision="highest")
     maps = jnp.einsum("qw,sbpwc->sbpqc", columns, maps, precision="highest")
     mean_x, mean_y, square_x, square_y, product = maps
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * (product - mean_x * mean_y) + c2)
     energy = mean_x**2 + mean_y**2
-    return (similarity / ((energy + c1) * (square_x + square_y - energy + c2))).mean((1, 2, 3))
+    return similarity / ((energy + c1) * (square_x + square_y - energy + c2))
 
 
 @jax.jit
