@@ -29,7 +29,8 @@ def _file(config):
 
 def _jpeg(config):
     _file(config)
-    config.corruption = {"name": "photo_file"}
+    # Above 75 there is little to undo, and a model that has not seen such files would harm them.
+    config.corruption = {"name": "photo_file", "quality": (5, 95)}
     # What is lost, in units of what is seen: of training crops, so that the loss begins at 1.
     config.preconditioning.update(scale=0.8, floor=0.03)
     config.data.crop_scale = 0.5  # shrunk, photographs lose what their own compression left

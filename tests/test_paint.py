@@ -81,6 +81,7 @@ def test_answers_are_those_of_the_restorer_bit_for_bit(restorer):
     assert told[0]["size"] == [60, 40] and sum(each.get("tiles", 0) for each in told) > 0
     notes = [each["note"] for each in told if "note" in each]
     assert len(notes) == len(set(notes)) and "nothing but maps" in notes[0]
+    assert notes[-1] == "its JPEG would lack the lower half of its 16 bits; the PNG keeps that."
     for number in (2, 3):
         data, kind, name = desk.download(known["id"], number, "png")
         assert (kind, name) == ("image/png", "my lake-restored.png")

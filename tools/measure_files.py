@@ -9,11 +9,12 @@ read again, or get Gaussian noise and are rounded to 8 bits; of them native tile
 same as `tools.measure_holes` takes. For super-resolution the tiles themselves are shrunk (Pillow, bicubic).
 Each is restored by each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so
 many network calls) and, but for super-resolution, by the best of scikit-image's total variation, bilateral,
-non-local means and wavelet filters, where it is installed: best is what has the highest mean PSNR on
-`--tune` further tiles, which are not reported. A row says PSNR of all values (`pooled`), how much that is
-above the file as it is (`gain`, with a 95% interval by the jackknife over photographs), the mean over
-photographs (`by_picture`, and `picture_gain`), how much that is above the classical row (`over_classical`);
-SSIM; FD-Lite0 of the tiles; seconds an image. Rows are written as they are measured.
+non-local means and wavelet filters, where it is installed: best is what has the highest mean PSNR on `--tune`
+further tiles, which are not reported (of whole pictures: tiles of theirs, in its favour). A row says PSNR of
+all values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by the jackknife
+over photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that is above the
+classical row (`over_classical`); SSIM; FD-Lite0 of the tiles; seconds an image. Rows are written as they are
+measured.
 """
 
 from __future__ import annotations
@@ -127,6 +128,16 @@ def cut(pictures: Any, condition: Condition, tiles: int) -> tuple[Images, np.nda
     return [lost[i]["x0"][:h, :w] for i, (h, w) in enumerate(sizes)], np.arange(len(sizes))
 
 
+def cut_both(
+    pictures: Any, condition: Condition, tiles: int, tune: int
+) -> tuple[Images, np.ndarray, Images]:
+    """What `cut` gives, and `tune` tiles that the classical row is chosen by: others, or the pictures' own."""
+    images, owner = cut(pictures, condition, tiles and tiles + tune)
+    if tiles and tune:
+        return images[:-tune], owner[:-tune], images[-tune:]
+    return images, owner, cut(pictures, condition, tune)[0] if tune else []
+
+
 def above(key: str, errors: np.ndarray, base: np.ndarray, owner: np.ndarray) -> dict[str, float]:
     """The gain of `by_picture` over other answers, with its interval, under names that begin with `key`."""
     gain = by_picture(errors, owner).minus(by_picture(base, owner))
@@ -171,30 +182,27 @@ def main(arguments: list[str] | None = None) -> None:
         print("scikit-image is not installed: its rows are left out")
     about = {"measured": measured_here("tools.measure_files")}
     pictures = source_of(flags.photographs).pictures
-    tune = flags.tune if classical and flags.tiles else 0
-    total = flags.tiles and flags.tiles + tune
-    truth, owner = cut(pictures, Condition(""), total)
-    count = len(truth) - tune  # the others choose the classical row
-    true, owner = truth[:count], owner[:count]
+    tune = flags.tune if classical else 0
+    true, owner, tuning = cut_both(pictures, Condition(""), flags.tiles, tune)
     everywhere = [np.ones(image.shape[:2], bool) for image in true]
     of_sets = flags.tiles and not flags.no_fd
     reference = lite0_outputs(np.stack(true)).features if of_sets else None
-    about |= {"images": count, "photographs": len(np.unique(owner))}
+    about |= {"images": len(true), "photographs": len(np.unique(owner))}
     rows = Rows(flags.out, about, ("task", "condition", "method"))
     for task, condition in ((name, each) for name in chosen for each in TASKS[name]):
         factor = condition.factor
-        files = cut(pictures, condition, total)[0]
+        files, _, lost = cut_both(pictures, condition, flags.tiles, tune)
         methods: dict[str, Answer] = {AS_IT_IS[task]: functools.partial(enlarged, factor=factor)}
         if factor > 1:
             files = [resized(image, 1 / factor) for image in files]
         elif tune:
-            name, by = best_classical(files[count:], truth[count:])
+            name, by = best_classical(lost, tuning)
             methods[f"{CLASSICAL} {name}"] = by
         for name in filter(None, flags.models.replace("TASK", task).split(",")):
             methods[name] = model(name, factor)
         base, rival = np.empty(0), None
         for name, answer in methods.items():
-            answers, spent = timed(answer, files[:count])
+            answers, spent = timed(answer, files)
             errors = errors_of(true, answers, everywhere)
             base = errors if name == AS_IT_IS[task] else base
             said = row(true, answers, everywhere, owner, reference, base)

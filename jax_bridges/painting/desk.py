@@ -178,6 +178,9 @@ class Desk:
             for number, restored in done:
                 opened.answers[numbers[number]] = restored
                 tell({"answer": numbers[number], "box": box})
+                if lost := restored.jpeg_lacks:
+                    text = f"its JPEG would lack {' and '.join(lost)}; the PNG keeps that"
+                    notes.setdefault(Note(text))
             for note in notes:
                 tell({"note": str(note)})
         finally:

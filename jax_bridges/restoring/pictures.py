@@ -206,6 +206,8 @@ class Picture:
     ) -> Path:
         """Writes a PNG, or a JPEG where the name ends in .jpg, whole or not at all.
 
+        Warns of what a JPEG of it lacks beside exact pixels (`jpeg_lacks`).
+
         Args:
           force: an existing file is overwritten.
           quality: of a JPEG, 1 to 100; 95 by default.
@@ -218,8 +220,12 @@ class Picture:
         check_suffix(path, quality)
         if path.exists() and not force:
             raise FileExistsError(f"{path} exists already: give another name, or force=True.")
-        lossy = path.suffix.lower() in JPEGS
-        return write_atomic(path, self.to_jpeg(quality or QUALITY) if lossy else self.to_png())
+        if path.suffix.lower() not in JPEGS:
+            return write_atomic(path, self.to_png())
+        written = write_atomic(path, self.to_jpeg(quality or QUALITY))
+        if lost := self.jpeg_lacks:
+            warnings.warn(f"{path} lacks {' and '.join(lost)}: a .png keeps that.", stacklevel=2)
+        return written
 
 
 def check_jpeg(size: tuple[int, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,9 +37,10 @@ def write_all(
     Raises:
       OSError: it names the file.
     """
-    written = [samples[0].save(order.out, force, quality)]
-    for i, picture in enumerate(samples[1:], start=2):
-        written.append(picture.save(order.beside(str(i)), force, quality))
+    outs = [order.out, *(order.beside(str(i)) for i in range(2, len(samples) + 1))]
+    with warnings.catch_warnings(action="ignore"):  # `notes.lossy_notes` said so before
+        pairs = zip(samples, outs, strict=True)
+        written = [picture.save(out, force, quality) for picture, out in pairs]
     if given is not None:
         before, hole, images = given[0].to_uint8(), given[1], [p.to_uint8() for p in samples]
         if compare:
