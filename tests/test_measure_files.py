@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from tests.support.restorers import photograph
-from tools.measure_files import TASKS, Condition, above, as_jpeg, cut, main, noisy
-from tools.measure_holes import by_picture, decibels, read, source_of
+from tools.measure_files import TASKS, above, as_jpeg, main, middle, noisy, pixels, tiles
+from tools.measure_holes import by_picture, decibels
 
 
 @pytest.fixture(scope="module")
@@ -20,19 +20,18 @@ def folder(tmp_path_factory):
     return made
 
 
-def test_tiles_are_those_of_the_holes_cut_out_of_whole_files(folder):
-    pictures = source_of(str(folder)).pictures
-    truth, owner = cut(pictures, Condition(""), 9)
-    tiles, of = read(str(folder), 9)
-    np.testing.assert_array_equal(truth, tiles)
-    np.testing.assert_array_equal(owner, of)
-    lost = cut(pictures, TASKS["jpeg"][0], 9)[0]
-    whole = as_jpeg(np.asarray(pictures[int(owner[0])]["x0"]), 10, "4:2:0")
-    places = [(y, x) for y in range(77) for x in range(87)]
-    assert any((whole[y : y + 64, x : x + 64] == lost[0]).all() for y, x in places)
-    assert not (as_jpeg(truth[0], 10, "4:2:0") == lost[0]).all()  # its blocks begin elsewhere
-    whole, of = cut(pictures, TASKS["superres"][0], 0)
-    assert {image.shape for image in whole} == {(140, 148, 3)} and list(of) == [0, 1, 2, 3]
+def test_the_middle_of_a_photograph_in_whole_tiles_becomes_the_file():
+    image = photograph(150, 280, 1)
+    np.testing.assert_array_equal(middle(image, 100), image[43:107, 108:172])
+    np.testing.assert_array_equal(middle(image, 0), image[11:139, 12:268])
+    cut = tiles([middle(image, 0), middle(image, 64)])
+    assert cut.shape == (9, 64, 64, 3)
+    np.testing.assert_array_equal(cut[5], image[75:139, 76:140])
+    np.testing.assert_array_equal(cut[8], middle(image, 64))
+    data = TASKS["jpeg"][0].file(image, 0)
+    assert data == as_jpeg(image, 10, "4:2:0")
+    assert 25 < decibels(np.square((pixels(data) - image.astype(float)) / 255).mean()) < 40
+    assert pixels(TASKS["superres"][1].file(middle(image, 0), 0)).shape == (32, 64, 3)
 
 
 def test_noise_is_of_its_strength_and_each_photographs_own():
@@ -59,7 +58,7 @@ def test_it_measures_files_as_they_are_and_the_best_filter(folder, tmp_path, cap
     with pytest.raises(SystemExit):
         main([str(folder), str(out), "--tasks=blur"])
     assert "there are jpeg, denoise, superres" in capsys.readouterr().err
-    flags = ["--models=", "--tasks=denoise,superres", "--tiles=4", "--tune=4", "--no-fd"]
+    flags = ["--models=", "--tasks=denoise,superres", "--no-fd"]
     if importlib.util.find_spec("skimage") is None:
         flags.append("--no-classical")
     main([str(folder), str(out), *flags])

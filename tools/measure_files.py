@@ -1,20 +1,19 @@
 """How well what a file has lost is restored: `python -m tools.measure_files PHOTOGRAPHS OUT.json`.
 
-    python -m tools.measure_files HELD_OUT results/files_jpeg.json --tasks=jpeg --tiles=320
+    python -m tools.measure_files HELD_OUT results/files_jpeg.json --tasks=jpeg
     python -m tools.measure_files HELD_OUT OUT.json --models=runs/photos_TASK,photos:TASK@10
-    python -m tools.measure_files HELD_OUT OUT.json --tiles=0     # whole pictures instead of tiles
+    python -m tools.measure_files HELD_OUT OUT.json --side=0     # whole photographs
 
-PHOTOGRAPHS is a folder that no model has learned from. Whole photographs are written as JPEG by Pillow and
-read again, or get Gaussian noise and are rounded to 8 bits; of them native tiles of 64 pixels are cut, the
-same as `tools.measure_holes` takes. For super-resolution the tiles themselves are shrunk (Pillow, bicubic).
-Each is restored by each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so
-many network calls) and, but for super-resolution, by the best of scikit-image's total variation, bilateral,
-non-local means and wavelet filters, where it is installed: best is what has the highest mean PSNR on `--tune`
-further tiles, which are not reported (of whole pictures: tiles of theirs, in its favour). A row says PSNR of
-all values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by the jackknife
-over photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that is above the
-classical row (`over_classical`); SSIM; FD-Lite0 of the tiles; seconds an image. Rows are written as they are
-measured.
+PHOTOGRAPHS is a folder that no model has learned from. Of each the middle `--side` x `--side` pixels become a
+file: JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased). It is restored by
+each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so many network calls),
+of a JPEG also from its pixels alone, as if they came as PNG, and, but for super-resolution, by the best of
+scikit-image's total variation, bilateral, non-local means and wavelet filters, where it is installed: best is
+what has the highest mean PSNR on pieces at the photographs' corners, treated likewise. A row says PSNR of all
+values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by the jackknife over
+photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that is above the
+classical row (`over_classical`); SSIM; FD-Lite0 of all tiles of 64 pixels; seconds a file. Rows are written
+as they are measured.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from jax_bridges.data.crops import GridCrops
 from jax_bridges.measured import measured_here
-from jax_bridges.metrics import lite0_outputs
+from jax_bridges.metrics import fd_lite0, lite0_outputs
+from jax_bridges.restoring.pictures import read_picture
 from tools.classical import best_classical
 from tools.measure_holes import (
     TILE,
@@ -41,12 +40,13 @@ from tools.measure_holes import (
     by_model,
     by_picture,
     errors_of,
+    read,
     row,
-    source_of,
     timed,
 )
 
-Answer = Callable[[Images], Images]
+Answer = Callable[[list[Any]], Images]
+CORNER = 96  # pixels a side of the pieces that the classical row is chosen by
 
 
 class Condition(NamedTuple):
@@ -54,21 +54,25 @@ class Condition(NamedTuple):
 
     Attributes:
       name: for people.
-      lose: what a photograph `[H, W, 3]` uint8 is in the file, of the same size; is told its number.
-      factor: how many times smaller the file then is.
+      file: what a photograph `[H, W, 3]` uint8 is then, a file's bytes or pixels; is told its number.
+      factor: how many times smaller that is.
     """
 
     name: str
-    lose: Callable[[np.ndarray, int], np.ndarray] = lambda image, number: image
+    file: Callable[[np.ndarray, int], Any]
     factor: int = 1
 
 
-def as_jpeg(image: np.ndarray, quality: int, subsampling: str) -> np.ndarray:
-    """What a JPEG file of Pillow holds."""
+def as_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
+    """A JPEG file by Pillow."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "JPEG", quality=quality, subsampling=subsampling)
-    with Image.open(file) as written:
-        return np.asarray(written.convert("RGB"))
+    return file.getvalue()
+
+
+def pixels(file: bytes | np.ndarray) -> np.ndarray:
+    """What it shows, `[H, W, 3]` uint8."""
+    return file if isinstance(file, np.ndarray) else read_picture(file).pixels
 
 
 def noisy(image: np.ndarray, number: int, std: float) -> np.ndarray:
@@ -92,50 +96,32 @@ def _noise(std: int) -> Condition:
     return Condition(f"noise of {std}", lambda image, number: noisy(image, number, std))
 
 
+def _shrunk(factor: int) -> Condition:
+    return Condition(f"{factor} times", lambda image, _: resized(image, 1 / factor), factor)
+
+
 TASKS = {
-    # The last two have lost less than photos:jpeg has seen.
     "jpeg": [_jpeg(q, colours) for q in (10, 20, 40, 75, 90) for colours in ("4:2:0", "4:4:4")],
     "denoise": [_noise(std) for std in (15, 25, 50)],
-    "superres": [Condition(f"{factor} times", factor=factor) for factor in (2, 4)],
+    "superres": [_shrunk(factor) for factor in (2, 4)],
 }
 CLASSICAL = "scikit-image"
 AS_IT_IS = {"jpeg": "the file", "denoise": "the file", "superres": "bicubic"}
 
 
-class _Lost:
-    """Photographs after a condition, in place of `data.files.FileSource`."""
-
-    def __init__(self, pictures: Any, condition: Condition):
-        self.name, self.classes, self._pictures = pictures.name, pictures.classes, pictures
-        self._lose = condition.lose
-        self.sizes = pictures.sizes
-
-    def __getitem__(self, number: int) -> dict[str, np.ndarray]:
-        return {"x0": self._lose(np.asarray(self._pictures[number]["x0"]), number)}
+def middle(image: np.ndarray, side: int) -> np.ndarray:
+    """The middle of a photograph in whole tiles, of at most `side` pixels; 0: nearly all of it."""
+    height, width = (min(n, side or n) // TILE * TILE for n in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
 
 
-def cut(pictures: Any, condition: Condition, tiles: int) -> tuple[Images, np.ndarray]:
-    """Native tiles, or whole pictures where `tiles` is 0, after a condition; and each one's photograph.
-
-    Whole pictures lose what is left over of the factors' largest multiple.
-    """
-    lost: Any = _Lost(pictures, condition)
-    if tiles:
-        grid = GridCrops(lost, (TILE, TILE), cache_mb=1024)
-        count = min(tiles, len(grid))
-        return [np.array(grid[i]["x0"]) for i in range(count)], grid.blocks[:count]
-    sizes = [[n // 4 * 4 for n in size] for size in pictures.sizes()]
-    return [lost[i]["x0"][:h, :w] for i, (h, w) in enumerate(sizes)], np.arange(len(sizes))
-
-
-def cut_both(
-    pictures: Any, condition: Condition, tiles: int, tune: int
-) -> tuple[Images, np.ndarray, Images]:
-    """What `cut` gives, and `tune` tiles that the classical row is chosen by: others, or the pictures' own."""
-    images, owner = cut(pictures, condition, tiles and tiles + tune)
-    if tiles and tune:
-        return images[:-tune], owner[:-tune], images[-tune:]
-    return images, owner, cut(pictures, condition, tune)[0] if tune else []
+def tiles(images: Images) -> np.ndarray:
+    """`[N, 64, 64, 3]`: all that they consist of."""
+    return np.concatenate([
+        image.reshape(image.shape[0] // TILE, TILE, -1, TILE, 3).swapaxes(1, 2).reshape(-1, TILE, TILE, 3)
+        for image in images
+    ])  # fmt: skip
 
 
 def above(key: str, errors: np.ndarray, base: np.ndarray, owner: np.ndarray) -> dict[str, float]:
@@ -149,12 +135,25 @@ def above(key: str, errors: np.ndarray, base: np.ndarray, owner: np.ndarray) -> 
 def model(name: str, factor: int) -> Answer:
     """A model's answers, as `restore` gives them, which enlarges `factor` times."""
     fill = by_model(name, factor if factor > 1 else None)
-    return lambda images: fill(images, [None] * len(images))
+    return lambda files: fill(files, [None] * len(files))
 
 
-def enlarged(images: Images, factor: int) -> Images:
-    """As they are shown: bicubic."""
+def shown(files: list[Any], factor: int) -> Images:
+    """As they are; enlarged by bicubic interpolation."""
+    images = [pixels(file) for file in files]
     return [resized(image, factor) for image in images] if factor > 1 else images
+
+
+def of_pixels(answer: Answer, files: list[Any]) -> Images:
+    """An answer that is given pixels in place of files."""
+    return answer([pixels(file) for file in files])
+
+
+def classical(condition: Condition, photographs: Images) -> dict[str, Answer]:
+    """The best filter, by the corners of the photographs."""
+    true = [image[:CORNER, :CORNER] for image in photographs]
+    name, by = best_classical([pixels(condition.file(x, i)) for i, x in enumerate(true)], true)
+    return {f"{CLASSICAL} {name}": functools.partial(of_pixels, by)}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -167,45 +166,41 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--models", default="photos:TASK", help="NAME@CALLS, with commas")
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--tiles", type=int, default=320, help="0: whole pictures")
-    parser.add_argument(
-        "--tune", type=int, default=64, help="tiles that the classical row is chosen by"
-    )
-    parser.add_argument("--no-fd", action="store_true", help="FD-Lite0 takes most of the time")
+    parser.add_argument("--side", type=int, default=384, help="0: whole photographs")
+    parser.add_argument("--no-fd", action="store_true", help="FD-Lite0 takes its time")
     parser.add_argument("--no-classical", action="store_true", help="nothing of scikit-image")
     flags = parser.parse_args(arguments)
     chosen = flags.tasks.split(",")
     if unknown := [task for task in chosen if task not in TASKS]:
         parser.error(f"--tasks={unknown[0]}: there are {', '.join(TASKS)}")
-    classical = not flags.no_classical and importlib.util.find_spec("skimage") is not None
-    if not classical and not flags.no_classical:
+    filters = not flags.no_classical and importlib.util.find_spec("skimage") is not None
+    if not filters and not flags.no_classical:
         print("scikit-image is not installed: its rows are left out")
-    about = {"measured": measured_here("tools.measure_files")}
-    pictures = source_of(flags.photographs).pictures
-    tune = flags.tune if classical else 0
-    true, owner, tuning = cut_both(pictures, Condition(""), flags.tiles, tune)
+    photographs = read(flags.photographs, 0)[0]
+    true, owner = [middle(image, flags.side) for image in photographs], np.arange(len(photographs))
     everywhere = [np.ones(image.shape[:2], bool) for image in true]
-    of_sets = flags.tiles and not flags.no_fd
-    reference = lite0_outputs(np.stack(true)).features if of_sets else None
-    about |= {"images": len(true), "photographs": len(np.unique(owner))}
+    reference = None if flags.no_fd else lite0_outputs(tiles(true)).features
+    about = {"measured": measured_here("tools.measure_files"), "photographs": len(true)}
+    about |= {"tiles": len(tiles(true))}
     rows = Rows(flags.out, about, ("task", "condition", "method"))
     for task, condition in ((name, each) for name in chosen for each in TASKS[name]):
         factor = condition.factor
-        files, _, lost = cut_both(pictures, condition, flags.tiles, tune)
-        methods: dict[str, Answer] = {AS_IT_IS[task]: functools.partial(enlarged, factor=factor)}
-        if factor > 1:
-            files = [resized(image, 1 / factor) for image in files]
-        elif tune:
-            name, by = best_classical(lost, tuning)
-            methods[f"{CLASSICAL} {name}"] = by
+        files = [condition.file(image, number) for number, image in enumerate(true)]
+        methods: dict[str, Answer] = {AS_IT_IS[task]: functools.partial(shown, factor=factor)}
+        if factor == 1 and filters:
+            methods |= classical(condition, photographs)
         for name in filter(None, flags.models.replace("TASK", task).split(",")):
-            methods[name] = model(name, factor)
+            methods[name] = by = model(name, factor)
+            if task == "jpeg":
+                methods[f"{name}, pixels alone"] = functools.partial(of_pixels, by)
         base, rival = np.empty(0), None
         for name, answer in methods.items():
             answers, spent = timed(answer, files)
             errors = errors_of(true, answers, everywhere)
             base = errors if name == AS_IT_IS[task] else base
-            said = row(true, answers, everywhere, owner, reference, base)
+            said = row(true, answers, everywhere, owner, None, base)
+            if reference is not None:
+                said["fd_lite0"] = fd_lite0(lite0_outputs(tiles(answers)).features, reference)
             said |= above("picture_gain", errors, base, owner)
             if rival is not None:
                 said |= above("over_classical", errors, rival, owner)

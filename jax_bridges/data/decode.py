@@ -33,6 +33,7 @@ _UPRIGHT = {
     8: lambda a: np.rot90(a, 1),
 }
 _TRANSPOSED = (5, 6, 7, 8)
+_BACK = {6: 8, 8: 6}  # the others undo themselves
 _WHITE = {"L;2": 85, "L;4": 17}  # what Pillow multiplies gray of so few bits with, but not its key
 _J2K_SIZE = b"\xff\x4f\xff\x51"  # start of a JPEG 2000 codestream, and the marker of its size
 
@@ -65,16 +66,29 @@ class PictureFile:
             self.frames = 1
         late = source.format == "PNG" and "exif" not in source.info
         # Of a PNG without EXIF in front, `getexif` would decode the pixels to look behind them.
-        orientation = 1 if late else self._orientation()
+        orientation = 1 if late else self.orientation
         self.transposed = orientation in _TRANSPOSED
         turned = self.transposed and source.format != "TIFF"  # whose size Pillow gives upright
         self.size = (width, height) if turned else (height, width)
 
     @property
-    def luma_steps(self) -> list[int] | None:
-        """Of a JPEG the steps in which its brightness is stored, 64 whole numbers; else None."""
-        tables = getattr(self._source, "quantization", None)
-        return list(tables[0]) if tables and 0 in tables else None
+    def steps(self) -> list[tuple[np.ndarray, int, int]] | None:
+        """Of the planes of a JPEG, gray or YCbCr: `[8, 8]` steps, rows and columns of pixels to a value.
+
+        None of other pictures, and of what Pillow has decoded, which may have changed since.
+        """
+        layers = getattr(self._source, "layer", ())
+        tables = getattr(self._source, "quantization", {})
+        own_colours = self.info.get("adobe_transform") == 0 or [n for n, *_ in layers] == [*b"RGB"]
+        if self._stream is None or len(layers) not in (1, 3) or own_colours:
+            return None
+        wide, high = (max(layer[i] for layer in layers) for i in (1, 2))
+        if any(wide % layer[1] or high % layer[2] or layer[3] not in tables for layer in layers):
+            return None
+        steps = [np.array(tables[layer[3]], float).reshape(8, 8) for layer in layers]
+        if len(layers) == 1:
+            return [(steps[0], 1, 1)]
+        return [(q, high // v, wide // h) for q, (_, h, v, _) in zip(steps, layers, strict=True)]
 
     def planes(self) -> np.ndarray:
         """uint8 or uint16 `[H, W, C]`, upright: gray, gray and alpha, RGB, or RGB and alpha (C = 1 to 4).
@@ -90,11 +104,12 @@ class PictureFile:
         else:
             planes = _stored(self._source, self._stream)
             # After decoding: Pillow itself turns TIFFs upright then.
-            orientation = self._orientation()
+            orientation = self.orientation
         planes = planes[..., None] if planes.ndim == 2 else planes
         return np.ascontiguousarray(_UPRIGHT.get(orientation, lambda a: a)(planes))
 
-    def _orientation(self) -> int:
+    @property
+    def orientation(self) -> int:
         """That of its EXIF; 1, upright, where it has none or a damaged one, as viewers show it."""
         try:
             return self.exif().get(ORIENTATION, 1)
@@ -133,6 +148,11 @@ class PictureFile:
 
     def __exit__(self, *_: Any) -> None:
         self.close()
+
+
+def as_stored(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of upright pixels `[H, W, ...]` as they lie in a file of an EXIF orientation, 1 to 8."""
+    return _UPRIGHT.get(_BACK.get(orientation, orientation), lambda a: a)(upright)
 
 
 def open_picture(file: Encoded | Image.Image) -> PictureFile:

@@ -16,6 +16,7 @@ from scipy import ndimage
 
 from jax_bridges.data import FILES
 from jax_bridges.packed import shipped
+from jax_bridges.restoring.jpeg_steps import JPEGSteps
 from jax_bridges.restoring.pictures import Picture, check_jpeg
 
 # Wider holes are seen to be smooth (jax_bridges/shipped/photos_fill.md): pixels across.
@@ -126,14 +127,14 @@ def scale_notes(
     ]
 
 
-def quality_notes(seen: tuple[int, int] | None, quality: int | None) -> list[Note]:
+def quality_notes(seen: tuple[int, int] | None, jpeg: JPEGSteps | None) -> list[Note]:
     """What a model that undoes JPEG does to a file that has lost less than all of those it has seen.
 
     Args:
       seen: least and largest quality of JPEG that the model has learned from; None: it does something else.
-      quality: of the JPEG that the picture is of, if it is of one.
+      jpeg: the steps of the JPEG that the picture is of, if it is of one.
     """
-    if seen is None or quality is None or quality <= seen[1]:
+    if seen is None or jpeg is None or (quality := jpeg.quality) <= seen[1]:
         return []
     return [
         Note(

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from jax_bridges.corruptions.jpeg import quantisation_tables
 from jax_bridges.corruptions.superres import cubic
 from jax_bridges.data.decode import PictureFile, open_picture
 from jax_bridges.data.errors import BadImage
 from jax_bridges.io.atomic import write_atomic
+from jax_bridges.restoring.jpeg_steps import JPEGSteps
 from jax_bridges.restoring.statements import Chunk, densified, jpeg_density, statements
 
 _ALL = (slice(None), slice(None))
@@ -45,14 +45,14 @@ class Picture:
       chunks: what its file says about how to show them (profile, gamma, print size, EXIF), as chunks
         of a PNG: carried along and never applied.
       left_out: what of that cannot be carried along, each in a few words.
-      quality: of the JPEG that it was read from, 1 to 100, the nearest of libjpeg's; None: of none.
+      jpeg: the steps of the JPEG file whose pixels these are; None: they are of none.
     """
 
     pixels: np.ndarray
     alpha: np.ndarray | None = None
     chunks: tuple[Chunk, ...] = ()
     left_out: tuple[str, ...] = ()
-    quality: int | None = None
+    jpeg: JPEGSteps | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -119,7 +119,7 @@ class Picture:
         new = new if hole is None else np.where(hole[..., None], new, old)
         pixels = picture.pixels.copy()
         pixels[where] = new
-        return dataclasses.replace(picture, pixels=pixels)
+        return dataclasses.replace(picture, pixels=pixels, jpeg=None)
 
     def coloured(self) -> Picture:
         """As RGB: a gray picture repeated, without its profile, which would not fit."""
@@ -326,15 +326,7 @@ def _decode(file: PictureFile) -> Picture:
         raise BadImage(f"cannot be decoded ({error})") from error
     colours = planes.shape[-1] - 1 + planes.shape[-1] % 2  # 1, 1, 3, 3 of 1, 2, 3, 4 planes
     alpha = planes[..., colours:] if planes.shape[-1] > colours else None
-    return Picture(planes[..., :colours], alpha, *said, _quality(file.luma_steps))
-
-
-def _quality(steps: list[int] | None) -> int | None:
-    """The quality of which libjpeg's steps are nearest, in all."""
-    if steps is None:
-        return None
-    luma = quantisation_tables(np.arange(1, 101)[:, None, None])[0]
-    return 1 + int(np.argmin(np.abs(luma.sum((1, 2)) - sum(steps))))
+    return Picture(planes[..., :colours], alpha, *said, JPEGSteps.of_file(file))
 
 
 def _interpolated(a: np.ndarray, factor: int, axis: int) -> np.ndarray:

@@ -166,6 +166,8 @@ class Restorer:
 
         for number, restored in run_jobs(jobs(), answer, self.batch):
             picture, hole, where, _ = opened.pop(number)
+            if self.model.qualities is not None and picture.jpeg is not None:
+                restored = picture.jpeg.narrow(restored, picture.pixels)
             yield number, picture.compose(restored, hole, self.model.colours, where)
 
     def read(self, task: Task) -> tuple[Picture, np.ndarray | None]:
@@ -208,7 +210,7 @@ class Restorer:
         model, found = self.model, []
         command = training_command(model.recorded, "inpaint_freeform" if model.box else None)
         found += scale_notes(model.recorded, model.size, picture.size, command)
-        found += quality_notes(model.qualities, picture.quality)
+        found += quality_notes(model.qualities, picture.jpeg)
         found += wide_hole_notes(model, self.path, hole)
         if model.box is not None and hole is not None:
             y0, x0, y1, x1 = model.box
