@@ -128,18 +128,27 @@ def scale_notes(
 
 
 def quality_notes(seen: tuple[int, int] | None, jpeg: JPEGSteps | None) -> list[Note]:
-    """What a model that undoes JPEG does to a file that has lost less than all of those it has seen.
+    """What a model that undoes JPEG cannot know of a picture, or has never seen.
 
     Args:
       seen: least and largest quality of JPEG that the model has learned from; None: it does something else.
       jpeg: the steps of the JPEG that the picture is of, if it is of one.
     """
-    if seen is None or jpeg is None or (quality := jpeg.quality) <= seen[1]:
+    if seen is None:
+        return []
+    if jpeg is None:
+        return [
+            Note(
+                "it is no JPEG file any more, so nothing says how much JPEG has changed it: where that was "
+                "little, as at quality 75 and above, it may lose detail; give the file as it was first saved"
+            )
+        ]
+    if jpeg.quality <= seen[1]:
         return []
     return [
         Note(
             f"this model has learned from JPEG of quality {seen[0]} to {seen[1]}, and this file is of "
-            f"quality {quality}: it may lose more detail than its traces of JPEG are worth"
+            f"quality {jpeg.quality}: it may lose more detail than its traces of JPEG are worth"
         )
     ]
 
