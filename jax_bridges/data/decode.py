@@ -77,7 +77,7 @@ class PictureFile:
 
         None of other pictures, and of what Pillow has decoded, which may have changed since.
         """
-        layers = getattr(self._source, "layer", ())
+        layers: list[Any] = getattr(self._source, "layer", [])
         tables = getattr(self._source, "quantization", {})
         own_colours = self.info.get("adobe_transform") == 0 or [n for n, *_ in layers] == [*b"RGB"]
         if self._stream is None or len(layers) not in (1, 3) or own_colours:

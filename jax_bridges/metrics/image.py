@@ -86,11 +86,11 @@ def structural_similarity(x, y, data_range):
     def of_block(corner):
         (top, first_row), (left, first_column) = corner
         size = (x.shape[0], down.size + 10, right.size + 10, x.shape[3])
-        block = (jax.lax.dynamic_slice(v, (0, top, left, 0), size) for v in (x, y))
+        one, other = (jax.lax.dynamic_slice(v, (0, top, left, 0), size) for v in (x, y))
         new = (jnp.arange(down.size) >= first_row)[:, None] & (
             jnp.arange(right.size) >= first_column
         )
-        return (_ssim_map(*block, data_range) * new[None, :, :, None]).sum((1, 2, 3))
+        return (_ssim_map(one, other, data_range) * new[None, :, :, None]).sum((1, 2, 3))
 
     if len(down.starts) == len(right.starts) == 1:
         return _ssim_map(x, y, data_range).mean((1, 2, 3))

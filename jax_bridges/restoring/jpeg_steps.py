@@ -60,7 +60,7 @@ class JPEGSteps:
         """
         result = np.array(answer, np.float32)
         stored, known = (as_stored(a, self.orientation) for a in (result, read))
-        unit = tuple(8 * n for n in self.coarse)
+        unit = 8 * self.coarse[0], 8 * self.coarse[1]
         rows = unit[0] * max(1, _BAND // unit[0])
         for top in range(0, len(stored), rows):
             band = stored[top : top + rows]
