@@ -119,7 +119,7 @@ def test_a_pipe_is_refused_instead_of_waited_for(photos):
 
 def test_samples_of_a_model_with_one_answer_are_one_file_and_a_note(photos, capsys):
     """One call from a picture without noise; with more calls they differ."""
-    argv = ["photos:jpeg", "a.png", "out.png", "--samples=3"]
+    argv = ["photos:denoise", "a.png", "out.png", "--samples=3"]
     assert restore.main(argv) == 0
     assert sorted(os.listdir()) == ["a.png", "b.png", "out.png"]
     said = capsys.readouterr()
@@ -129,7 +129,7 @@ def test_samples_of_a_model_with_one_answer_are_one_file_and_a_note(photos, caps
         "note: a.png: this model makes one network call, and so has one answer, whatever the seed and "
         "however many samples are asked for."
     )
-    again = "python -m jax_bridges.restore photos:jpeg a.png out.png --samples=3 --nfe=10 --force"
+    again = "python -m jax_bridges.restore photos:denoise a.png out.png --samples=3 --nfe=10 --force"
     assert helps == ["Answers that differ:", f"  {again}"]
     assert restore.main(again.split()[3:]) == 0
     names = ["out-2.png", "out-3.png", "out-grid.png", "out.png"]
@@ -139,7 +139,7 @@ def test_samples_of_a_model_with_one_answer_are_one_file_and_a_note(photos, caps
     # Another seed is no other answer either; in Python as well.
     assert restore.main([*argv[:2], "seed.png", "--seed=7"]) == 0
     assert "one answer" in capsys.readouterr().err
-    restorer = Restorer("photos:jpeg", batch=1)
+    restorer = Restorer("photos:denoise", batch=1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         restorer("a.png")
