@@ -139,8 +139,9 @@ def quality_notes(seen: tuple[int, int] | None, jpeg: JPEGSteps | None) -> list[
     if jpeg is None:
         return [
             Note(
-                "it is no JPEG file any more, so nothing says how much JPEG has changed it: where that was "
-                "little, as at quality 75 and above, it may lose detail; give the file as it was first saved"
+                "it is no JPEG file any more, or one of unusual colours, so nothing says how much JPEG has "
+                "changed it: where that was little, as at quality 75 and above, it may lose detail; give "
+                "the file as it was first saved"
             )
         ]
     if jpeg.quality <= seen[1]:
