@@ -129,7 +129,9 @@ def test_samples_of_a_model_with_one_answer_are_one_file_and_a_note(photos, caps
         "note: a.png: this model makes one network call, and so has one answer, whatever the seed and "
         "however many samples are asked for."
     )
-    again = "python -m jax_bridges.restore photos:denoise a.png out.png --samples=3 --nfe=10 --force"
+    again = (
+        "python -m jax_bridges.restore photos:denoise a.png out.png --samples=3 --nfe=10 --force"
+    )
     assert helps == ["Answers that differ:", f"  {again}"]
     assert restore.main(again.split()[3:]) == 0
     names = ["out-2.png", "out-3.png", "out-grid.png", "out.png"]
