@@ -4,16 +4,16 @@
     python -m tools.measure_files HELD_OUT OUT.json --models=runs/photos_TASK,photos:TASK@10
     python -m tools.measure_files HELD_OUT OUT.json --side=0     # whole photographs
 
-PHOTOGRAPHS is a folder that no model has learned from. Of each the middle `--side` x `--side` pixels become a
-file: JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased). It is restored by
-each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so many network calls),
-of a JPEG also from its pixels alone, as if they came as PNG, and, but for super-resolution, by the best of
-scikit-image's total variation, bilateral, non-local means and wavelet filters, where it is installed: best is
-what has the highest mean PSNR on the middles of these very images, in its favour. A row says PSNR of all
-values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by the jackknife over
-photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that is above the
-classical row (`over_classical`); SSIM; FD-Lite0 of all tiles of 64 pixels; seconds a file. Rows are written
-as they are measured.
+PHOTOGRAPHS is a folder that no model has learned from. Of each the middle is a file:
+JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased), some then as JPEG. It
+is restored by each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so many
+network calls), of a JPEG also from its pixels alone, as if they came as PNG, and, but for super-resolution,
+by the best of scikit-image's total variation, bilateral, non-local means and wavelet filters, where it is
+installed: best is what has the highest mean PSNR on the middles of these very images, in its favour. A row
+says PSNR of all values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by
+the jackknife over photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that
+is above the classical row (`over_classical`); SSIM; FD-Lite0 of all tiles of 64 pixels; seconds a file. Rows
+are written as they are measured.
 """
 
 from __future__ import annotations
@@ -56,11 +56,13 @@ class Condition(NamedTuple):
       name: for people.
       file: what a photograph `[H, W, 3]` uint8 is then, a file's bytes or pixels; is told its number.
       factor: how many times smaller that is.
+      jpeg: it is one.
     """
 
     name: str
     file: Callable[[np.ndarray, int], Any]
     factor: int = 1
+    jpeg: bool = False
 
 
 def as_jpeg(image: np.ndarray, quality: int, subsampling: str) -> bytes:
@@ -89,7 +91,7 @@ def resized(image: np.ndarray, factor: float) -> np.ndarray:
 
 def _jpeg(quality: int, subsampling: str) -> Condition:
     name = f"quality {quality}, {subsampling}"
-    return Condition(name, lambda image, _: as_jpeg(image, quality, subsampling))
+    return Condition(name, lambda image, _: as_jpeg(image, quality, subsampling), jpeg=True)
 
 
 def _noise(std: int) -> Condition:
@@ -100,10 +102,17 @@ def _shrunk(factor: int) -> Condition:
     return Condition(f"{factor} times", lambda image, _: resized(image, 1 / factor), factor)
 
 
+def _shrunk_jpeg(factor: int, quality: int) -> Condition:
+    name = f"{factor} times, quality {quality}"
+    return Condition(
+        name, lambda image, _: as_jpeg(resized(image, 1 / factor), quality, "4:2:0"), factor, True
+    )
+
+
 TASKS = {
     "jpeg": [_jpeg(q, colours) for q in (10, 20, 40, 75, 90) for colours in ("4:2:0", "4:4:4")],
     "denoise": [_noise(std) for std in (15, 25, 50)],
-    "superres": [_shrunk(factor) for factor in (2, 4)],
+    "superres": [_shrunk(2), _shrunk(4), _shrunk_jpeg(2, 75), _shrunk_jpeg(4, 75)],
 }
 CLASSICAL = "scikit-image"
 AS_IT_IS = {"jpeg": "the file", "denoise": "the file", "superres": "bicubic"}
@@ -191,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
             methods |= classical(condition, true)
         for name in filter(None, flags.models.replace("TASK", task).split(",")):
             methods[name] = by = model(name, factor)
-            if task == "jpeg":
+            if condition.jpeg:
                 methods[f"{name}, pixels alone"] = functools.partial(of_pixels, by)
         base, rival = np.empty(0), None
         for name, answer in methods.items():

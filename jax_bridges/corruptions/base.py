@@ -32,6 +32,7 @@ class Corruption(abc.ABC):
       raster: pixels of a grid that it lays over the image; 1: none.
       enlarges: how many pixels of x, along an axis, are one of y.
       interpolates: x_T has the pixels of y interpolated (bicubic), not repeated.
+      shrinks: the filter that makes y of x, bicubic or pool, where it does that and adds no noise.
       averages: side of the blocks whose means are all that it measures; 0: it measures other things.
     """
 
@@ -44,6 +45,7 @@ class Corruption(abc.ABC):
     noise: ClassVar[float] = 0.0
     enlarges: ClassVar[int] = 1
     interpolates: ClassVar[bool] = False
+    shrinks: ClassVar[str | None] = None
     averages: ClassVar[int] = 0
 
     @abc.abstractmethod

@@ -82,6 +82,10 @@ class PhotoFile(Corruption):
         return max(self.factors)
 
     @property
+    def shrinks(self):
+        return "bicubic" if self.enlarges > 1 and not self.noise[1] else None
+
+    @property
     def enlargements(self):
         return tuple(sorted({1, *self.factors}))
 

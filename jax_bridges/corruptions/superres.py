@@ -26,22 +26,27 @@ def cubic(x):
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))
 
 
-@functools.lru_cache(maxsize=64)
-def bicubic_matrix(n: int, factor: int) -> np.ndarray:
-    """Matrix [n / factor, n] that shrinks one axis (float64, rows sum to 1).
+def bicubic_taps(n: int, factor: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels int [n / factor, 4 factor] and taps [4 factor] of what one axis is shrunk to.
 
-    Row r has the taps cubic(d / factor), normalised, at the pixels within 2 factor of the middle of its
-    own `factor` pixels, d away from it, mirrored at the borders: MATLAB's antialiased imresize. For even
-    factors it is I2SB's, DDNM's and DDRM's SRConv, which shifts the image by half a pixel for odd ones.
+    Of row r these are the taps cubic(d / factor), normalised, at the pixels within 2 factor of the middle
+    of its own `factor` pixels, d away from it, mirrored at the borders: MATLAB's antialiased imresize. For
+    even factors it is I2SB's, DDNM's and DDRM's SRConv, which shifts the image by half a pixel for odd ones.
     """
     offset = np.arange(4 * factor) - 2 * factor  # from the first pixel past the middle
     to_middle = 0.5 if factor % 2 == 0 else 0.0
     taps = cubic((offset + to_middle) / factor)
     rows = np.arange(n // factor)
     pixels = (rows[:, None] * factor + factor // 2 + offset) % (2 * n)
-    pixels = np.minimum(pixels, 2 * n - 1 - pixels)
+    return np.minimum(pixels, 2 * n - 1 - pixels), taps / taps.sum()
+
+
+@functools.lru_cache(maxsize=64)
+def bicubic_matrix(n: int, factor: int) -> np.ndarray:
+    """Matrix [n / factor, n] that shrinks one axis (float64, rows sum to 1), see `bicubic_taps`."""
+    pixels, taps = bicubic_taps(n, factor)
     matrix = np.zeros((n // factor, n))
-    np.add.at(matrix, (rows[:, None], pixels), taps / taps.sum())
+    np.add.at(matrix, (np.arange(n // factor)[:, None], pixels), taps)
     matrix.flags.writeable = False
     return matrix
 
@@ -121,6 +126,10 @@ class SuperResolution(LinearOperator):
     @property
     def enlarges(self):
         return self.factor
+
+    @property
+    def shrinks(self):
+        return self.kind
 
     @property
     def averages(self):

@@ -54,6 +54,7 @@ class Model:
       enlargements: how many pixels, along an axis, it may make of one of a small picture first; the last
         where nothing else is said.
       interpolates: it does so by bicubic interpolation, not by repeating the pixel.
+      shrinks: the filter by which such a picture was shrunk, bicubic or pool, where nothing else was lost.
       align: corners of tiles are multiples of it.
       classes: number of classes it must be told one of; 0: none.
       recorded: the configuration beside its weights; of an import that of its network alone.
@@ -76,6 +77,7 @@ class Model:
     answer: Callable[[Tiles, np.ndarray, int], np.ndarray]
     varies: bool = True
     varies_by_calls: bool = False
+    shrinks: str | None = None
     qualities: tuple[int, int] | None = None
 
 
@@ -334,6 +336,7 @@ def _model(text: str, system: System, classes: int, recorded: dict[str, Any], an
         classes=classes,
         recorded=recorded,
         answer=answer,
+        shrinks=corruption.shrinks,
         qualities=corruption.qualities,
     )
 

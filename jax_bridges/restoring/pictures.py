@@ -27,6 +27,7 @@ from jax_bridges.restoring.statements import Chunk, densified, jpeg_density, sta
 _ALL = (slice(None), slice(None))
 JPEGS = (".jpg", ".jpeg")
 QUALITY = 95
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")  # mostly, at least
 _JPEG_SIDE = 65_500  # pixels; of the usual library
 _JPEG_EXIF = 65_533 - len(b"Exif\0\0")  # bytes in one segment
 _NO_JPEG = {b"gAMA": "its gamma", b"cHRM": "its primaries", b"cICP": "its colours by number"}
@@ -46,6 +47,8 @@ class Picture:
         of a PNG: carried along and never applied.
       left_out: what of that cannot be carried along, each in a few words.
       jpeg: the steps of the JPEG file whose pixels these are; None: they are of none.
+      lossy: they are of a file in a format that may have changed them.
+      small: the picture that it was enlarged from, if it was.
     """
 
     pixels: np.ndarray
@@ -53,6 +56,8 @@ class Picture:
     chunks: tuple[Chunk, ...] = ()
     left_out: tuple[str, ...] = ()
     jpeg: JPEGSteps | None = None
+    lossy: bool = False
+    small: Picture | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -83,7 +88,7 @@ class Picture:
         grow = interpolate if interpolated else repeat
         chunks, lost = densified(self.chunks, factor)
         alpha = None if self.alpha is None else grow(self.alpha)
-        return Picture(grow(self.pixels), alpha, chunks, self.left_out + lost)
+        return Picture(grow(self.pixels), alpha, chunks, self.left_out + lost, small=self)
 
     def compose(
         self,
@@ -119,7 +124,7 @@ class Picture:
         new = new if hole is None else np.where(hole[..., None], new, old)
         pixels = picture.pixels.copy()
         pixels[where] = new
-        return dataclasses.replace(picture, pixels=pixels, jpeg=None)
+        return dataclasses.replace(picture, pixels=pixels, jpeg=None, lossy=False, small=None)
 
     def coloured(self) -> Picture:
         """As RGB: a gray picture repeated, without its profile, which would not fit."""
@@ -326,7 +331,8 @@ def _decode(file: PictureFile) -> Picture:
         raise BadImage(f"cannot be decoded ({error})") from error
     colours = planes.shape[-1] - 1 + planes.shape[-1] % 2  # 1, 1, 3, 3 of 1, 2, 3, 4 planes
     alpha = planes[..., colours:] if planes.shape[-1] > colours else None
-    return Picture(planes[..., :colours], alpha, *said, JPEGSteps.of_file(file))
+    lossy = file.format in _LOSSY
+    return Picture(planes[..., :colours], alpha, *said, JPEGSteps.of_file(file), lossy)
 
 
 def _interpolated(a: np.ndarray, factor: int, axis: int) -> np.ndarray:

@@ -34,6 +34,7 @@ from jax_bridges.restoring.notes import (
     wide_hole_notes,
 )
 from jax_bridges.restoring.pictures import Picture, check_size, read_picture
+from jax_bridges.restoring.shrunk import agree
 
 
 class Restorer:
@@ -168,6 +169,8 @@ class Restorer:
             picture, hole, where, _ = opened.pop(number)
             if self.model.qualities is not None and picture.jpeg is not None:
                 restored = picture.jpeg.narrow(restored, picture.pixels)
+            if self.model.shrinks is not None and picture.small is not None:
+                restored = agree(restored, picture.small, self.model.shrinks)
             yield number, picture.compose(restored, hole, self.model.colours, where)
 
     def read(self, task: Task) -> tuple[Picture, np.ndarray | None]:
