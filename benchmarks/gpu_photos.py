@@ -101,7 +101,7 @@ def configuration(options: argparse.Namespace):
             config.teacher.checkpoint = teacher_of(options.init or f"photos:{options.task}")
         elif options.init:
             config.teacher.init = teacher_of(options.init)
-            config.seed += 1
+            config.seed = seed_of(config.teacher.init) + 1
         return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
@@ -119,6 +119,16 @@ def configuration(options: argparse.Namespace):
         config.train.optimizer.warmup = config.distill.optimizer.warmup = 20
         config.log_every, config.checkpoint_every = 5, 50
     return config
+
+
+def seed_of(name: str) -> int:
+    """Of a teacher's last training; an import has none, and counts as 0."""
+    from jax_bridges.packed import find_model, read_packed, shipped
+    from jax_bridges.players import recorded_config
+
+    packed = name in shipped()
+    recorded = read_packed(find_model(name))[1] if packed else recorded_config(name, "teacher")
+    return recorded.get("seed", 0)
 
 
 def teacher_of(name: str) -> str:

@@ -3,6 +3,7 @@
     python -m tools.measure_files HELD_OUT results/files_jpeg.json --tasks=jpeg
     python -m tools.measure_files HELD_OUT OUT.json --models=runs/photos_TASK,photos:TASK@10
     python -m tools.measure_files HELD_OUT OUT.json --side=0     # whole photographs
+    python -m tools.measure_files TRAIN OUT.json --tasks=jpeg --narrow=0.5  # how that is chosen
 
 PHOTOGRAPHS is a folder that no model has learned from. Of each the middle is a file:
 JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased), some then as JPEG. It
@@ -31,7 +32,9 @@ from PIL import Image
 
 from jax_bridges.measured import measured_here
 from jax_bridges.metrics import fd_lite0, lite0_outputs
+from jax_bridges.restoring import jpeg_steps
 from jax_bridges.restoring.pictures import read_picture
+from jax_bridges.restoring.shrunk import agree
 from tools.classical import best_classical
 from tools.measure_holes import (
     TILE,
@@ -114,7 +117,7 @@ TASKS = {
     "denoise": [_noise(std) for std in (15, 25, 50)],
     "superres": [_shrunk(2), _shrunk(4), _shrunk_jpeg(2, 75), _shrunk_jpeg(4, 75)],
 }
-CLASSICAL = "scikit-image"
+CLASSICAL, BACK_PROJECTED = "scikit-image", "bicubic, back-projected"
 AS_IT_IS = {"jpeg": "the file", "denoise": "the file", "superres": "bicubic"}
 
 
@@ -153,6 +156,17 @@ def shown(files: list[Any], factor: int) -> Images:
     return [resized(image, factor) for image in images] if factor > 1 else images
 
 
+def back_projected(files: list[Any], factor: int) -> Images:
+    """Enlarged by bicubic interpolation, and changed so that it shrinks to what the file says."""
+    answers = []
+    for file in files:
+        small = read_picture(file)
+        large = small.enlarged(factor, interpolated=True)
+        agreed = agree(large.to_float(), small, "bicubic")
+        answers.append(large.compose(agreed, None, colours=True).pixels)
+    return answers
+
+
 def of_pixels(answer: Answer, files: list[Any]) -> Images:
     """An answer that is given pixels in place of files."""
     return answer([pixels(file) for file in files])
@@ -176,9 +190,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", default="photos:TASK", help="NAME@CALLS, with commas")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--side", type=int, default=384, help="0: whole photographs")
+    own = jpeg_steps.NARROW
+    parser.add_argument("--narrow", type=float, default=own, help=f"of a JPEG's steps ({own})")
     parser.add_argument("--no-fd", action="store_true", help="FD-Lite0 takes its time")
     parser.add_argument("--no-classical", action="store_true", help="nothing of scikit-image")
     flags = parser.parse_args(arguments)
+    jpeg_steps.NARROW = flags.narrow
     chosen = flags.tasks.split(",")
     if unknown := [task for task in chosen if task not in TASKS]:
         parser.error(f"--tasks={unknown[0]}: there are {', '.join(TASKS)}")
@@ -196,7 +213,9 @@ def main(arguments: list[str] | None = None) -> None:
         factor = condition.factor
         files = [condition.file(image, number) for number, image in enumerate(true)]
         methods: dict[str, Answer] = {AS_IT_IS[task]: functools.partial(shown, factor=factor)}
-        if factor == 1 and filters:
+        if factor > 1:
+            methods[BACK_PROJECTED] = functools.partial(back_projected, factor=factor)
+        elif filters:
             methods |= classical(condition, true)
         for name in filter(None, flags.models.replace("TASK", task).split(",")):
             methods[name] = by = model(name, factor)
@@ -213,7 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
             said |= above("picture_gain", errors, base, owner)
             if rival is not None:
                 said |= above("over_classical", errors, rival, owner)
-            rival = errors if name.startswith(CLASSICAL) else rival
+            rival = errors if name.startswith((CLASSICAL, BACK_PROJECTED)) else rival
             which = {"task": task, "condition": condition.name, "method": name}
             rows.add(which | said | {"seconds": spent})
     print(rows.table())
