@@ -252,6 +252,12 @@ def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
     assert np.abs(given - expected).max() <= 0.5
     done = twice(small)
     np.testing.assert_array_equal(done.alpha, before.alpha)
+    # Tiles begin with whole pixels of the file, as the pieces that the model has learned from.
+    corners, answer = [], twice.model.answer
+    twice.model.answer = lambda tiles, *more: corners.append(tiles.origin) or answer(tiles, *more)
+    twice(photograph(33, 47))
+    twice.model.answer = answer
+    assert len(np.unique(np.concatenate(corners))) > 3 and not (np.concatenate(corners) % 4).any()
     ready = copy.copy(twice)
     ready.enlarge = 1
     np.testing.assert_array_equal(ready(before.pixels).pixels, freed(twice)(small).pixels)

@@ -59,6 +59,8 @@ def test_answers_keep_what_the_file_says_and_no_more_is_changed(kind, dtype):
         np.testing.assert_allclose(change[..., c], back, atol=2e-4)
     # What agrees already stays.
     np.testing.assert_allclose(agree(new, small, kind), new, atol=2e-5)
+    new[7, 7] = np.nan  # refused later, in words
+    assert np.isnan(agree(new, small, kind)).any()
 
 
 def test_of_a_jpeg_its_steps_are_kept():

@@ -323,7 +323,7 @@ def tile_source(corruption: Any, image: Array, blank: Array | None, noise) -> Ar
 
 def _model(text: str, system: System, classes: int, recorded: dict[str, Any], answer) -> Model:
     corruption, size = system.corruption, system.size
-    align = math.gcd(corruption.raster, *size)  # the model knows where JPEG's blocks lie
+    raster = math.gcd(corruption.raster, *size)  # the model knows where JPEG's blocks lie
     return Model(
         text=text,
         size=size,
@@ -332,7 +332,8 @@ def _model(text: str, system: System, classes: int, recorded: dict[str, Any], an
         colours=corruption.paired or corruption.greys,
         enlargements=corruption.enlargements,
         interpolates=corruption.interpolates,
-        align=align if corruption.interpolates else max(align, corruption.enlarges),
+        # And which of an enlarged pixel's parts is which, interpolated or not.
+        align=math.lcm(raster, corruption.enlarges),
         classes=classes,
         recorded=recorded,
         answer=answer,

@@ -21,7 +21,11 @@ _REACH = 4  # rows of A A^T have no more entries than that to a side
 
 
 class Line:
-    """The shrinking of one axis from n to n / factor pixels, A = A_rows x A_columns, as a sparse matrix."""
+    """The shrinking A of one axis, from n to n / factor pixels; a picture's is that of rows and of columns.
+
+    Attributes:
+      matrix: A, sparse, float32 `[n / factor, n]`.
+    """
 
     def __init__(self, kind: str, n: int, factor: int):
         if kind == "bicubic":
@@ -39,7 +43,9 @@ class Line:
 
     def solve(self, right: np.ndarray) -> np.ndarray:
         """(A A^T)^-1 of columns `[n / factor, N]`."""
-        return linalg.solveh_banded(self._bands, right, lower=True).astype(np.float32)
+        # An answer of NaN is refused by `Picture.compose`.
+        found = linalg.solveh_banded(self._bands, right, lower=True, check_finite=False)
+        return found.astype(np.float32)
 
 
 def agree(answer: np.ndarray, small: Picture, kind: str) -> np.ndarray:
