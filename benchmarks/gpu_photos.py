@@ -97,6 +97,7 @@ def configuration(options: argparse.Namespace):
     if options.alone:
         stage = config.train if options.teacher else config.distill
         stage.steps = options.steps or stage.steps
+        config.log_every = 10  # an update of a student takes seconds on a CPU
         if options.student:
             config.teacher.checkpoint = teacher_of(options.init or f"photos:{options.task}")
         elif options.init:
@@ -229,6 +230,8 @@ def train_both(options: argparse.Namespace, config) -> None:
                 teacher = config.teacher.checkpoint or str(options.work)
                 stage = distill(run, load_teacher(run, teacher))
             if options.alone:
+                steps = config[name].steps
+                say(f"{name}: compiling its step, then {steps} of {stage.images} pieces")
                 train_stage(run, stage, lambda state, step: None)
                 continue
             clock = Clock(stop, options.work / "clock.json", name, options.minutes)
