@@ -70,8 +70,9 @@ class Restorer:
           overlap: share of a tile (of the box, for models of one fixed hole) that it has in common
             with each neighbour, in [0, 0.75].
           enlarge: super-resolution makes so many pixels, along an axis, of one of a small picture first,
-            by repeating or interpolating it, as it has learned; 1 for a picture that has been enlarged
-            like that already. The model's largest factor by default.
+            by repeating or interpolating it, as it has learned, and what it then answers shrinks to that
+            picture (`restoring.shrunk`); 1 for one that has been enlarged like that already. The model's
+            largest factor by default.
 
         Raises:
           FileNotFoundError, ValueError: one sentence.

@@ -49,7 +49,7 @@ class Line:
 
 
 def agree(answer: np.ndarray, small: Picture, kind: str) -> np.ndarray:
-    """An answer to a picture that was enlarged, such that it says of that what the small picture does.
+    """An answer to an enlarged picture, changed so that it shrinks to the small one.
 
     Args:
       answer: float `[H, W, 3]` in [-1, 1], H and W that of `small` times a factor.
