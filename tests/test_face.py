@@ -7,7 +7,6 @@ import importlib
 import json
 import subprocess
 import sys
-import tarfile
 
 import jax
 import jax.numpy as jnp
@@ -23,8 +22,9 @@ from jax_bridges.restoring import read_picture
 from jax_bridges.samplers import make_sampler, sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
-from tests.support import GOLDEN, ROOT
+from tests.support import ROOT
 from tests.support.restorers import left_behind, save_player, tiny
+from tests.support.runs import unpack_old
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,7 @@ def test_a_prior_draws_images(prior):
 
 
 def test_an_old_import_and_an_old_run_load(tmp_path):
-    with tarfile.open(GOLDEN / "old.tar.xz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack_old(tmp_path)
     model = jb.load(tmp_path / "import")
     assert (
         model.size is None and "ddbm teacher: VP, ADM" in repr(model) and "any size" in repr(model)

@@ -17,16 +17,15 @@ from jax_bridges.main import check_workdir, run
 from jax_bridges.restore import Restorer
 from jax_bridges.stages.teacher import check_teacher, load_teacher
 from tests.support.imports import a_run, configured, resolved
-from tests.support.runs import lines
+from tests.support.runs import lines, unpack_old
 
 TOTAL = 110.0283  # of the absolute values of the run's teacher, by that commit's own code
-ARCHIVE = Path(__file__).parent / "golden/old.tar.xz"
 
 
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("old")
-    shutil.unpack_archive(ARCHIVE, folder, filter="data")
+    unpack_old(folder)
     return folder
 
 

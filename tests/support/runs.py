@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -16,12 +18,19 @@ import pytest
 from ml_collections import ConfigDict
 
 from jax_bridges.config import base_config
-from tests.support import ROOT
+from tests.support import GOLDEN, ROOT
 from tests.support.processes import environment
 
 TRAIN, DISTILL = 6, 4  # steps
 LOOKS = ("validation_", "test_")  # at held-out images, in lines of metrics.jsonl
 USERS_METRICS = {"evaluate.metrics": base_config().evaluate.metrics}
+
+
+def unpack_old(folder: Path) -> None:
+    """Makes run/ and import/ of commit a011160 in a folder (golden/old_make.py)."""
+    # Python before 3.11.4, as Debian 12 has it, knows no filters, and later ones warn without.
+    safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+    shutil.unpack_archive(GOLDEN / "old.tar.xz", folder, **safe)
 
 
 @contextlib.contextmanager
