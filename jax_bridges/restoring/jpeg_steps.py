@@ -17,7 +17,7 @@ from scipy import fft
 from jax_bridges.corruptions.jpeg import quantisation_tables
 from jax_bridges.data.decode import PictureFile, as_stored
 
-NARROW = 0.3  # in steps; chosen on photographs that models have learned from
+NARROW = 0.3  # in steps; results/files_narrow.md
 _BAND = 256  # rows at once
 # RGB to Y, Cb, Cr (JFIF; the constants 128 of colours cancel).
 _YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
