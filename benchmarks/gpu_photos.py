@@ -124,11 +124,11 @@ def configuration(options: argparse.Namespace):
 
 def seed_of(name: str) -> int:
     """Of a teacher's last training; an import has none, and counts as 0."""
-    from jax_bridges.packed import find_model, read_packed, shipped
+    from jax_bridges.packed import find_model, read_packed
     from jax_bridges.players import recorded_config
 
-    packed = name in shipped()
-    recorded = read_packed(find_model(name))[1] if packed else recorded_config(name, "teacher")
+    path = find_model(name)
+    recorded = recorded_config(path, "teacher") if path.is_dir() else read_packed(path)[1]
     return recorded.get("seed", 0)
 
 

@@ -27,8 +27,9 @@ def test_the_teacher_alone_is_trained_as_the_configuration_says(task, tmp_path):
     more = gpu_photos.arguments([*argv, "--teacher", f"--init=photos:{task}", "--steps=7"])
     more = gpu_photos.configuration(more)
     assert (more.train.steps, more.teacher.init) == (7, f"photos:{task}")
-    # Other crops than of all trainings before.
+    # Other crops than of all trainings before, also by the file's own name.
     assert more.seed == read_packed(find_model(more.teacher.init))[1]["seed"] + 1
+    assert more.seed == gpu_photos.seed_of(str(find_model(more.teacher.init))) + 1
     check_teacher(json.loads(more.to_json_best_effort()))
     student = gpu_photos.arguments([*argv, "--student", "--steps=9"])
     student = gpu_photos.configuration(student)

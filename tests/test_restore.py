@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import re
 
 import jax
@@ -13,7 +12,6 @@ import pytest
 
 from jax_bridges import export
 from jax_bridges.corruptions import keep_known
-from jax_bridges.corruptions.superres import bicubic_enlarge
 from jax_bridges.data.images import BadImage
 from jax_bridges.keys import PictureStream
 from jax_bridges.players import read_player
@@ -26,7 +24,7 @@ from jax_bridges.restoring.pictures import Picture
 from jax_bridges.samplers import sample_few_step
 from jax_bridges.times import student_grid
 from jax_bridges.training.system import Pair, System
-from tests.support.restorers import BOX, TILE, left_behind, photograph, save_player, tiny
+from tests.support.restorers import BOX, TILE, freed, left_behind, photograph, save_player, tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore::jax_bridges.restoring.notes.RestoreNote")
 
@@ -219,13 +217,6 @@ def test_freeform_models_take_any_mask(freeform):
     assert not any("seen a hole" in note.text for note in restorer.notes(done, hole))
 
 
-def freed(restorer):
-    """One whose answers need not shrink to the small picture."""
-    other = copy.copy(restorer)
-    other.model = dataclasses.replace(restorer.model, shrinks=None)
-    return other
-
-
 def test_superresolution_enlarges_whole_blocks(enlarger, superres):
     small = photograph(11, 19, channels=4)
     done = enlarger(small)
@@ -237,32 +228,6 @@ def test_superresolution_enlarges_whole_blocks(enlarger, superres):
     np.testing.assert_array_equal(ready(big).pixels, freed(enlarger)(small).pixels)
     with pytest.raises(ValueError, match="--enlarge=3: this model takes 1 or 4"):
         Restorer(superres, enlarge=3)
-
-
-def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
-    corruption = {"name": "photo_file", "factors": (2, 4)}
-    path = left_behind(tmp_path, tiny(corruption=corruption))
-    small = photograph(11, 19, channels=4)
-    assert Restorer(path, nfe=1)(small).size == (44, 76)  # the largest, by default
-    twice = Restorer(path, nfe=1, enlarge=2)
-    columns, rows = (bicubic_enlarge(2 * n, 2) for n in (19, 11))
-    expected = np.einsum("Yy,yxc,Xx->YXc", rows, small.astype(float), columns).clip(0, 255)
-    before = twice.before(Task(small))[0]
-    given = np.concatenate([before.pixels, before.alpha], -1)
-    assert np.abs(given - expected).max() <= 0.5
-    done = twice(small)
-    np.testing.assert_array_equal(done.alpha, before.alpha)
-    # Tiles begin with whole pixels of the file, as the pieces that the model has learned from.
-    corners, answer = [], twice.model.answer
-    twice.model.answer = lambda tiles, *more: corners.append(tiles.origin) or answer(tiles, *more)
-    twice(photograph(33, 47))
-    twice.model.answer = answer
-    assert len(np.unique(np.concatenate(corners))) > 3 and not (np.concatenate(corners) % 4).any()
-    ready = copy.copy(twice)
-    ready.enlarge = 1
-    np.testing.assert_array_equal(ready(before.pixels).pixels, freed(twice)(small).pixels)
-    with pytest.raises(ValueError, match="--enlarge=3: this model takes 1 or 2 or 4"):
-        Restorer(path, enlarge=3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Answers to small pictures, shrunk again, are those pictures."""
 
+import copy
 import io
 
 import numpy as np
@@ -7,10 +8,12 @@ import pytest
 from PIL import Image
 
 from jax_bridges.corruptions import make_corruption
-from jax_bridges.corruptions.superres import bicubic_matrix, bicubic_pinv
+from jax_bridges.corruptions.superres import bicubic_enlarge, bicubic_matrix, bicubic_pinv
+from jax_bridges.restoring.files import Task
 from jax_bridges.restoring.pictures import Picture, read_picture
 from jax_bridges.restoring.restorer import Restorer
 from jax_bridges.restoring.shrunk import Line, agree
+from tests.support.restorers import freed, left_behind, photograph, tiny
 
 
 def picture(height, width, seed=0, dtype=np.uint8, channels=3):
@@ -49,7 +52,7 @@ def test_answers_keep_what_the_file_says_and_no_more_is_changed(kind, dtype):
     half = 1 / np.iinfo(dtype).max
     low = shrunk(new, kind, 2)
     assert np.abs(low - small.to_float()).max() < half + 2e-6
-    # The nearest such answer: a change without a part in the null space of A, so none is left at 0 cost.
+    # The nearest such answer: nothing was changed that A does not see.
     change = new - answer
     off = shrunk(change, kind, 2)
     rows, columns = (Line(kind, n, 2) for n in (600, 22))
@@ -90,3 +93,29 @@ def test_restore_makes_a_picture_that_shrinks_to_the_file():
     assert gray.pixels.shape == (80, 96, 1)
     # One that has been enlarged before says nothing of what it was.
     assert Restorer("photos:superres", enlarge=1, batch=4)(smooth).size == (40, 48)
+
+
+def test_small_files_are_interpolated_by_the_factor_that_is_given(tmp_path):
+    corruption = {"name": "photo_file", "factors": (2, 4)}
+    path = left_behind(tmp_path, tiny(corruption=corruption))
+    small = photograph(11, 19, channels=4)
+    assert Restorer(path, nfe=1)(small).size == (44, 76)  # the largest, by default
+    twice = Restorer(path, nfe=1, enlarge=2)
+    columns, rows = (bicubic_enlarge(2 * n, 2) for n in (19, 11))
+    expected = np.einsum("Yy,yxc,Xx->YXc", rows, small.astype(float), columns).clip(0, 255)
+    before = twice.before(Task(small))[0]
+    given = np.concatenate([before.pixels, before.alpha], -1)
+    assert np.abs(given - expected).max() <= 0.5
+    done = twice(small)
+    np.testing.assert_array_equal(done.alpha, before.alpha)
+    # Tiles begin with whole pixels of the file, as the pieces that the model has learned from.
+    corners, answer = [], twice.model.answer
+    twice.model.answer = lambda tiles, *more: corners.append(tiles.origin) or answer(tiles, *more)
+    twice(photograph(33, 47))
+    twice.model.answer = answer
+    assert len(np.unique(np.concatenate(corners))) > 3 and not (np.concatenate(corners) % 4).any()
+    ready = copy.copy(twice)
+    ready.enlarge = 1
+    np.testing.assert_array_equal(ready(before.pixels).pixels, freed(twice)(small).pixels)
+    with pytest.raises(ValueError, match="--enlarge=3: this model takes 1 or 2 or 4"):
+        Restorer(path, enlarge=3)

@@ -5,16 +5,17 @@
     python -m tools.measure_files HELD_OUT OUT.json --side=0     # whole photographs
     python -m tools.measure_files TRAIN OUT.json --tasks=jpeg --narrow=0.5  # how that is chosen
 
-PHOTOGRAPHS is a folder that no model has learned from. Of each the middle is a file:
-JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased), some then as JPEG. It
-is restored by each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so many
-network calls), of a JPEG also from its pixels alone, as if they came as PNG, and, but for super-resolution,
-by the best of scikit-image's total variation, bilateral, non-local means and wavelet filters, where it is
-installed: best is what has the highest mean PSNR on the middles of these very images, in its favour. A row
-says PSNR of all values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by
-the jackknife over photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that
-is above the classical row (`over_classical`); SSIM; FD-Lite0 of all tiles of 64 pixels; seconds a file. Rows
-are written as they are measured.
+PHOTOGRAPHS is a folder that no model has learned from. Of each the middle `--side` x `--side` pixels become
+a file: JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased), some then as JPEG.
+It is restored by each model (the word TASK in its name is jpeg, denoise or superres; NAME@CALLS: with so many
+network calls), of a JPEG also from its pixels alone, as if they came as PNG, and by a classical method. Of
+small files that is bicubic interpolation, changed so that it shrinks to the file; of others the best of
+scikit-image's total variation, bilateral, non-local means and wavelet filters, where it is installed: best is
+what has the highest mean PSNR on the middles of these very images, in its favour. A row says PSNR of all
+values (`pooled`), how much that is above the file as it is (`gain`, with a 95% interval by the jackknife over
+photographs), the mean over photographs (`by_picture`, and `picture_gain`), how much that is above the
+classical row (`over_classical`); SSIM; FD-Lite0 of all tiles of 64 pixels; seconds a file. Rows are written
+as they are measured.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import io
 import json
 import resource
@@ -130,3 +132,10 @@ def bad_files(folder):
     (folder / "folder.png").mkdir()
     yield "folder", folder / "folder.png", "is a folder"
     yield "absent", folder / "absent.png", "no such file"
+
+
+def freed(restorer):
+    """One whose answers need not shrink to the small picture."""
+    other = copy.copy(restorer)
+    other.model = dataclasses.replace(restorer.model, shrinks=None)
+    return other
