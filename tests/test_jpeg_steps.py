@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import fft
 
 from jax_bridges.packed import find_model
-from jax_bridges.restoring.jpeg_steps import NARROW, JPEGSteps
+from jax_bridges.restoring.jpeg_steps import JPEGSteps, reach
 from jax_bridges.restoring.pictures import read_picture
 from jax_bridges.restoring.restorer import Restorer
 from tests.support.restorers import photograph
@@ -37,7 +37,8 @@ def test_what_differs_by_little_stays_and_what_differs_by_more_is_clipped():
     jpeg = JPEGSteps((np.full((8, 8), 10.0), np.full((8, 8), 20.0), np.full((8, 8), 20.0)))
     known = read / 127.5 - 1
     wave = fft.idctn(np.eye(64)[10].reshape(8, 8), norm="ortho")  # coefficient (1, 2), of length 1
-    for size, kept in ((1.0, 1.0), (2.9, 2.9), (5.0, 10 * NARROW), (-80.0, -10 * NARROW)):
+    most = 35.0 / 22  # 0.35 of a step of 10, times 10 / (10 + 12)
+    for size, kept in ((1.0, 1.0), (1.5, 1.5), (3.0, most), (-80.0, -most)):
         answer, want = known.copy(), known.copy()
         answer[8:, 16:] += size / 127.5 * wave[..., None]  # gray: of Y alone
         want[8:, 16:] += kept / 127.5 * wave[..., None]
@@ -60,7 +61,7 @@ def test_an_answer_ends_within_steps_of_the_file_and_nearer_to_what_lies_there(s
     again = jpeg.narrow(near, picture.pixels)  # a projection, but where a block is not whole
     np.testing.assert_allclose(again[:height, :width], near[:height, :width], atol=1e-5)
     off = brightness_off(near[:height, :width], known[:height, :width])
-    ratio = np.abs(off) / (NARROW * jpeg.steps[0][None, :, None, :])
+    ratio = np.abs(off) / reach(jpeg.steps[0])[None, :, None, :]
     # Colours that are shared by several pixels leave brightness as it is.
     assert 0.99 < ratio.max() < 1.0 + 1e-3
 
@@ -118,5 +119,5 @@ def test_restore_keeps_files_of_high_quality_as_good_as_they_are():
     kept, alone = restorer(picture).pixels, restorer(picture.pixels).pixels
     assert off(kept) < 0.75 * off(alone)
     difference = kept / 127.5 - 1 - picture.to_float()
-    limit = NARROW * picture.jpeg.steps[0][None, :, None, :]
+    limit = reach(picture.jpeg.steps[0])[None, :, None, :]
     assert (np.abs(brightness_off(difference, 0)) <= limit + 3).all()  # 8 bits and clipping

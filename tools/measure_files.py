@@ -3,7 +3,7 @@
     python -m tools.measure_files HELD_OUT results/files_jpeg.json --tasks=jpeg
     python -m tools.measure_files HELD_OUT OUT.json --models=runs/photos_TASK,photos:TASK@10
     python -m tools.measure_files HELD_OUT OUT.json --side=0     # whole photographs
-    python -m tools.measure_files TRAIN OUT.json --tasks=jpeg --narrow=0.5  # how that is chosen
+    python -m tools.measure_files UNSEEN OUT.json --tasks=jpeg --narrow=0.3,0  # how that is chosen
 
 PHOTOGRAPHS is a folder that no model has learned from. Of each the middle `--side` x `--side` pixels become
 a file: JPEG by Pillow, Gaussian noise in 8 bits, or shrunk (Pillow, bicubic, antialiased), some then as JPEG.
@@ -191,12 +191,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", default="photos:TASK", help="NAME@CALLS, with commas")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--side", type=int, default=384, help="0: whole photographs")
-    own = jpeg_steps.NARROW
-    parser.add_argument("--narrow", type=float, default=own, help=f"of a JPEG's steps ({own})")
+    own = f"{jpeg_steps.NARROW},{jpeg_steps.EVEN:g}"
+    parser.add_argument("--narrow", default=own, help=f"jpeg_steps.py's NARROW,EVEN ({own})")
     parser.add_argument("--no-fd", action="store_true", help="FD-Lite0 takes its time")
     parser.add_argument("--no-classical", action="store_true", help="nothing of scikit-image")
     flags = parser.parse_args(arguments)
-    jpeg_steps.NARROW = flags.narrow
+    jpeg_steps.NARROW, jpeg_steps.EVEN = map(float, flags.narrow.split(","))
     chosen = flags.tasks.split(",")
     if unknown := [task for task in chosen if task not in TASKS]:
         parser.error(f"--tasks={unknown[0]}: there are {', '.join(TASKS)}")

@@ -3,8 +3,9 @@
 Of each 8 x 8 pixels of brightness, and of colours, JPEG stores cosine coefficients as multiples of steps q.
 The original's are within q / 2 of what is read (the quantisation constraint set), and mostly much nearer:
 where q is more than a coefficient's own spread, rounding leaves zero. So coefficients of an answer are
-clipped to `NARROW` q around those read (the narrow set of Park and Kim, IEEE Trans. Image Processing 8(10),
-1999). Projected onto a convex set an answer comes nearer to whatever lies inside.
+clipped to `reach(q)` around those read (a narrow set as of Park and Kim, IEEE Trans. Image Processing 8(10),
+1999, here narrower where q is small). Projected onto a convex set an answer comes nearer to whatever lies
+inside.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from scipy import fft
 from jax_bridges.corruptions.jpeg import quantisation_tables
 from jax_bridges.data.decode import PictureFile, as_stored
 
-NARROW = 0.3  # in steps; results/files_narrow.md
+NARROW, EVEN = 0.35, 12.0  # of a step, levels of 255; results/files_narrow.md
 _BAND = 256  # rows at once
 # RGB to Y, Cb, Cr (JFIF; the constants 128 of colours cancel).
 _YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -52,7 +53,7 @@ class JPEGSteps:
         return 1 + int(np.argmin(np.abs(luma.sum((1, 2)) - self.steps[0].sum())))
 
     def narrow(self, answer: np.ndarray, read: np.ndarray) -> np.ndarray:
-        """An answer to what was read of the file, with each coefficient within `NARROW` steps of the file's.
+        """An answer to what was read of the file, with each coefficient within `reach` of the file's.
 
         Args:
           answer: float `[H, W, 3]` in [-1, 1], upright.
@@ -81,12 +82,23 @@ class JPEGSteps:
         return -(change[:height, :width] @ np.linalg.inv(127.5 * _YCBCR.T))
 
 
+def reach(steps: np.ndarray) -> np.ndarray:
+    """By how much coefficients of an answer may differ from those read, r(q) = `NARROW` q^2 / (q + `EVEN`).
+
+    What a network says is off by some levels however small q is, so the smaller q, the less it is heard.
+
+    Args:
+      steps: q, in levels of 255.
+    """
+    return NARROW * steps**2 / (steps + EVEN)
+
+
 def _excess(off: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """What is too much of a plane `[H, W]`, by blocks of 8 x 8."""
     height, width = off.shape
     blocks = off.reshape(height // 8, 8, width // 8, 8)
     waves = fft.dctn(blocks, axes=(1, 3), norm="ortho")
-    most = NARROW * steps[None, :, None, :]
+    most = reach(steps)[None, :, None, :]
     beyond = waves - np.clip(waves, -most, most)
     return fft.idctn(beyond, axes=(1, 3), norm="ortho").reshape(height, width)
 
