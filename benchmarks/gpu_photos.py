@@ -12,13 +12,17 @@ checkpoints, is in --work. Killed at any moment, the same command goes on from t
 With --teacher or --student there is no clock: that one alone is trained, with batch, steps and rate of the
 configuration, and OUT gets it in float16, to be called once, as such models ship with the package.
 --init=RUN goes on from the teacher of another run, or --init=photos:TASK from the one that ships, on other
-crops, for --steps; a student is of that teacher, by default of the one that ships.
+crops, for --steps; a student is of that teacher, by default of the one that ships. --config.KEY=VALUE changes
+a key, as of the main job: so parts are left out one at a time (results/photos_ablation.md).
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import functools
 import json
+import operator
 import shutil
 import sys
 import time
@@ -60,13 +64,16 @@ def arguments(argv: list[str]) -> argparse.Namespace:
     add("--student", action="store_true", help="the student alone, the same, of a teacher there is")
     add("--init", help="with either: that teacher, the folder of a run or a model that ships")
     add("--steps", type=int, help="with either: in place of the configuration's")
-    options = parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    options.changes = [word for word in rest if word.startswith("--config.")]
+    if len(options.changes) < len(rest):
+        parser.parse_args(argv)  # which says what is wrong
     if options.teacher and options.student:
         raise ValueError("--teacher and --student are one alone: leave both out for both.")
     options.alone = "teacher" if options.teacher else "student" if options.student else ""
-    if not options.alone and (options.init or options.steps is not None):
+    if not options.alone and (options.init or options.steps is not None or options.changes):
         raise ValueError(
-            "--init and --steps are for one alone: give --teacher or --student as well."
+            "--init, --steps and --config.KEY are for one alone: give --teacher or --student as well."
         )
     if options.steps is not None and options.steps < 1:
         raise ValueError(f"--steps={options.steps}: it must be at least 1.")
@@ -103,6 +110,7 @@ def configuration(options: argparse.Namespace):
         elif options.init:
             config.teacher.init = teacher_of(options.init)
             config.seed = seed_of(config.teacher.init) + 1
+        change(config, options.changes)
         return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
@@ -120,6 +128,24 @@ def configuration(options: argparse.Namespace):
         config.train.optimizer.warmup = config.distill.optimizer.warmup = 20
         config.log_every, config.checkpoint_every = 5, 50
     return config
+
+
+def change(config, words: list[str]) -> None:
+    """Sets keys of a configuration by "--config.KEY=VALUE"; ValueError for one that it lacks."""
+    for word in words:
+        key, _, text = word.removeprefix("--config.").partition("=")
+        *groups, name = key.split(".")
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = text
+        try:
+            part = functools.reduce(operator.getitem, groups, config)
+            if not text or hasattr(part[name], "items"):
+                raise KeyError(key)
+            part[name] = value
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{word}: there is no such key, or it is of another type.") from error
 
 
 def seed_of(name: str) -> int:
@@ -302,6 +328,7 @@ def pack(options: argparse.Namespace) -> None:
     init = options.init if str(options.init).startswith("photos:") else "RUN"
     how += " --toy" * options.toy + f" --init={init}" * (options.init is not None)
     how += f" --steps={options.steps}" * (options.steps is not None)
+    how += "".join(f" {word}" for word in options.changes)
     about = {
         "command": f"benchmarks/gpu_photos.sh {options.task} PHOTOS OUT {how}",
         "date": time.strftime("%Y-%m-%d"),

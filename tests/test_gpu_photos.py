@@ -35,6 +35,13 @@ def test_the_teacher_alone_is_trained_as_the_configuration_says(task, tmp_path):
     student = gpu_photos.configuration(student)
     assert (student.distill.steps, student.teacher.checkpoint) == (9, f"photos:{task}")
     check_teacher(json.loads(student.to_json_best_effort()))
+    keys = [
+        "--config.data.size=32",
+        "--config.network.widths=(8, 16)",
+        "--config.train.times=uniform",
+    ]
+    other = gpu_photos.configuration(gpu_photos.arguments([*argv, "--teacher", *keys]))
+    assert (other.data.size, other.network.widths, other.train.times) == (32, (8, 16), "uniform")
 
 
 def test_what_it_does_not_take(tmp_path):
@@ -46,9 +53,15 @@ def test_what_it_does_not_take(tmp_path):
         (["--student", "--toy"], "--student trains as the configuration says"),
         (["--teacher", "--steps=0"], "it must be at least 1"),
         (["--steps=7"], "give --teacher or --student as well"),
+        (["--config.data.size=32"], "give --teacher or --student as well"),
+        (["--teacher", "--confg.data.size=32"], "Unrecognized arguments: --confg"),
     ):
         with pytest.raises(ValueError, match=words):
             gpu_photos.arguments(argv + flags)
+    for word in ("data.sise=32", "dat.size=32", "train.batch=big", "data=32", "data.size"):
+        wrong = gpu_photos.arguments([*argv, "--teacher", f"--config.{word}"])
+        with pytest.raises(ValueError, match=f"--config.{word}: there is no such key"):
+            gpu_photos.configuration(wrong)
     lost = gpu_photos.arguments([*argv, "--teacher", "--init=nowhere"])
     with pytest.raises(FileNotFoundError, match="There is no nowhere"):
         gpu_photos.configuration(lost)
