@@ -19,10 +19,7 @@ a key, as of the main job: so parts are left out one at a time (results/photos_a
 from __future__ import annotations
 
 import argparse
-import ast
-import functools
 import json
-import operator
 import shutil
 import sys
 import time
@@ -110,7 +107,8 @@ def configuration(options: argparse.Namespace):
         elif options.init:
             config.teacher.init = teacher_of(options.init)
             config.seed = seed_of(config.teacher.init) + 1
-        change(config, options.changes)
+        if options.changes:
+            change(config, options.changes)
         return config
     config.train.steps = config.distill.steps = NEVER
     # Of a schedule the end would have to be known: the average does what a falling rate would.
@@ -131,21 +129,19 @@ def configuration(options: argparse.Namespace):
 
 
 def change(config, words: list[str]) -> None:
-    """Sets keys of a configuration by "--config.KEY=VALUE"; ValueError for one that it lacks."""
-    for word in words:
-        key, _, text = word.removeprefix("--config.").partition("=")
-        *groups, name = key.split(".")
-        try:
-            value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
-            value = text
-        try:
-            part = functools.reduce(operator.getitem, groups, config)
-            if not text or hasattr(part[name], "items"):
-                raise KeyError(key)
-            part[name] = value
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{word}: there is no such key, or it is of another type.") from error
+    """Sets keys of a configuration by "--config.KEY=VALUE", as the main job reads them; or a ValueError."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    values, argv = flags.FlagValues(), ["gpu_photos", *words]
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=argv)
+        values(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(
+            f"{' '.join(words)}: no such key, or no such value of it ({said})."
+        ) from error
 
 
 def seed_of(name: str) -> int:

@@ -58,9 +58,9 @@ def test_what_it_does_not_take(tmp_path):
     ):
         with pytest.raises(ValueError, match=words):
             gpu_photos.arguments(argv + flags)
-    for word in ("data.sise=32", "dat.size=32", "train.batch=big", "data=32", "data.size"):
+    for word in ("data.sise=32", "dat.size=32", "train.batch=big", "data=32"):
         wrong = gpu_photos.arguments([*argv, "--teacher", f"--config.{word}"])
-        with pytest.raises(ValueError, match=f"--config.{word}: there is no such key"):
+        with pytest.raises(ValueError, match=f"--config.{word}: no such key, or no such"):
             gpu_photos.configuration(wrong)
     lost = gpu_photos.arguments([*argv, "--teacher", "--init=nowhere"])
     with pytest.raises(FileNotFoundError, match="There is no nowhere"):

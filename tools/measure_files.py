@@ -180,6 +180,12 @@ def classical(condition: Condition, images: Images) -> dict[str, Answer]:
     return {f"{CLASSICAL} {name}": functools.partial(of_pixels, by)}
 
 
+def numbers(text: str) -> tuple[float, float]:
+    """NARROW,EVEN."""
+    first, second = map(float, text.split(","))
+    return first, second
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Measures, and prints and writes each row."""
     parser = argparse.ArgumentParser(
@@ -191,12 +197,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", default="photos:TASK", help="NAME@CALLS, with commas")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--side", type=int, default=384, help="0: whole photographs")
-    own = f"{jpeg_steps.NARROW},{jpeg_steps.EVEN:g}"
-    parser.add_argument("--narrow", default=own, help=f"jpeg_steps.py's NARROW,EVEN ({own})")
+    own = (jpeg_steps.NARROW, jpeg_steps.EVEN)
+    parser.add_argument(
+        "--narrow", type=numbers, default=own, help=f"jpeg_steps.py's NARROW,EVEN {own}"
+    )
     parser.add_argument("--no-fd", action="store_true", help="FD-Lite0 takes its time")
     parser.add_argument("--no-classical", action="store_true", help="nothing of scikit-image")
     flags = parser.parse_args(arguments)
-    jpeg_steps.NARROW, jpeg_steps.EVEN = map(float, flags.narrow.split(","))
+    jpeg_steps.NARROW, jpeg_steps.EVEN = flags.narrow
     chosen = flags.tasks.split(",")
     if unknown := [task for task in chosen if task not in TASKS]:
         parser.error(f"--tasks={unknown[0]}: there are {', '.join(TASKS)}")
